@@ -1,0 +1,51 @@
+# make demo   install, train on phantoms, open the Space on http://127.0.0.1:7860
+# make test   install, run the tests
+# All paths are relative, so that a folder with a space in its name works.
+PYTHON ?= python3
+BIN := .venv/bin
+PORT ?= 7860
+# A network that starts from random weights learns phantoms fast when it is spared what fine-tuning needs.
+FROM_NOTHING := --set image_size=96 --set epochs=9 --set batch_size=16 --set learning_rate=0.003 --set augment=none \
+	--set input_dropout=0 --set weight_decay=0.0001 --set gradient_clip=5
+
+.PHONY: demo install install-dev test test-slow lint clean
+
+demo: install demo/tb/metrics.json
+	CXR_TB=../demo/tb PYTHONPATH= GRADIO_SERVER_NAME=127.0.0.1 GRADIO_SERVER_PORT=$(PORT) sh -c 'cd space && exec ../$(BIN)/python app.py'
+
+install: .venv/installed
+install-dev: .venv/installed-dev
+
+.venv/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.12")'
+	$(PYTHON) -m venv .venv
+
+.venv/installed: .venv/bin/python requirements.txt pyproject.toml
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint requirements.txt --editable '.[dicom]'
+	touch $@
+
+.venv/installed-dev: .venv/installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint requirements.txt --editable '.[dicom,dev]'
+	touch $@
+
+demo/phantoms: .venv/installed
+	rm -rf demo/phantoms demo/phantoms_masks
+	$(BIN)/python -m trainer data phantom --output demo/phantoms --task tb --count 1200
+
+demo/tb/metrics.json: | demo/phantoms
+	$(BIN)/python -m trainer train tb --data demo/phantoms --output demo/tb --no-pretrained --resume \
+		$(FROM_NOTHING)
+
+test: install-dev
+	$(BIN)/python -m pytest
+
+test-slow: install-dev
+	$(BIN)/python -m pytest -m slow
+
+lint: install-dev
+	$(BIN)/python -m ruff check .
+	$(BIN)/python -m ruff format --check .
+	$(BIN)/python -m mypy
+
+clean:
+	rm -rf .venv demo build *.egg-info

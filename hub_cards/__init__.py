@@ -1,0 +1,1 @@
+"""A run in, a Hub repository out. Reads a run's files and imports nothing of the trainer."""

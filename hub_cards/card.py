@@ -1,0 +1,81 @@
+"""The model card: rendered from a run's own files, so that no number on it is typed by hand."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import EvalResult, ModelCardData
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from hub_cards.figures import show_figure
+
+TEMPLATES = Path(__file__).parent / "templates"
+QUESTIONS = {
+    "tb": "Does this frontal chest radiograph suggest tuberculosis?",
+    "covid": "Does this frontal chest radiograph suggest COVID-19, another lung opacity or viral pneumonia?",
+    "three-class": "Does this frontal chest radiograph suggest COVID-19 or pneumonia?",
+}
+
+
+def write_card(run: Path) -> None:
+    """Render RUN/README.md from the run's recipe, metrics, environment and configuration.
+
+    Raises:
+        FileNotFoundError: the run lacks one of these files.
+    """
+    text = render_card(run)
+    temporary = run / ".README.md"
+    temporary.write_text(text, encoding="utf-8")
+    os.replace(temporary, run / "README.md")
+
+
+def render_card(run: Path) -> str:
+    """The card's text: front matter and body."""
+    facts = {
+        name: json.loads((run / f"{name}.json").read_text(encoding="utf-8")) for name in ("recipe", "metrics", "environment", "config")
+    }
+    environment = Environment(
+        loader=FileSystemLoader(TEMPLATES), undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, autoescape=False
+    )
+    environment.filters["figure"] = show_figure
+    recipe, splits = facts["recipe"], facts["metrics"]["splits"]
+    return environment.get_template("model_card.md.jinja").render(
+        **facts,
+        front_matter=_front_matter(recipe, splits).to_yaml(),
+        labels=recipe["labels"],
+        question=QUESTIONS.get(recipe["task"], f"Which of {', '.join(recipe['labels'])} does this chest radiograph show?"),
+        splits={name: splits[name] for name in ("test", "external", "validation") if name in splits},
+        figures=sorted(path.name for path in (run / "figures").glob("*.png")),
+    )
+
+
+def _front_matter(recipe: dict[str, Any], splits: dict[str, Any]) -> ModelCardData:
+    base = recipe["backbone"] if recipe["pretrained"] and "/" in recipe["backbone"] else None
+    return ModelCardData(
+        language="en",
+        library_name="transformers",
+        pipeline_tag="image-classification",
+        tags=["chest-x-ray", "radiology", "medical-imaging", "research-only", recipe["task"]],
+        base_model=base,
+        metrics=["accuracy", "roc_auc"],
+        model_name=f"cxr-{recipe['name']}",
+        eval_results=_eval_results(recipe, splits["test"]["metrics"]),
+    )
+
+
+def _eval_results(recipe: dict[str, Any], metrics: dict[str, Any]) -> list[EvalResult]:
+    known = {"accuracy": "accuracy", "auroc": "roc_auc", "macro_auroc": "roc_auc", "f1": "f1", "macro_f1": "f1"}
+    return [
+        EvalResult(
+            task_type="image-classification",
+            dataset_type=recipe["task"],
+            dataset_name=f"{recipe['task']}, test split",
+            dataset_split="test",
+            metric_type=known[name],
+            metric_name=name.replace("_", " "),
+            metric_value=round(figure["value"], 4),
+        )
+        for name, figure in metrics.items()
+        if name in known and figure["value"] is not None
+    ]

@@ -1,0 +1,70 @@
+"""One model: a file in, a prediction, the film and its heat map out. Nothing is kept."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from models import ModelError, ModelSource
+from PIL import Image
+from safetensors import SafetensorError
+from transformers import AutoImageProcessor, AutoModelForImageClassification
+
+PREVIEW = 768  # longest side of what is shown, in pixels
+
+
+@dataclass(frozen=True)
+class Answer:
+    """`prediction` as the command line and the API give it; `film` uint8 [H, W] and `heat` float [h, w] in 0..1, or None."""
+
+    prediction: dict[str, Any]
+    film: np.ndarray | None = None
+    heat: np.ndarray | None = None
+
+
+class Predictor:
+    """A loaded model and its processor."""
+
+    def __init__(self, source: ModelSource) -> None:
+        """Load it.
+
+        Raises:
+            ModelError: it cannot be loaded, or weights are missing from it.
+        """
+        self.task = source.task
+        options: dict[str, Any] = {"revision": source.revision, "trust_remote_code": True}
+        try:
+            self.processor = AutoImageProcessor.from_pretrained(source.model, **options)
+            model, info = AutoModelForImageClassification.from_pretrained(source.model, output_loading_info=True, **options)
+        except (OSError, ValueError, ImportError, SafetensorError) as error:
+            raise ModelError(f"the {source.task} model {source.model} cannot be loaded: {error}") from error
+        if info["missing_keys"]:
+            raise ModelError(f"the {source.task} model {source.model} lacks weights: {sorted(info['missing_keys'])[:3]}")
+        self.model = model.eval()
+
+    @property
+    def labels(self) -> list[str]:
+        """The answers, in the order of the model's outputs."""
+        return [self.model.config.id2label[index] for index in range(self.model.config.num_labels)]
+
+    def __call__(self, path: str | Path) -> Answer:
+        """Read and classify one file; a file that cannot be read gives a prediction with an `error`."""
+        name = Path(path).name
+        try:
+            radiograph = self.processor.read(path)
+        except (ValueError, ImportError) as error:
+            return Answer({"file": name, "error": str(error).removeprefix(f"{path}: ")})
+        grey = torch.from_numpy(self.processor.resize(radiograph.pixels).copy()).unsqueeze(0)
+        with torch.inference_mode():
+            output = self.model(self.processor.to_pixel_values(grey))
+        (decided,) = self.model.decide(output)
+        heat = self.model.heatmap(output, self.labels.index(decided["label"]))[0].numpy()
+        prediction = {"file": name, **decided, "warnings": list(radiograph.warnings)}
+        return Answer(prediction, _preview(radiograph.pixels), heat)
+
+
+def _preview(pixels: np.ndarray) -> np.ndarray:
+    image = Image.fromarray(pixels)
+    image.thumbnail((PREVIEW, PREVIEW))
+    return np.asarray(image)

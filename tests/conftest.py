@@ -1,0 +1,98 @@
+"""No network, no shared cache: every test session works in a Hugging Face home of its own."""
+
+import json
+import os
+import tempfile
+from pathlib import Path
+
+HOME = tempfile.TemporaryDirectory(prefix="cxr-hub-tests-")
+os.environ["HF_HOME"] = HOME.name
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
+os.environ["TRANSFORMERS_VERBOSITY"] = "error"
+os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+
+import numpy as np  # noqa: E402
+import pydicom  # noqa: E402
+import pytest  # noqa: E402
+from accelerate.state import AcceleratorState  # noqa: E402
+from hypothesis import settings  # noqa: E402
+from pydicom.dataset import FileMetaDataset  # noqa: E402
+from pydicom.uid import ExplicitVRLittleEndian  # noqa: E402
+
+from trainer.cli import main  # noqa: E402
+from trainer.data.phantom import write_phantoms  # noqa: E402
+
+settings.register_profile("cxr", deadline=None, max_examples=50)  # machines are noisy
+settings.load_profile("cxr")
+TINY = Path(HOME.name) / "tiny-mobilenet"  # a network of a quarter million weights
+TINY.mkdir()
+(TINY / "config.json").write_text(json.dumps({"model_type": "mobilenet_v2", "depth_multiplier": 0.35, "finegrained_output": False}))
+QUICK = (
+    "--no-pretrained",
+    "--backbone",
+    str(TINY),
+    "--set",
+    "image_size=64",
+    "--set",
+    "epochs=2",
+    "--set",
+    "batch_size=16",
+    "--set",
+    "mixed_precision=no",
+)
+SHARED = Path(__file__).parents[2] / "shared"
+
+
+@pytest.fixture(autouse=True)
+def _fresh_accelerator():
+    """Several trainings in one process may differ in precision."""
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
+@pytest.fixture(scope="session")
+def phantoms(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("data") / "phantoms"
+    write_phantoms(folder, "tb", 48, seed=7)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def run(phantoms, tmp_path_factory) -> Path:
+    """A finished run of two epochs on phantoms."""
+    AcceleratorState._reset_state(reset_partial_state=True)
+    folder = tmp_path_factory.mktemp("runs") / "quick"
+    assert main(["train", "tb", "--data", str(phantoms), "--output", str(folder), *QUICK]) == 0
+    return folder
+
+
+@pytest.fixture(scope="session")
+def film(phantoms) -> Path:
+    return phantoms / "Tuberculosis" / "phantom-00000.png"
+
+
+@pytest.fixture(scope="session")
+def dicom_of():
+    """Make a DICOM dataset of an array: dicom_of(pixels, bits=12, PhotometricInterpretation="MONOCHROME1", …)."""
+
+    def make(pixels: np.ndarray, bits: int, **fields) -> pydicom.Dataset:
+        dataset = pydicom.Dataset()
+        dataset.file_meta = FileMetaDataset()
+        dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+        dataset.file_meta.MediaStorageSOPClassUID = dataset.SOPClassUID = "1.2.840.10008.5.1.4.1.1.1.1"
+        dataset.file_meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID = "1.2.826.0.1.3680043.8.498.1"
+        dataset.PatientName, dataset.PatientID, dataset.Modality = "Doe^Jane", "secret-42", "DX"
+        dataset.Rows, dataset.Columns = pixels.shape[-2:] if pixels.ndim == 2 or "NumberOfFrames" in fields else pixels.shape[:2]
+        dataset.SamplesPerPixel = 3 if pixels.ndim == 3 and "NumberOfFrames" not in fields else 1
+        if dataset.SamplesPerPixel == 3:
+            dataset.PlanarConfiguration = 0
+        dataset.PhotometricInterpretation = "RGB" if dataset.SamplesPerPixel == 3 else "MONOCHROME2"
+        dataset.BitsAllocated = pixels.dtype.itemsize * 8
+        dataset.BitsStored, dataset.HighBit = bits, bits - 1
+        dataset.PixelRepresentation = int(np.issubdtype(pixels.dtype, np.signedinteger))
+        for name, value in fields.items():
+            setattr(dataset, name, value)
+        dataset.PixelData = pixels.tobytes()
+        return dataset
+
+    return make

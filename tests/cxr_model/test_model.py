@@ -1,0 +1,167 @@
+import json
+import shutil
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch.nn import functional as F
+
+from trainer.cxr_model import CxrConfig, CxrForImageClassification, CxrImageProcessor, CxrOutput
+
+TINY = {"model_type": "mobilenet_v2", "depth_multiplier": 0.35, "finegrained_output": False}
+TWO = {0: "Normal", 1: "Tuberculosis"}
+FOUR = dict(enumerate(["COVID", "Lung_Opacity", "Normal", "Viral Pneumonia"]))
+
+
+def make(labels=TWO, **settings) -> CxrForImageClassification:
+    torch.manual_seed(0)
+    settings = {"backbone_config": dict(TINY), "feature_size": 448, "id2label": labels, **settings}
+    model = CxrForImageClassification(CxrConfig(**settings)).eval()
+    for module in model.backbone.modules():  # a fresh network's map is flat: let the statistics give it contrast
+        if isinstance(module, torch.nn.BatchNorm2d):
+            torch.nn.init.uniform_(module.weight, 0.5, 2.0)
+            torch.nn.init.uniform_(module.running_var, 0.001, 0.01)
+    return model
+
+
+PIXELS = torch.rand(3, 3, 64, 64, generator=torch.Generator().manual_seed(1)) * 2 - 1
+
+
+def test_two_labels_are_one_neuron():
+    model = make()
+    logits = model(PIXELS).logits
+    assert model.classifier.out_features == 1
+    assert (logits[:, 0] == 0).all()
+    assert torch.allclose(logits.softmax(-1)[:, 1], logits[:, 1].sigmoid())
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"pooling": "max"},
+        {"hidden_sizes": [16, 8], "input_dropout": 0.25, "dropout": 0.25},
+        {"hidden_sizes": [16], "batch_norm": True, "dropout": 0.2},
+        {"features": "probabilities", "projection_size": 20, "hidden_sizes": [16]},
+    ],
+)
+def test_every_head_saves_and_loads_to_the_same_logits(settings, tmp_path):
+    model = make(FOUR, **settings)
+    model.save_pretrained(tmp_path)
+    loaded = CxrForImageClassification.from_pretrained(tmp_path)
+    assert torch.equal(model(PIXELS).logits, loaded(PIXELS).logits)
+    assert loaded.config.id2label == FOUR
+    assert not loaded.training
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_is_close(dtype, run, film):
+    full, half = (CxrForImageClassification.from_pretrained(run, **options) for options in ({}, {"dtype": dtype}))
+    values = CxrImageProcessor.from_pretrained(run)(film)["pixel_values"]
+    assert half.dtype == dtype
+    assert (half(values).logits.float().softmax(-1) - full(values).logits.softmax(-1)).abs().max() < 0.01
+
+
+def test_the_loss_is_the_weighted_mean_not_divided_by_the_weights():
+    model = make(FOUR, class_weights=[1.0, 2.0, 3.0, 4.0])
+    labels = torch.tensor([3, 0, 1])
+    output = model(PIXELS, labels=labels)
+    plain = F.cross_entropy(output.logits, labels, reduction="none")
+    assert torch.allclose(output.loss, (plain * torch.tensor([4.0, 1.0, 2.0])).mean())
+
+
+def test_heat_map_is_the_gradient_of_the_logit_margin():
+    model = make(FOUR)
+    with torch.inference_mode():
+        output = model(PIXELS)
+    heat = model.heatmap(output, 2)
+    assert heat.shape == output.feature_map.shape[:1] + output.feature_map.shape[2:]
+    assert heat.min() >= 0
+    assert heat.amax(dim=(1, 2)).tolist() == pytest.approx([1, 1, 1])
+    fmap = output.feature_map.clone().requires_grad_()
+    logits = model.classify(fmap)
+    target = logits[:, 2] - logits[:, [0, 1, 3]].logsumexp(1)
+    (gradient,) = torch.autograd.grad(target.sum(), fmap)
+    cam = (gradient.mean((2, 3), keepdim=True) * fmap).sum(1).relu()
+    assert torch.allclose(heat, cam / cam.amax((1, 2), keepdim=True), atol=1e-6)
+
+
+def test_heat_map_of_both_labels_and_of_one_label_an_image():
+    model = make()
+    output = model(PIXELS)
+    each = model.heatmap(output, torch.tensor([0, 1, 0]))
+    assert torch.equal(each[1], model.heatmap(output, 1)[1])
+    assert torch.equal(each[0], model.heatmap(output, 0)[0])
+    flat = CxrOutput(logits=output.logits, feature_map=torch.zeros_like(output.feature_map))
+    assert (model.heatmap(flat, 1) == 0).all()
+
+
+def test_decision_by_argmax_and_by_operating_point():
+    model = make()
+    output = CxrOutput(logits=torch.tensor([[0.0, -0.5], [0.0, 0.5]]))
+    assert [answer["label"] for answer in model.decide(output)] == ["Normal", "Tuberculosis"]
+    model.config.operating_point = {"name": "screening", "label": "Tuberculosis", "threshold": 0.31}
+    first, second = model.decide(output)
+    assert first["label"] == second["label"] == "Tuberculosis"
+    assert first["decision"] == {"name": "screening", "label": "Tuberculosis", "threshold": 0.31, "positive": True}
+    many = make(FOUR)
+    logits = torch.tensor([[2.0, 1.0, 0.0, 0.0]])
+    assert many.decide(CxrOutput(logits=logits))[0]["label"] == "COVID"
+    many.config.operating_point = {"name": "x", "label": "Lung_Opacity", "threshold": 0.2}
+    assert many.decide(CxrOutput(logits=logits))[0]["label"] == "Lung_Opacity"
+    many.config.operating_point = {"name": "x", "label": "COVID", "threshold": 0.9}
+    assert many.decide(CxrOutput(logits=logits))[0]["label"] == "Lung_Opacity"
+
+
+def test_frozen_backbones_stay_in_eval_mode_and_statistics_stay():
+    model = make()
+    model.train()
+    norms = [module for module in model.backbone.modules() if isinstance(module, torch.nn.BatchNorm2d)]
+    assert model.head.training
+    assert model.backbone.training
+    assert not any(norm.training for norm in norms)
+    model.backbone.requires_grad_(False)
+    model.train()
+    assert not model.backbone.training
+    model.backbone.requires_grad_(True)
+    model.update_statistics = True
+    model.train()
+    assert all(norm.training for norm in norms)
+    assert all(norm.momentum == pytest.approx(0.1) for norm in norms)  # transformers sets .997
+
+
+def test_missing_or_foreign_weights_never_load(tmp_path):
+    make().save_pretrained(tmp_path)
+    weights = load_file(tmp_path / "model.safetensors")
+    name = "classifier.weight"
+    for change, said in (({name: None}, "missing_keys"), ({"extra.weight": torch.zeros(2)}, "unexpected_keys")):
+        changed = {key: value for key, value in {**weights, **change}.items() if value is not None}
+        save_file(changed, tmp_path / "model.safetensors", metadata={"format": "pt"})
+        with pytest.raises(OSError, match=said):
+            CxrForImageClassification.from_pretrained(tmp_path)
+    save_file({**weights, name: torch.zeros(1, 3)}, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises((OSError, RuntimeError)):
+        CxrForImageClassification.from_pretrained(tmp_path)
+
+
+def test_dropped_modules_carry_no_weights(tmp_path):
+    model = make(drop_modules=["layer.15.reduce_1x1"], feature_size=448)
+    assert not any(key.startswith("backbone.layer.15.reduce_1x1") for key in model.state_dict())
+
+
+def test_a_newer_format_is_refused(tmp_path):
+    make().save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**config, "cxr_version": 99}))
+    with pytest.raises(ValueError, match="format 99"):
+        CxrForImageClassification.from_pretrained(tmp_path)
+
+
+def test_a_loaded_model_saves_its_code_along(run, tmp_path):
+    from transformers import AutoModelForImageClassification
+
+    copy = tmp_path / "one"
+    shutil.copytree(run, copy, ignore=shutil.ignore_patterns("checkpoints"))
+    model = AutoModelForImageClassification.from_pretrained(copy, trust_remote_code=True)
+    model.save_pretrained(tmp_path / "two")
+    again = AutoModelForImageClassification.from_pretrained(tmp_path / "two", trust_remote_code=True)
+    assert torch.equal(model(PIXELS).logits, again(PIXELS).logits)

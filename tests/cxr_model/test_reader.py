@@ -1,0 +1,336 @@
+"""Every file kind ends as the same uint8 grey picture. All files are made here."""
+
+import io
+
+import numpy as np
+import pydicom
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from trainer.cxr_model import CxrImageProcessor, RadiographError, image_processing_cxr, read_radiograph
+
+GREY = np.random.default_rng(0).integers(0, 256, (48, 64)).astype(np.uint8)
+GREY[0, :2] = (0, 255)
+
+
+def saved(image: Image.Image, kind: str, **options) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, format=kind, **options)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("kind", ["PNG", "TIFF", "BMP", "WEBP", "GIF", "JPEG2000", "PPM"])
+def test_lossless_8_bit_kinds_are_read_exactly(kind):
+    options = {"lossless": True} if kind == "WEBP" else {}
+    image = Image.fromarray(GREY)
+    assert (read_radiograph(saved(image.convert("RGB") if kind == "WEBP" else image, kind, **options)).pixels == GREY).all()
+
+
+def test_jpeg_is_read_nearly():
+    smooth = np.add.outer(np.arange(48), np.arange(64)).astype(np.uint8)
+    assert np.abs(read_radiograph(saved(Image.fromarray(smooth), "JPEG", quality=95)).pixels.astype(int) - smooth).max() <= 4
+
+
+@pytest.mark.parametrize("kind", ["PNG", "TIFF"])
+def test_16_bit_is_not_whitened(kind):
+    assert (read_radiograph(saved(Image.fromarray(GREY.astype(np.uint16) * 257), kind)).pixels == GREY).all()
+
+
+@pytest.mark.parametrize("bits", [10, 12, 14])
+def test_fewer_bits_stored_in_16_fill_the_range(bits):
+    top = 2**bits - 1
+    deep = np.rint(GREY / 255 * top).astype(np.uint16)
+    assert (read_radiograph(saved(Image.fromarray(deep), "PNG")).pixels == GREY).all()
+
+
+def test_a_16_bit_tiff_where_white_is_zero_is_turned_round():
+    data = saved(Image.fromarray((255 - GREY).astype(np.uint16) * 257), "TIFF", tiffinfo={262: 0})
+    assert Image.open(io.BytesIO(data)).tag_v2[262] == 0
+    assert (read_radiograph(data).pixels == GREY).all()
+
+
+def test_float_tiff():
+    assert (read_radiograph(saved(Image.fromarray((GREY / 255).astype(np.float32)), "TIFF")).pixels == GREY).all()
+
+
+def test_colour_palette_and_one_bit():
+    assert (read_radiograph(saved(Image.fromarray(np.dstack([GREY] * 3)), "PNG")).pixels == GREY).all()
+    palette = Image.fromarray(GREY).convert("P")
+    assert (read_radiograph(saved(palette, "PNG")).pixels == GREY).all()
+    black_and_white = Image.fromarray(np.where(GREY > 127, 255, 0).astype(np.uint8)).convert("1", dither=Image.Dither.NONE)
+    assert (read_radiograph(saved(black_and_white, "PNG")).pixels == np.where(GREY > 127, 255, 0)).all()
+
+
+def test_transparency_lies_on_black():
+    alpha = np.full_like(GREY, 255)
+    alpha[10:20] = 0
+    for bands in ([GREY, alpha], [GREY, GREY, GREY, alpha]):
+        read = read_radiograph(saved(Image.fromarray(np.dstack(bands)), "PNG")).pixels
+        assert (read == np.where(alpha > 0, GREY, 0)).all()
+
+
+def test_cmyk_keeps_its_polarity():
+    flat = np.full((32, 32, 3), 200, np.uint8)
+    flat[:16] = 20
+    read = read_radiograph(saved(Image.fromarray(flat).convert("CMYK"), "JPEG", quality=95)).pixels
+    assert abs(int(read[:14].mean()) - 20) < 6
+    assert abs(int(read[18:].mean()) - 200) < 6
+
+
+def test_exif_rotation_is_applied_and_exif_stays_inside():
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turn by 90 degrees
+    exif[0x010E] = "Doe^Jane"
+    radiograph = read_radiograph(saved(Image.fromarray(GREY), "PNG", exif=exif))
+    assert (radiograph.pixels == np.rot90(GREY, -1)).all()
+    assert "Doe" not in repr(radiograph)
+
+
+def test_paths_bytes_streams_pillow_and_arrays_give_the_same(tmp_path):
+    data = saved(Image.fromarray(GREY), "PNG")
+    (tmp_path / "film.png").write_bytes(data)
+    rgb = np.dstack([GREY] * 3)
+    sources = [
+        tmp_path / "film.png",
+        str(tmp_path / "film.png"),
+        data,
+        io.BytesIO(data),
+        Image.open(io.BytesIO(data)),
+        GREY,
+        GREY[:, :, None],
+        rgb,
+        rgb.transpose(2, 0, 1),
+        torch.from_numpy(GREY),
+        GREY.astype(np.uint16) * 257,
+        GREY / 255,
+    ]
+    for source in sources:
+        assert (read_radiograph(source).pixels == GREY).all()
+
+
+@pytest.mark.parametrize(("bits", "signed"), [(8, False), (12, False), (16, False), (12, True), (16, True)])
+def test_dicom_depth_and_sign(dicom_of, bits, signed):
+    kind = np.uint8 if bits == 8 else np.int16 if signed else np.uint16
+    low = -(2 ** (bits - 1)) if signed else 0
+    stored = (np.rint(GREY / 255 * (2**bits - 1)) + low).astype(kind)
+    assert (read_radiograph(dicom_bytes(dicom_of(stored, bits=bits))).pixels == GREY).all()
+
+
+def dicom_bytes(dataset: pydicom.Dataset) -> bytes:
+    buffer = io.BytesIO()
+    dataset.save_as(buffer, enforce_file_format=True)
+    return buffer.getvalue()
+
+
+def test_dicom_polarity(dicom_of):
+    read = read_radiograph(dicom_bytes(dicom_of(255 - GREY, bits=8, PhotometricInterpretation="MONOCHROME1")))
+    assert (read.pixels == GREY).all()
+
+
+def test_dicom_window_and_rescale(dicom_of):
+    stored = GREY.astype(np.uint16) * 4 + 100
+    fields = {"RescaleSlope": "2", "RescaleIntercept": "-1000", "VOILUTFunction": "LINEAR_EXACT"}
+    low, high = 100 * 2 - 1000, (255 * 4 + 100) * 2 - 1000
+    windowed = dicom_of(stored, bits=12, WindowCenter=[(low + high) / 2, 5], WindowWidth=[high - low, 5], **fields)
+    assert (read_radiograph(dicom_bytes(windowed)).pixels == GREY).all()
+    narrow = dicom_of(stored, bits=12, WindowCenter=(low + high) / 2, WindowWidth=10, **fields)
+    assert set(np.unique(read_radiograph(dicom_bytes(narrow)).pixels)) <= {0, 255, *range(1, 255)}
+    assert (read_radiograph(dicom_bytes(narrow)).pixels[GREY > 140] == 255).all()
+    sigmoid = dicom_of(stored, bits=12, WindowCenter=(low + high) / 2, WindowWidth=high - low, **{**fields, "VOILUTFunction": "SIGMOID"})
+    read = read_radiograph(dicom_bytes(sigmoid)).pixels.astype(float)
+    assert np.corrcoef(read.ravel(), GREY.ravel())[0, 1] > 0.98
+
+
+def test_dicom_voi_lut_sequence(dicom_of):
+    dataset = dicom_of(GREY, bits=8)
+    item = pydicom.Dataset()
+    item.LUTDescriptor = [256, 0, 16]
+    item.add_new("LUTData", "OW", (np.arange(255, -1, -1, dtype=np.uint16) * 257).tobytes())
+    dataset.VOILUTSequence = pydicom.Sequence([item])
+    assert (read_radiograph(dicom_bytes(dataset)).pixels == 255 - GREY).all()
+
+
+@pytest.mark.parametrize("polarity", ["MONOCHROME1", "MONOCHROME2"])
+def test_dicom_padding_is_black(dicom_of, polarity):
+    stored = (GREY.astype(np.uint16) * 8) + 500
+    stored[:5] = 4095
+    dataset = dicom_of(stored, bits=12, PixelPaddingValue=4095, PhotometricInterpretation=polarity)
+    pixels = read_radiograph(dicom_bytes(dataset)).pixels
+    assert (pixels[:5] == 0).all()
+    assert pixels[5:].std() > 20
+
+
+def test_dicom_colour_and_frames(dicom_of):
+    assert (read_radiograph(dicom_bytes(dicom_of(np.dstack([GREY] * 3), bits=8))).pixels == GREY).all()
+    film = read_radiograph(dicom_bytes(dicom_of(np.stack([GREY, 255 - GREY]), bits=8, NumberOfFrames=2)))
+    assert (film.pixels == GREY).all()
+    assert film.warnings == ("multi-frame",)
+
+
+@pytest.mark.parametrize(
+    ("fields", "codes"),
+    [
+        ({}, ()),
+        ({"ViewPosition": "PA", "BodyPartExamined": "CHEST"}, ()),
+        ({"ViewPosition": "LL"}, ("lateral-view",)),
+        ({"BodyPartExamined": "KNEE"}, ("not-chest",)),
+        ({"Modality": "MR"}, ("not-chest",)),
+    ],
+)
+def test_a_header_that_says_otherwise_gives_a_warning(dicom_of, fields, codes):
+    assert read_radiograph(dicom_bytes(dicom_of(GREY, bits=8, **fields))).warnings == codes
+
+
+def test_implicit_vr_without_preamble(dicom_of, tmp_path):
+    dataset = dicom_of(GREY, bits=8)
+    dataset.file_meta.TransferSyntaxUID = pydicom.uid.ImplicitVRLittleEndian
+    del dataset.file_meta
+    path = tmp_path / "bare"
+    dataset.save_as(path, implicit_vr=True, little_endian=True)
+    assert path.read_bytes()[128:132] != b"DICM"
+    assert (read_radiograph(path).pixels == GREY).all()
+
+
+@pytest.mark.parametrize("syntax", ["RLELossless", "JPEGLSLossless", "JPEG2000Lossless"])
+def test_compressed_dicom(dicom_of, syntax):
+    if syntax != "RLELossless":
+        pytest.importorskip("gdcm", reason="the extra `dicom` is not installed")
+    dataset = dicom_of(GREY.astype(np.uint16) * 16, bits=12)
+    uid = getattr(pydicom.uid, syntax)
+    try:
+        dataset.compress(uid, encoding_plugin="gdcm" if syntax != "RLELossless" else "pydicom", generate_instance_uid=False)
+    except (ValueError, RuntimeError, NotImplementedError):
+        _compress_by_gdcm(dataset, uid)
+    assert dataset.file_meta.TransferSyntaxUID == uid
+    assert np.abs(read_radiograph(dicom_bytes(dataset)).pixels.astype(int) - GREY).max() <= 1
+
+
+def _compress_by_gdcm(dataset: pydicom.Dataset, uid: pydicom.uid.UID) -> None:
+    """pydicom itself writes RLE only; GDCM rewrites the file in another syntax."""
+    import tempfile
+
+    import gdcm
+
+    with tempfile.TemporaryDirectory() as folder:
+        dataset.save_as(f"{folder}/in.dcm", enforce_file_format=True)
+        reader = gdcm.ImageReader()
+        reader.SetFileName(f"{folder}/in.dcm")
+        assert reader.Read()
+        change = gdcm.ImageChangeTransferSyntax()
+        kinds = {"JPEGLSLossless": gdcm.TransferSyntax.JPEGLSLossless, "JPEG2000Lossless": gdcm.TransferSyntax.JPEG2000Lossless}
+        change.SetTransferSyntax(gdcm.TransferSyntax(kinds[uid.keyword]))
+        change.SetInput(reader.GetImage())
+        assert change.Change()
+        writer = gdcm.ImageWriter()
+        writer.SetFileName(f"{folder}/out.dcm")
+        writer.SetFile(reader.GetFile())
+        writer.SetImage(change.GetOutput())
+        assert writer.Write()
+        written = pydicom.dcmread(f"{folder}/out.dcm")
+        dataset.file_meta, dataset.PixelData = written.file_meta, written.PixelData
+        dataset["PixelData"].is_undefined_length = True
+
+
+def test_no_header_field_leaves_the_reader(dicom_of, tmp_path):
+    path = tmp_path / "film.dcm"
+    path.write_bytes(dicom_bytes(dicom_of(GREY, bits=8))[:-2000])
+    with pytest.raises(RadiographError) as refused:
+        read_radiograph(path)
+    assert "Doe" not in str(refused.value)
+    assert "secret" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"", "empty"),
+        (b"not a picture at all" * 20, "not a picture"),
+        (b"\x89PNG\r\n\x1a\n" + b"\0" * 50, "film"),
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "not a picture"),
+        (b"\0" * 128 + b"DICM" + b"\xff" * 40, "film"),
+    ],
+)
+def test_what_is_no_radiograph_is_refused_by_name(tmp_path, content, said):
+    path = tmp_path / "film.bin"
+    path.write_bytes(content)
+    with pytest.raises(RadiographError, match=said) as refused:
+        read_radiograph(path)
+    assert str(path) in str(refused.value)
+
+
+def test_wrong_paths_addresses_and_arrays(tmp_path):
+    for source, said in (
+        (tmp_path / "none.png", "no such file"),
+        (tmp_path, "a folder"),
+        ("https://example.org/film.png", "not opened"),
+        (np.zeros((3, 4, 5, 6)), "no picture"),
+        (np.zeros((0, 4), np.uint8), "no picture"),
+        (np.full((4, 4), np.nan), "not finite"),
+        (np.full((4, 4), -2.0), "give 0..1"),
+    ):
+        with pytest.raises(RadiographError, match=said):
+            read_radiograph(source)
+
+
+def test_too_many_pixels_are_refused_before_they_are_decoded(tmp_path, monkeypatch, dicom_of):
+    Image.new("1", (12_000, 12_000)).save(tmp_path / "bomb.png")
+    with pytest.raises(RadiographError, match="too many"):
+        read_radiograph(tmp_path / "bomb.png")
+    dataset = dicom_of(GREY, bits=8)
+    dataset.Rows = dataset.Columns = 60_000
+    with pytest.raises(RadiographError, match="too many"):
+        read_radiograph(dicom_bytes(dataset))
+
+
+def test_deflated_dicom_is_refused(dicom_of):
+    dataset = dicom_of(GREY, bits=8)
+    dataset.file_meta.TransferSyntaxUID = pydicom.uid.DeflatedExplicitVRLittleEndian
+    with pytest.raises(RadiographError, match="deflated"):
+        read_radiograph(dicom_bytes(dataset))
+
+
+def test_without_pydicom_the_cure_is_named(dicom_of, monkeypatch):
+    data = dicom_bytes(dicom_of(GREY, bits=8))
+    monkeypatch.setattr(image_processing_cxr, "pydicom", None)
+    with pytest.raises(ImportError, match="pip install pydicom"):
+        read_radiograph(data)
+
+
+KINDS = [saved(Image.fromarray(GREY), kind) for kind in ("PNG", "JPEG", "TIFF")]
+
+
+@given(st.data())
+def test_damaged_files_are_refused_or_read_never_worse(dicom_of, data):
+    whole = data.draw(st.sampled_from([*KINDS, dicom_bytes(dicom_of(GREY, bits=8))]))
+    broken = bytearray(whole[: data.draw(st.integers(1, len(whole)))])
+    for place in data.draw(st.lists(st.integers(0, len(broken) - 1), max_size=8)):
+        broken[place] ^= data.draw(st.integers(1, 255))
+    try:
+        pixels = read_radiograph(bytes(broken)).pixels
+    except RadiographError:
+        return
+    assert pixels.dtype == np.uint8
+    assert pixels.ndim == 2
+
+
+@given(st.integers(1, 80), st.integers(1, 80), st.integers(8, 64))
+def test_the_processor_gives_the_recipes_size(height, width, size):
+    processor = CxrImageProcessor(size={"height": size, "width": size + 3})
+    picture = np.random.default_rng(height * 81 + width).integers(0, 256, (height, width)).astype(np.uint8)
+    values = processor([picture, picture])["pixel_values"]
+    assert values.shape == (2, 3, size, size + 3)
+    assert values.dtype == torch.float32
+    assert -1 <= values.min() <= values.max() <= 1
+
+
+def test_the_processor_survives_a_round_trip(tmp_path):
+    first = CxrImageProcessor(size={"height": 32, "width": 48}, resample=0, image_mean=[0.1, 0.2, 0.3], image_std=[0.4, 0.5, 0.6])
+    first.save_pretrained(tmp_path)
+    second = CxrImageProcessor.from_pretrained(tmp_path)
+    assert first.to_dict() == second.to_dict()
+    assert torch.equal(first(GREY)["pixel_values"], second(GREY)["pixel_values"])
+    with pytest.raises(TypeError, match="do_resize"):
+        first(GREY, do_resize=False)

@@ -1,0 +1,97 @@
+import shutil
+
+import pandas as pd
+import pytest
+
+from trainer.data.manifest import read_manifest
+from trainer.errors import UsageError
+
+
+def counts(rows: pd.DataFrame, column: str) -> dict[str, int]:
+    return rows[column].value_counts().to_dict()
+
+
+def test_class_folders(phantoms):
+    rows = read_manifest(phantoms).rows
+    assert counts(rows, "label") == {"Normal": 24, "Tuberculosis": 24}
+    assert set(rows["split"]) == {""}
+    assert rows["sha256"].str.fullmatch(r"[0-9a-f]{64}").all()
+
+
+def test_split_folders_upper_case_suffixes_nested_folders_and_bare_dicom(phantoms, tmp_path, dicom_of, film):
+    import numpy as np
+    from PIL import Image
+
+    for split in ("train", "val", "Test"):
+        shutil.copytree(phantoms / "Normal", tmp_path / split / "Normal" / "batch 1")
+        shutil.copytree(phantoms / "Tuberculosis", tmp_path / split / "Tuberculosis")
+    first = next((tmp_path / "train" / "Tuberculosis").iterdir())
+    first.rename(first.with_suffix(".PNG"))
+    grey = np.asarray(Image.open(film))
+    dicom_of(grey, bits=8).save_as(tmp_path / "train" / "Normal" / "1.2.840.113", enforce_file_format=True)
+    (tmp_path / "train" / "Normal" / "notes.txt").write_text("read me")
+    masks = tmp_path / "train" / "Normal" / "masks"
+    shutil.copytree(phantoms / "Normal", masks)
+    manifest = read_manifest(tmp_path)
+    assert counts(manifest.rows, "split") == {"train": 49, "validation": 48, "test": 48}
+    assert manifest.rows["file"].str.endswith("1.2.840.113").sum() == 1
+    assert not manifest.rows["file"].str.contains("/masks/").any()
+    assert any("notes.txt" in note for note in manifest.notes)
+
+
+def test_labels_stay_when_a_metadata_csv_lies_beside_the_folders(phantoms, tmp_path):
+    shutil.copytree(phantoms, tmp_path / "data")
+    (tmp_path / "data" / "metadata.csv").write_text("file_name,finding\nNormal/phantom-00000.png,none\n")
+    manifest = read_manifest(tmp_path / "data")
+    assert counts(manifest.rows, "label") == {"Normal": 24, "Tuberculosis": 24}
+    assert any("metadata.csv" in note for note in manifest.notes)
+
+
+def write_csv(tmp_path, phantoms, **columns):
+    files = [f"../{phantoms.name}/{file.parent.name}/{file.name}" for file in sorted(phantoms.rglob("*.png"))[:4]]
+    folder = phantoms.parent / tmp_path.name
+    folder.mkdir(exist_ok=True)
+    table = pd.DataFrame({"file": files, "label": ["a", "a", "b", "b"], **columns})
+    table.to_csv(folder / "list.csv", index=False)
+    return folder / "list.csv"
+
+
+def test_a_csv_gives_split_group_and_collection(tmp_path, phantoms):
+    path = write_csv(tmp_path, phantoms, split=["train", "val", "test", "external"], group=["g1", "g2", "g3", "g4"], collection="here")
+    rows = read_manifest(path).rows
+    assert rows["split"].tolist() == ["train", "validation", "test", "external"]
+    assert rows["group"].tolist() == ["g1", "g2", "g3", "g4"]
+    assert set(rows["collection"]) == {"here"}
+
+
+@pytest.mark.parametrize(
+    ("columns", "said"),
+    [
+        ({"split": ["train", "", "test", "test"]}, "1 rows have no split"),
+        ({"split": ["train", "holdout", "test", "test"]}, "unknown split holdout"),
+        ({"label": ["a", "", "b", "b"]}, "1 rows have no label"),
+        ({"sha256": ["0" * 64] * 4}, "sha256 differs"),
+    ],
+)
+def test_a_wrong_csv_says_what_is_wrong(tmp_path, phantoms, columns, said):
+    with pytest.raises(UsageError, match=said):
+        read_manifest(write_csv(tmp_path, phantoms, **columns))
+
+
+def test_missing_data_says_what_is_expected(tmp_path, phantoms):
+    for data, said in ((tmp_path, "no images"), (tmp_path / "nothing", "not found")):
+        with pytest.raises(UsageError, match=said):
+            read_manifest(data)
+    (tmp_path / "a.csv").write_text("file,label\nnot/there.png,x\n")
+    with pytest.raises(UsageError, match=r"1 of 1 files are not there.*there\.png"):
+        read_manifest(tmp_path / "a.csv")
+    (tmp_path / "b.csv").write_text("path,class\nx.png,x\n")
+    with pytest.raises(UsageError, match="no column file, label"):
+        read_manifest(tmp_path / "b.csv")
+    film = next(phantoms.rglob("*.png"))
+    (tmp_path / "c.csv").write_text(f"file,label\n{film},x\n{film},y\n")
+    with pytest.raises(UsageError, match="listed twice"):
+        read_manifest(tmp_path / "c.csv")
+    (tmp_path / "d.csv").write_bytes(b"")
+    with pytest.raises(UsageError, match="not a CSV"):
+        read_manifest(tmp_path / "d.csv")

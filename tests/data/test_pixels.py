@@ -1,0 +1,56 @@
+import shutil
+
+import numpy as np
+import pytest
+
+from trainer.cxr_model import CxrImageProcessor
+from trainer.data.manifest import read_manifest
+from trainer.data.pixels import decode
+from trainer.errors import WorkError
+
+SMALL = CxrImageProcessor(size={"height": 40, "width": 56})
+
+
+def test_training_stores_exactly_what_the_processor_gives(phantoms):
+    rows, images, skipped = decode(read_manifest(phantoms).rows, SMALL)
+    assert len(images) == 48
+    assert skipped.empty
+    chosen = np.array([40, 3, 3, 0])
+    batch = images.batch(chosen)
+    assert tuple(batch.shape) == (4, 40, 56)
+    for grey, row in zip(batch.numpy(), chosen, strict=True):
+        assert (grey == SMALL.resize(SMALL.read(rows["file"][row]).pixels)).all()
+
+
+def test_the_second_time_nothing_is_decoded(phantoms, monkeypatch):
+    rows = read_manifest(phantoms).rows
+    _, first, _ = decode(rows, SMALL)
+    monkeypatch.setattr(CxrImageProcessor, "resize", lambda *_: pytest.fail("decoded again"))
+    _, second, _ = decode(rows, SMALL)
+    assert (first.batch(np.arange(5)) == second.batch(np.arange(5))).all()
+
+
+def test_a_changed_file_is_decoded_anew(phantoms, tmp_path):
+    shutil.copytree(phantoms, tmp_path / "data")
+    _, before, _ = decode(read_manifest(tmp_path / "data").rows, SMALL)
+    normal = sorted((tmp_path / "data" / "Normal").iterdir())
+    shutil.copyfile(normal[1], normal[0])
+    _, after, _ = decode(read_manifest(tmp_path / "data").rows, SMALL)
+    assert not (before.batch(np.array([0])) == after.batch(np.array([0]))).all()
+    assert (after.batch(np.array([0])) == after.batch(np.array([1]))).all()
+
+
+def test_a_corrupt_file_is_set_aside_and_many_stop_the_work(phantoms, tmp_path):
+    for copy in range(3):
+        shutil.copytree(phantoms, tmp_path / "data" / f"c{copy}")
+    bad = tmp_path / "data" / "c0" / "Normal" / "phantom-00003.png"
+    bad.write_bytes(bad.read_bytes()[:1000])
+    rows, images, skipped = decode(read_manifest(tmp_path / "data").rows, SMALL)
+    assert len(rows) == len(images) == 143
+    assert skipped["file"].tolist() == [str(bad)]
+    assert str(bad) not in set(rows["file"])
+    for index, row in enumerate(rows["file"][:5]):
+        assert (images.batch(np.array([index]))[0].numpy() == SMALL.resize(SMALL.read(row).pixels)).all()
+    bad.with_name("phantom-00004.png").write_bytes(b"")
+    with pytest.raises(WorkError, match=r"2 of 144 files cannot be read.*\n.*phantom-0000"):
+        decode(read_manifest(tmp_path / "data").rows, SMALL)

@@ -1,0 +1,97 @@
+"""The card says what the run's files say, and nothing else."""
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+
+import pytest
+import yaml
+from huggingface_hub import ModelCard
+
+from hub_cards.card import render_card, write_card
+from hub_cards.figures import show_figure
+
+
+def test_the_front_matter_is_read_by_the_hubs_own_parser(run):
+    card = ModelCard.load(run / "README.md")
+    assert card.data.library_name == "transformers"
+    assert card.data.pipeline_tag == "image-classification"
+    assert card.data.to_dict().get("base_model") is None  # random weights
+    metrics = json.loads((run / "metrics.json").read_text())["splits"]["test"]["metrics"]
+    results = {result.metric_name: result.metric_value for result in card.data.eval_results}
+    assert results == {name: round(metrics[name]["value"], 4) for name in results}
+    assert {"accuracy", "auroc"} <= set(results)
+
+
+def test_every_figure_on_the_card_stands_in_the_run(run):
+    body = (run / "README.md").read_text().split("---", 2)[2]
+    splits = json.loads((run / "metrics.json").read_text())["splits"]
+    written = re.findall(r"\| ([.\d]+ \([.\d]+–[.\d]+\))", body)
+    known = {
+        show_figure(figure)
+        for split in splits.values()
+        for row in (split["metrics"], *split["per_class"].values())
+        for figure in row.values()
+        if isinstance(figure, dict)
+    }
+    assert len(written) > 10
+    assert set(written) <= known
+    for split, report in splits.items():
+        assert f"{split.capitalize()}: n = {report['n']}" in body
+
+
+def test_a_base_model_is_a_hub_id_or_absent(run, tmp_path):
+    copy = tmp_path / "run"
+    shutil.copytree(run, copy, ignore=shutil.ignore_patterns("checkpoints"))
+    recipe = json.loads((copy / "recipe.json").read_text())
+    for backbone, pretrained, expected in (
+        ("google/mobilenet_v2_1.0_224", True, "google/mobilenet_v2_1.0_224"),
+        ("mobilenet_v2_1.0_224", True, None),
+        ("google/mobilenet_v2_1.0_224", False, None),
+    ):
+        (copy / "recipe.json").write_text(json.dumps({**recipe, "backbone": backbone, "pretrained": pretrained}))
+        assert yaml.safe_load(render_card(copy).split("---")[1]).get("base_model") == expected
+
+
+def test_another_metrics_file_gives_another_card(run, tmp_path):
+    copy = tmp_path / "run"
+    shutil.copytree(run, copy, ignore=shutil.ignore_patterns("checkpoints"))
+    metrics = json.loads((copy / "metrics.json").read_text())
+    metrics["splits"]["test"]["metrics"]["accuracy"] = {"value": 0.123, "low": 0.1, "high": 0.2, "method": "Wilson"}
+    (copy / "metrics.json").write_text(json.dumps(metrics))
+    write_card(copy)
+    assert ".123 (.100–.200)" in (copy / "README.md").read_text()
+    assert ".123 (.100–.200)" not in (run / "README.md").read_text()
+
+
+def test_the_card_says_what_it_must_and_never_that_something_is_missing(run):
+    card = (run / "README.md").read_text()
+    assert "not a medical device" in card
+    assert "more information needed" not in card.lower()
+    for picture in re.findall(r"!\[[^]]*\]\(([^)]*)\)", card):
+        assert (run / picture).is_file()
+
+
+def test_the_snippet_on_the_card_runs(run, film, tmp_path):
+    (snippet,) = re.findall(r"```python\n(.*?)```", (run / "README.md").read_text(), flags=re.DOTALL)
+    shutil.copyfile(film, tmp_path / "radiograph.png")
+    done = subprocess.run(
+        [sys.executable, "-c", snippet.replace("THIS_REPOSITORY", str(run))], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert "Tuberculosis" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("figure", "text"),
+    [
+        ({"value": 0.9524, "low": 0.93, "high": 1.0}, ".952 (.930–1.000)"),
+        ({"value": None, "low": None, "high": None}, "–"),
+        (None, "–"),
+        ({"value": 0.5, "low": None, "high": None}, ".500"),
+    ],
+)
+def test_figures_are_written_with_their_interval(figure, text):
+    assert show_figure(figure) == text

@@ -1,0 +1,60 @@
+"""A Space that really runs: a copy of space/ alone, in a process of its own."""
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+SPACE = Path(__file__).parents[2] / "space"
+
+
+@pytest.fixture(scope="session")
+def space_folder(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("deployed") / "space"
+    shutil.copytree(SPACE, folder, ignore=shutil.ignore_patterns("__pycache__"))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def space(space_folder, run, tmp_path_factory):
+    """Its address; PYTHONPATH is empty, so that only what it brings along is there."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    uploads = tmp_path_factory.mktemp("uploads")
+    settings = {
+        "CXR_TB": str(run),
+        "GRADIO_SERVER_PORT": str(port),
+        "GRADIO_TEMP_DIR": str(uploads),
+        "PYTHONPATH": "",
+        "PYTHONSAFEPATH": "",
+    }
+    log = (uploads.parent / "space.log").open("w")
+    process = subprocess.Popen([sys.executable, "app.py"], cwd=space_folder, env={**os.environ, **settings}, stdout=log, stderr=log)
+    address = f"http://127.0.0.1:{port}"
+    try:
+        _wait(address, process, Path(log.name))
+        yield address
+    finally:
+        process.terminate()
+        process.wait(timeout=20)
+        log.close()
+
+
+def _wait(address: str, process: subprocess.Popen, log: Path) -> None:
+    end = time.monotonic() + 120
+    while time.monotonic() < end:
+        assert process.poll() is None, log.read_text()
+        try:
+            urllib.request.urlopen(address, timeout=2).close()
+            return
+        except (urllib.error.URLError, ConnectionError, TimeoutError):
+            time.sleep(0.3)
+    pytest.fail(f"the Space did not start: {log.read_text()}")

@@ -1,0 +1,161 @@
+"""The Space by its two doors: gradio_client and a real browser; and what it refuses."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from gradio_client import Client, handle_file
+from PIL import Image
+
+from trainer import workflow
+from trainer.run import Run
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+QUIET = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--no-first-run",
+]
+
+
+@pytest.fixture(scope="session")
+def films(film, tmp_path_factory, dicom_of) -> dict[str, Path]:
+    """One film as 8-bit and 16-bit PNG, as DICOM; and a file that is none."""
+    folder = tmp_path_factory.mktemp("films")
+    grey = np.asarray(Image.open(film))
+    paths = {"png": film, "deep": folder / "deep.png", "dicom": folder / "film.dcm", "text": folder / "text.png"}
+    Image.fromarray(grey.astype(np.uint16) * 257).save(paths["deep"])
+    dicom_of(grey, bits=8).save_as(paths["dicom"], enforce_file_format=True)
+    paths["text"].write_text("not a film")
+    return paths
+
+
+def test_the_api_answers_as_the_command_line_does(space, run, films):
+    client = Client(space, verbose=False)
+    for kind in ("png", "deep", "dicom"):
+        theirs = client.predict(handle_file(films[kind]), api_name="/predict_tb")
+        (ours,) = workflow.predict(Run(run), [str(films[kind])])
+        assert theirs["file"] == films[kind].name
+        assert {**theirs, "file": ""} == {**ours, "file": "", "scores": pytest.approx(ours["scores"], abs=1e-4)}
+
+
+def test_a_bad_file_is_an_answer_without_a_path(space, films):
+    answer = Client(space, verbose=False).predict(handle_file(films["text"]), api_name="/predict_tb")
+    assert set(answer) == {"file", "error"}
+    assert answer["file"] == "text.png"
+    assert "/" not in answer["error"]
+
+
+def test_only_the_predictor_is_public(space):
+    assert list(Client(space, verbose=False).view_api(return_format="dict")["named_endpoints"]) == ["/predict_tb"]
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine: install Debian's package chromium")
+def test_a_visitor_reads_the_answer_in_a_browser(space, films, run):
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=QUIET)
+        page = browser.new_page(viewport={"width": 1200, "height": 900})
+        addresses = []
+        page.on("request", lambda request: addresses.append(request.url))
+        page.goto(space)
+        page.get_by_text("not a medical device").wait_for()
+        upload = page.locator("input[type=file]").first
+        upload.wait_for(state="attached")
+        upload.set_input_files(str(films["dicom"]))
+        answer = page.locator(".cxr-answer")
+        answer.wait_for(timeout=60_000)
+        (ours,) = workflow.predict(Run(run), [str(films["dicom"])])
+        score = f"{ours['scores'][ours['label']]:.2f}".removeprefix("0")
+        assert answer.inner_text() == f"Suggests {ours['label']}: {score}"
+        pictures = page.locator(".cxr-film img")
+        assert pictures.count() == 2
+        assert all(pictures.nth(index).get_attribute("alt") for index in range(2))
+        assert pictures.nth(1).evaluate("image => getComputedStyle(image).opacity") == "0.55"
+        page.get_by_role("slider").press("Home")
+        page.wait_for_function("getComputedStyle(document.querySelectorAll('.cxr-film img')[1]).opacity === '0'")
+        page.get_by_label("Remove this file").or_(page.get_by_label("Clear")).first.click()
+        answer.wait_for(state="detached")
+        page.locator("input[type=file]").first.set_input_files(str(films["text"]))
+        page.get_by_text("cannot be read").wait_for(timeout=60_000)
+        browser.close()
+    outside = [url for url in addresses if not url.startswith((space, "data:", "blob:"))]
+    assert outside == []
+
+
+def start(folder: Path, **settings: str) -> subprocess.CompletedProcess[str]:
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("CXR_")}
+    words = [sys.executable, "app.py"]
+    return subprocess.run(words, cwd=folder, env={**environment, **settings}, capture_output=True, text=True, timeout=120, check=False)
+
+
+def test_it_refuses_to_start_without_a_model(space_folder):
+    done = start(space_folder)
+    assert done.returncode == 2
+    assert "models.toml" in done.stderr
+    assert "CXR_TB" in done.stderr
+
+
+def test_it_refuses_weights_that_do_not_load(space_folder, run, tmp_path):
+    broken = tmp_path / "broken"
+    shutil.copytree(run, broken, ignore=shutil.ignore_patterns("checkpoints"))
+    (broken / "model.safetensors").write_bytes((run / "model.safetensors").read_bytes()[:100_000])
+    done = start(space_folder, CXR_TB=str(broken))
+    assert done.returncode == 2
+    assert "cannot be loaded" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("entry", "said"),
+    [
+        ('[tb]\nmodel = "org/name"', "40 hexadecimal digits"),
+        ('[tb]\nmodel = "org/name"\nrevision = "main"', "40 hexadecimal digits"),
+        ('[tb]\nmodel = "../../nowhere/at/all"', "neither a folder nor org/name"),
+        ("[tb", "not TOML"),
+        ('[flu]\nmodel = "org/name"', "unknown entry flu"),
+    ],
+)
+def test_a_wrong_entry_says_what_is_wrong(entry, said, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "space"))
+    from models import ModelError, read_sources
+
+    (tmp_path / "models.toml").write_text(entry)
+    with pytest.raises(ModelError, match=said):
+        read_sources(tmp_path / "models.toml", {})
+
+
+def test_the_environment_takes_precedence(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "space"))
+    from models import ModelSource, read_sources
+
+    (tmp_path / "models.toml").write_text('[tb]\nmodel = "org/name"\nrevision = "' + "a" * 40 + '"')
+    assert read_sources(tmp_path / "models.toml", {}) == [ModelSource("tb", "org/name", "a" * 40)]
+    chosen = read_sources(tmp_path / "models.toml", {"CXR_TB": "other/name@" + "b" * 40})
+    assert chosen == [ModelSource("tb", "other/name", "b" * 40)]
+
+
+def test_front_matter_and_pins():
+    space = Path(__file__).parents[2] / "space"
+    front = yaml.safe_load((space / "README.md").read_text().split("---")[1])
+    assert {"title", "emoji", "colorFrom", "colorTo", "sdk", "sdk_version", "app_file", "license", "short_description"} <= set(front)
+    assert len(front["short_description"]) <= 60
+    pins = dict(re.findall(r"^([\w-]+)==(\S+)$", (space / "requirements.txt").read_text(), flags=re.MULTILINE))
+    tested = {
+        name.lower().replace("_", "-"): pin
+        for name, pin in re.findall(r"^([\w.-]+)==(\S+)$", (space.parent / "requirements.txt").read_text(), flags=re.MULTILINE)
+    }
+    assert front["sdk_version"] == pins["gradio"]
+    assert pins == {name: tested[name] for name in pins}
+    assert json.dumps(front["license"]) == '"apache-2.0"'

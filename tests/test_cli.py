@@ -1,0 +1,129 @@
+"""The command line: speed of the light commands, exit codes, messages that name the cure."""
+
+import json
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+from tests.conftest import QUICK
+from trainer.cli import main
+
+
+def test_the_light_commands_import_nothing_heavy():
+    heavy = "[name for name in ('torch', 'transformers', 'numpy', 'pandas') if name in sys.modules]"
+    code = f"import sys; from trainer.cli import main; main(['recipes']); print({heavy})"
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert shown.splitlines()[-1] == "[]"
+
+
+def test_help_names_every_command(capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(["--help"])
+    shown = capsys.readouterr().out
+    assert stop.value.code == 0
+    assert all(name in shown for name in ("train", "evaluate", "predict", "recipes", "data", "not a medical device"))
+
+
+def test_recipes_as_json(capsys):
+    assert main(["recipes", "--json"]) == 0
+    recipes = {recipe["name"]: recipe for recipe in json.loads(capsys.readouterr().out)}
+    assert recipes["tb"]["backbone"] == "google/mobilenet_v2_1.0_224"
+    assert recipes["tb"]["unfreeze"] == "all"
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["train", "nope", "--data", "x", "--output", "y"], "no recipe 'nope'"),
+        (["train", "tb", "--data", "nowhere", "--output", "y", "--no-pretrained"], "nowhere"),
+        (["train", "tb", "--data", "x", "--output", "y", "--set", "epochs=many"], "epochs=many"),
+        (["train", "tb", "--data", "x", "--output", "y", "--set", "pooling=sum"], "avg, max"),
+        (["train", "tb", "--data", "x", "--output", "y", "--set", "nothing=1"], "key one of"),
+        (["train", "tb", "--data", "x", "--output", "y", "--set", "dropout=1.5"], "between 0 and 1"),
+        (["data", "phantom", "--output", "z", "--task", "flu"], "no task 'flu'"),
+        (["data", "phantom", "--output", "z", "--count", "1"], "at least 2"),
+        (["predict", "no/such", "film.png"], "no such folder"),
+        (["predict", ".", "film.png"], "no model can be loaded"),
+    ],
+)
+def test_wrong_use_is_exit_2_and_says_why(words, said, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(words) == 2
+    assert said in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_unreachable_backbone_stops_with_the_cure(phantoms, tmp_path, capsys):
+    assert main(["train", "tb", "--data", str(phantoms), "--output", str(tmp_path / "run")]) == 2
+    said = capsys.readouterr().err
+    assert "google/mobilenet_v2_1.0_224" in said
+    assert "--backbone" in said
+    assert "--no-pretrained" in said
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_is_never_written_over(run, phantoms, tmp_path, capsys):
+    assert main(["train", "tb", "--data", str(phantoms), "--output", str(run), *QUICK]) == 2
+    assert "finished run" in capsys.readouterr().err
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("years of work")
+    assert main(["train", "tb", "--data", str(phantoms), "--output", str(tmp_path / "mine"), *QUICK]) == 2
+    assert "not a run" in capsys.readouterr().err
+
+
+def test_a_finished_run_resumes_to_nothing(run, phantoms, capsys):
+    before = (run / "metrics.json").read_bytes()
+    assert main(["train", "tb", "--data", str(phantoms), "--output", str(run), "--resume", *QUICK]) == 0
+    assert "finished already" in capsys.readouterr().err
+    assert (run / "metrics.json").read_bytes() == before
+
+
+def test_resume_with_another_recipe_or_other_data_is_refused(run, phantoms, tmp_path, capsys):
+    stopped = tmp_path / "stopped"
+    shutil.copytree(run, stopped)
+    (stopped / "metrics.json").unlink()
+    words = ["train", "tb", "--data", str(phantoms), "--output", str(stopped), "--resume", *QUICK]
+    assert main([*words, "--set", "epochs=5"]) == 2
+    assert "epochs differ" in capsys.readouterr().err
+    fewer = tmp_path / "fewer"
+    shutil.copytree(phantoms, fewer)
+    (fewer / "Normal" / "phantom-00001.png").unlink()
+    words[3] = str(fewer)
+    assert main(words) == 2
+    assert "the data is not that" in capsys.readouterr().err
+
+
+def test_predict_goes_on_past_a_bad_file(run, film, tmp_path, capsys):
+    bad = tmp_path / "cut.png"
+    bad.write_bytes(film.read_bytes()[:3000])
+    assert main(["predict", str(run), str(bad), str(film), "--json"]) == 1
+    shown = capsys.readouterr()
+    first, second = (json.loads(line) for line in shown.out.splitlines())
+    assert set(first) == {"file", "error"}
+    assert str(bad) in first["error"]
+    assert set(second) == {"file", "label", "scores", "decision", "familiarity", "warnings"}
+    assert set(second["scores"]) == {"Normal", "Tuberculosis"}
+    assert sum(second["scores"].values()) == pytest.approx(1)
+    assert set(second["decision"]) == {"name", "label", "threshold", "positive"}
+    assert "not a medical device" in shown.err
+    assert main(["predict", str(run), str(film)]) == 0
+    assert "Tuberculosis" in capsys.readouterr().out
+
+
+def test_evaluate_other_data_leaves_the_run_alone(run, phantoms, tmp_path, capsys):
+    before = {file.name: file.read_bytes() for file in run.iterdir() if file.is_file()}
+    target = tmp_path / "figures.json"
+    assert main(["evaluate", str(run), "--data", str(phantoms), "--split", "external", "--output", str(target), "--json"]) == 0
+    shown = json.loads(capsys.readouterr().out)
+    assert shown == json.loads(target.read_text())
+    assert shown["splits"]["external"]["n"] == 48
+    assert before == {file.name: file.read_bytes() for file in run.iterdir() if file.is_file()}
+
+
+def test_evaluate_refuses_classes_the_model_does_not_know(run, phantoms, tmp_path, capsys):
+    other = tmp_path / "other"
+    shutil.copytree(phantoms / "Normal", other / "Fracture")
+    assert main(["evaluate", str(run), "--data", str(other)]) == 2
+    assert "Fracture" in capsys.readouterr().err

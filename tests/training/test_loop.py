@@ -1,0 +1,179 @@
+"""The loop: order, accumulation, freezing, schedule, stopping."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from accelerate import Accelerator
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.conftest import TINY
+from trainer.cxr_model import CxrImageProcessor
+from trainer.data.manifest import read_manifest
+from trainer.data.pixels import decode
+from trainer.errors import UsageError, WorkError
+from trainer.recipes import get_recipe
+from trainer.training.augment import augment, draw
+from trainer.training.build import balanced_weights, build_model
+from trainer.training.checkpoint import Progress
+from trainer.training.loop import TrainingData, epoch_steps, fit, make_optimizer, set_learning_rate, train_epoch
+
+PLAIN = replace(
+    get_recipe("tb"), augment="none", input_dropout=0.0, image_size=32, batch_size=8, epochs=2, warmup_epochs=0.0, mixed_precision="no"
+)
+PROCESSOR = CxrImageProcessor(size={"height": 32, "width": 32})
+
+
+@pytest.fixture(scope="module")
+def data(phantoms) -> TrainingData:
+    rows, images, _ = decode(read_manifest(phantoms).rows, PROCESSOR)
+    labels = (rows["label"] == "Tuberculosis").to_numpy(np.int64)
+    order = np.random.default_rng(0).permutation(len(rows))
+    return TrainingData(images, labels, order[:32], order[32:])
+
+
+def small(recipe=PLAIN, **settings):
+    return build_model(replace(recipe, **settings), ("Normal", "Tuberculosis"), str(TINY), pretrained=False, class_weights=None)
+
+
+@given(st.integers(2, 200), st.integers(1, 16), st.integers(1, 4), st.integers(0, 9), st.integers(0, 9))
+def test_every_sample_once_in_an_order_of_seed_and_epoch(count, batch, parts, seed, epoch):
+    samples = np.arange(count) * 3
+    steps = epoch_steps(samples, batch, parts, seed, epoch)
+    assert sorted(np.concatenate(steps)) == samples.tolist()
+    again = epoch_steps(samples, batch, parts, seed, epoch)
+    assert all((one == two).all() for one, two in zip(steps, again, strict=True))
+    if len(steps) > 1:
+        assert min(map(len, steps)) >= min(2, batch) * parts
+
+
+def test_augmentation_is_a_function_of_seed_epoch_and_sample():
+    together, alone = draw(5, 2, np.array([7, 8, 9])), draw(5, 2, np.array([9]))
+    assert torch.equal(together[2:], alone)
+    assert together.abs().max() <= 1
+    assert not torch.equal(alone, draw(5, 3, np.array([9])))
+    assert not torch.equal(alone, draw(6, 2, np.array([9])))
+
+
+def test_augmentation_moves_by_what_the_recipe_says():
+    image = torch.zeros(1, 64, 64)
+    image[0, 20:28, 40:48] = 200.0
+    still = replace(PLAIN, augment="random", rotate=0.0, translate=0.0, zoom=0.0, intensity=0.0)
+    assert torch.equal(augment(image, torch.ones(1, 9), still), image)
+    shifted = augment(image, torch.tensor([[0, 0, 0, -1.0, 0, 0, 0, 0, 0]]), replace(still, translate=0.125))
+    assert torch.allclose(shifted[0, :, 8:], image[0, :, :-8], atol=1e-2)
+    mirrored = augment(image, torch.tensor([[0, 0, -1.0, 0, 0, 0, 0, 0, 0]]), replace(still, flip=True))
+    assert torch.allclose(mirrored, image.flip(2), atol=1e-2)
+    turned = augment(image, torch.tensor([[1.0, 0, 0, 0, 0, 0, 0, 0, 0]]), replace(still, rotate=90.0))
+    assert min((turned - image.rot90(turns, (1, 2))).abs().max() for turns in (1, 3)) < 1
+    brighter = augment(image, torch.tensor([[0, 0, 0, 0, 0, 0, 0, 1.0, 0]]), replace(still, intensity=0.2))
+    assert brighter.min() > 20
+    assert brighter.max() <= 255
+
+
+def test_accumulated_passes_give_the_step_of_the_whole_batch(data):
+    weights = []
+    for batch, parts in ((8, 1), (4, 2), (2, 4)):
+        accelerator = Accelerator(cpu=True)
+        # statistics of a batch depend on its size, so they are frozen here
+        model = small()
+        model.update_statistics = False
+        recipe = replace(PLAIN, batch_size=batch, gradient_accumulation=parts, optimizer="adamw", learning_rate=1e-2, gradient_clip=0.5)
+        prepared, optimizer = accelerator.prepare(model, make_optimizer(model, recipe))
+        train_epoch(accelerator, prepared, optimizer, PROCESSOR, data, recipe, epoch=0)
+        weights.append(model.classifier.weight.detach().clone())
+    assert torch.allclose(weights[0], weights[1], atol=1e-5)
+    assert torch.allclose(weights[0], weights[2], atol=1e-5)
+
+
+def changed(before, model) -> set[str]:
+    return {name for name, tensor in model.state_dict().items() if not torch.equal(tensor, before[name])}
+
+
+@pytest.mark.parametrize(
+    ("unfreeze", "trained"),
+    [
+        ("none", set()),
+        (
+            ["conv_1x1"],
+            {"backbone.conv_1x1.convolution.weight", "backbone.conv_1x1.normalization.weight", "backbone.conv_1x1.normalization.bias"},
+        ),
+    ],
+)
+def test_exactly_what_is_unfrozen_changes(data, unfreeze, trained):
+    accelerator = Accelerator(cpu=True)
+    model = small(unfreeze=unfreeze, hidden_sizes=[8], dropout=0.25)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    prepared, optimizer = accelerator.prepare(model, make_optimizer(model, PLAIN))
+    train_epoch(accelerator, prepared, optimizer, PROCESSOR, data, PLAIN, epoch=0)
+    head = {name for name in before if not name.startswith("backbone.")}
+    assert changed(before, model) == trained | head
+
+
+def test_full_fine_tuning_keeps_the_statistics_of_pretrained_normalisation(data):
+    accelerator = Accelerator(cpu=True)
+    model = small()
+    model.update_statistics = False  # as build_model leaves a pre-trained one
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    prepared, optimizer = accelerator.prepare(model, make_optimizer(model, PLAIN))
+    train_epoch(accelerator, prepared, optimizer, PROCESSOR, data, PLAIN, epoch=0)
+    moved = changed(before, model)
+    assert moved
+    assert not any("running" in name for name in moved)
+
+
+def test_unknown_modules_are_named():
+    with pytest.raises(UsageError, match=r"no module 'layer4'.*conv_stem"):
+        small(unfreeze=["layer4"])
+
+
+def test_schedules():
+    optimizer = torch.optim.Adam([torch.zeros(1, requires_grad=True)])
+
+    def rate(epoch, **settings):
+        set_learning_rate(optimizer, replace(PLAIN, epochs=10, learning_rate=1.0, **settings), epoch)
+        return optimizer.param_groups[0]["lr"]
+
+    assert [rate(epoch, schedule="constant") for epoch in (0, 5, 9)] == [1, 1, 1]
+    assert [rate(epoch, schedule="cosine") for epoch in (0, 5, 10)] == pytest.approx([1, 0.5, 0])
+    assert [rate(epoch, schedule="exponential") for epoch in (0, 20)] == pytest.approx([1, 0.1])
+    assert [rate(epoch, schedule="constant", warmup_epochs=2.0) for epoch in (0, 1, 2)] == pytest.approx([0, 0.5, 1], abs=1e-2)
+
+
+def test_class_weights_are_scikit_learns():
+    from sklearn.utils.class_weight import compute_class_weight
+
+    labels = np.array([0] * 30 + [1] * 6 + [2] * 14)
+    assert balanced_weights([30, 6, 14]) == pytest.approx(compute_class_weight("balanced", classes=np.arange(3), y=labels).tolist())
+
+
+def test_early_stopping_and_the_best_epoch():
+    progress = Progress()
+    losses = [0.5, 0.4, 0.45, 0.41, 0.42]
+    assert [progress.record({"validation_loss": loss}) for loss in losses] == [True, True, False, False, False]
+    assert (progress.best_epoch, progress.best_loss) == (2, 0.4)
+    assert progress.stale(3)
+    assert not progress.stale(4)
+    assert not progress.stale(0)
+
+
+def test_training_stops_early_and_keeps_the_best(data, tmp_path):
+    accelerator = Accelerator(cpu=True)
+    recipe = replace(PLAIN, epochs=30, patience=2, learning_rate=3e-2)
+    model = small(recipe)
+    progress = fit(accelerator, model, PROCESSOR, data, recipe, tmp_path)
+    assert progress.epoch < 30
+    assert progress.epoch - progress.best_epoch == 2
+    assert sorted(item.name for item in tmp_path.iterdir()) == [
+        f"best-{progress.best_epoch:04d}.safetensors",
+        f"epoch-{progress.epoch:04d}",
+    ]
+
+
+def test_a_loss_that_is_not_finite_stops_with_the_cure(data, tmp_path):
+    model = small()
+    torch.nn.init.constant_(model.classifier.bias, float("nan"))
+    with pytest.raises(WorkError, match="--set learning_rate"):
+        fit(Accelerator(cpu=True), model, PROCESSOR, data, PLAIN, tmp_path)

@@ -1,0 +1,202 @@
+"""The command line: one small function a sub-command; heavy imports happen inside."""
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from trainer import __version__
+from trainer.errors import UsageError, WorkError
+
+DISCLAIMER = "Research demonstration, not a medical device: never use it for a diagnosis."
+EXAMPLES = f"""examples:
+  cxr data phantom --output phantoms                     drawn radiographs, to try everything without data
+  cxr train tb --data phantoms --output runs/tb --no-pretrained
+  cxr train tb --data my-folder --output runs/mine       my-folder/<class>/*.png (or .jpg, .tif, .dcm)
+  cxr evaluate runs/tb --data other.csv --split external
+  cxr predict runs/tb film.dcm
+
+{DISCLAIMER}"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command. Exit codes: 0 done, 1 the work failed, 2 wrong use, 130 stopped by the user."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    options = build_parser().parse_args(words)
+    options.command_words = words
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    try:
+        command: Callable[[argparse.Namespace], int] = options.run
+        return command(options)
+    except UsageError as error:
+        print(f"cxr: {error}", file=sys.stderr)
+        return 2
+    except WorkError as error:
+        print(f"cxr: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("cxr: stopped; a training goes on with the same command and --resume", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115  the reader went away, as `| head` does
+        return 0
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser of all commands; each sets `run` to its function."""
+    form = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(
+        prog="cxr", description="Chest X-ray classifiers: train, evaluate, predict.", epilog=EXAMPLES, formatter_class=form
+    )
+    parser.add_argument("--version", action="version", version=f"cxr-hub {__version__}")
+    commands = parser.add_subparsers(dest="name", required=True, metavar="COMMAND")
+    _add_train(commands)
+    _add_evaluate(commands)
+    _add_predict(commands)
+    recipes = commands.add_parser("recipes", help="list the recipes", epilog=DISCLAIMER)
+    recipes.add_argument("--json", action="store_true", help="all fields, as JSON")
+    recipes.set_defaults(run=run_recipes)
+    _add_data(commands)
+    return parser
+
+
+def _add_train(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    parser = commands.add_parser("train", help="train a recipe on a folder or manifest", epilog=DISCLAIMER)
+    parser.add_argument("recipe", help="its name; see cxr recipes")
+    parser.add_argument(
+        "--data",
+        required=True,
+        help="DIR/<class>/*.png, DIR/{train,validation,test}/<class>/*.png, or a CSV with file,label[,split,group,collection]",
+    )
+    parser.add_argument("--output", required=True, metavar="RUN", help="the folder to leave the run in")
+    parser.add_argument("--backbone", metavar="ID_OR_DIR", help="another backbone than the recipe's: a Hub id or a folder")
+    parser.add_argument("--no-pretrained", action="store_true", help="start from random weights, downloading nothing")
+    parser.add_argument(
+        "--positive", metavar="LABEL", help="with two classes of your own: the one that is looked for (default: the second by name)"
+    )
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="change a field of the recipe, e.g. --set epochs=3 --set augment=none",
+    )
+    parser.add_argument("--resume", action="store_true", help="go on where a stopped training left RUN")
+    parser.add_argument("--report-to", choices=("none", "tensorboard", "trackio"), default="none", help="also log to a tracker")
+    parser.set_defaults(run=run_train)
+
+
+def _add_evaluate(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    parser = commands.add_parser("evaluate", help="figures of a run on other data", epilog=DISCLAIMER)
+    parser.add_argument("model", metavar="RUN", help="a run's folder, or org/name[@revision] on the Hub")
+    parser.add_argument("--data", required=True, help="a folder or a manifest, as for cxr train")
+    parser.add_argument(
+        "--split",
+        choices=("train", "validation", "test", "external"),
+        default="test",
+        help="default: test; data without splits is used whole",
+    )
+    parser.add_argument("--output", metavar="FILE", help="write the figures as JSON; the run itself is never changed")
+    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    parser.set_defaults(run=run_evaluate)
+
+
+def _add_predict(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    parser = commands.add_parser("predict", help="ask a run about radiographs", epilog=DISCLAIMER)
+    parser.add_argument("model", metavar="RUN", help="a run's folder, or org/name[@revision] on the Hub")
+    parser.add_argument("files", nargs="+", metavar="FILE", help="PNG, JPEG, TIFF (8 or 16 bit) or DICOM")
+    parser.add_argument("--json", action="store_true", help="one JSON object a line")
+    parser.set_defaults(run=run_predict)
+
+
+def _add_data(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    data = commands.add_parser("data", help="make data ready", epilog=DISCLAIMER)
+    kinds = data.add_subparsers(dest="kind", required=True, metavar="COMMAND")
+    phantom = kinds.add_parser("phantom", help="draw phantoms: radiographs of nobody, with a known finding and its mask", epilog=DISCLAIMER)
+    phantom.add_argument("--output", required=True, metavar="DIR", help="a new folder; masks go to DIR_masks beside it")
+    phantom.add_argument("--task", default="tb", help="whose labels: tb (default), covid or three-class")
+    phantom.add_argument("--count", type=int, default=600, metavar="N", help="images in all, spread evenly over the labels (default 600)")
+    phantom.add_argument("--seed", type=int, default=0, metavar="S", help="the same seed draws the same pictures (default 0)")
+    phantom.set_defaults(run=run_phantom)
+
+
+def run_train(options: argparse.Namespace) -> int:
+    """cxr train"""
+    from trainer.recipes import get_recipe, override
+
+    recipe = override(get_recipe(options.recipe), options.set)
+    from trainer import workflow
+    from trainer.show import show_report
+
+    choices = workflow.TrainOptions(
+        data=options.data,
+        output=options.output,
+        backbone=options.backbone,
+        pretrained=not options.no_pretrained,
+        positive=options.positive,
+        resume=options.resume,
+        report_to=options.report_to,
+        command=tuple(options.command_words),
+    )
+    run = workflow.train(recipe, choices)
+    if int(os.environ.get("RANK", "0")) == 0:
+        for split, report in run.read_json("metrics.json")["splits"].items():
+            print(show_report(split, report))
+        print(f"run: {run.path}   (its card: {run.path / 'README.md'})\n{DISCLAIMER}")
+    return 0
+
+
+def run_evaluate(options: argparse.Namespace) -> int:
+    """cxr evaluate"""
+    from trainer import workflow
+    from trainer.run import Run, find_run
+    from trainer.show import show_report
+
+    result = workflow.evaluate(find_run(options.model), options.data, options.split)
+    if options.output:
+        target = Path(options.output)
+        Run(target.parent).write_json(target.name, result)
+    print(json.dumps(result, indent=2) if options.json else show_report(options.split, result["splits"][options.split]))
+    if result["skipped"]:
+        print(f"note: {result['skipped']} files could not be read and are left out", file=sys.stderr)
+    print(DISCLAIMER, file=sys.stderr)
+    return 0
+
+
+def run_predict(options: argparse.Namespace) -> int:
+    """cxr predict"""
+    from trainer import workflow
+    from trainer.run import find_run
+    from trainer.show import show_prediction
+
+    failed = False
+    for prediction in workflow.predict(find_run(options.model), options.files):
+        failed |= "error" in prediction
+        print(json.dumps(prediction) if options.json else show_prediction(prediction), flush=True)
+    print(DISCLAIMER, file=sys.stderr)
+    return 1 if failed else 0
+
+
+def run_recipes(options: argparse.Namespace) -> int:
+    """cxr recipes"""
+    from trainer.recipes import RECIPES, to_json
+
+    if options.json:
+        print(json.dumps([to_json(recipe) for recipe in RECIPES.values()], indent=2))
+        return 0
+    width = max(map(len, RECIPES))
+    for recipe in RECIPES.values():
+        print(f"{recipe.name:<{width}}  {recipe.summary}  [{recipe.backbone}]")
+    return 0
+
+
+def run_phantom(options: argparse.Namespace) -> int:
+    """cxr data phantom"""
+    from trainer.data.phantom import write_phantoms
+
+    counts = write_phantoms(Path(options.output), options.task, options.count, options.seed)
+    print(f"{options.output}: " + ", ".join(f"{count} {label}" for label, count in counts.items()) + "  (drawings, not patients)")
+    return 0

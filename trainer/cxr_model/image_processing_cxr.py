@@ -1,0 +1,288 @@
+"""One reader for every radiograph file, one pixel range. Research demonstration, not a medical device.
+
+Every source ends as uint8 grey: 0 is black (air), 255 is white (bone), whatever the file's depth, colour or polarity.
+No header field, EXIF tag or file name leaves this module, except the file name in an error.
+"""
+
+import io
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps, UnidentifiedImageError
+from transformers import BatchFeature
+from transformers.image_processing_utils import BaseImageProcessor
+
+try:
+    import pydicom
+    from pydicom.pixels import apply_color_lut, apply_modality_lut, apply_voi, pixel_array
+except ImportError:
+    pydicom = None
+
+MAX_PIXELS = 80_000_000  # a 43 x 43 cm film at 50 micrometres has 74 million
+FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "WEBP", "GIF", "JPEG2000", "PPM")
+DEEP_MODES = ("I;16", "I;16L", "I;16B", "I;16N", "I", "F")
+LATERAL_VIEWS = {"LL", "RL", "LLD", "RLD", "LATERAL", "LAT", "LPO", "RPO", "LAO", "RAO"}
+CHEST_PARTS = ("CHEST", "THORAX", "LUNG", "TORAX")
+OTHER_MODALITIES = {"CT", "MR", "US", "PT", "NM", "MG", "XA", "RF", "SM", "OP"}
+
+
+class RadiographError(ValueError):
+    """A file that cannot be read as a radiograph; the message names it and says what to do."""
+
+
+@dataclass(frozen=True)
+class Radiograph:
+    """A picture at its own size: `pixels` uint8 [H, W], 0 black; `warnings` holds codes such as `multi-frame`."""
+
+    pixels: np.ndarray
+    warnings: tuple[str, ...] = ()
+
+
+def read_radiograph(source: Any) -> Radiograph:
+    """Read one radiograph.
+
+    Args:
+        source: a path, bytes, a binary file, a Pillow image, or an array / tensor: [H, W], [H, W, 1 | 3 | 4] or
+            [1 | 3, H, W] of uint8, uint16 or floats in 0..1. Files: PNG, JPEG, TIFF, BMP, WebP, GIF (8 or 16 bit, grey,
+            RGB(A), palette, CMYK, EXIF-rotated) and DICOM. A web address is refused.
+
+    Raises:
+        RadiographError: not a radiograph that can be read; names the file and the cure.
+        ImportError: a DICOM file, and pydicom is not installed.
+    """
+    name = _name(source)
+    try:
+        if isinstance(source, torch.Tensor):
+            source = source.detach().cpu().numpy()
+        if isinstance(source, np.ndarray):
+            return Radiograph(_array_to_grey(source))
+        if isinstance(source, Image.Image):
+            return _read_picture(source)
+        with _open(source) as file:
+            return _read_dicom(file) if _is_dicom(file) else _read_picture(Image.open(file, formats=FORMATS))
+    except (RadiographError, ImportError) as error:
+        raise type(error)(f"{name}: {error}") from error
+    except UnidentifiedImageError as error:
+        raise RadiographError(f"{name}: not a picture that can be read; use PNG, JPEG, TIFF or DICOM") from error
+    except MemoryError:
+        raise
+    except Exception as error:  # decoders raise anything on a damaged file
+        raise RadiographError(f"{name}: damaged or unsupported ({type(error).__name__}: {str(error)[:200]})") from error
+
+
+class CxrImageProcessor(BaseImageProcessor):
+    """Radiograph in, `pixel_values` out: read to uint8 grey, resize to `size` (squashed), rescale, normalise, repeat to 3 channels.
+
+    `size` is {"height", "width"} in pixels, `resample` Pillow's filter number (0 nearest, 2 bilinear, 3 bicubic);
+    `rescale_factor` multiplies the uint8 values before `image_mean` and `image_std`, one a channel, are applied.
+    """
+
+    model_input_names = ["pixel_values"]  # noqa: RUF012  transformers' own convention
+
+    def __init__(
+        self,
+        size: dict[str, int] | None = None,
+        resample: int = 2,
+        rescale_factor: float = 1 / 255,
+        image_mean: Sequence[float] = (0.5, 0.5, 0.5),
+        image_std: Sequence[float] = (0.5, 0.5, 0.5),
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.do_resize = self.do_rescale = self.do_normalize = True
+        self.size = {key: int((size or {}).get(key, 224)) for key in ("height", "width")}
+        self.resample = int(resample)
+        self.rescale_factor = rescale_factor
+        self.image_mean = list(image_mean)
+        self.image_std = list(image_std)
+
+    read = staticmethod(read_radiograph)
+
+    def resize(self, pixels: np.ndarray) -> np.ndarray:
+        """uint8 [H, W] -> uint8 [height, width]; the aspect ratio is not kept."""
+        size = (self.size["width"], self.size["height"])
+        return np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling(self.resample)))
+
+    def to_pixel_values(self, grey: torch.Tensor) -> torch.Tensor:
+        """uint8 [B, height, width] -> float32 [B, 3, height, width], normalised, on the same device."""
+        mean, std = (torch.tensor(values, device=grey.device).view(1, -1, 1, 1) for values in (self.image_mean, self.image_std))
+        return (grey.unsqueeze(1).float() * self.rescale_factor - mean) / std
+
+    def preprocess(self, images: Any, return_tensors: str | None = None, **kwargs: Any) -> BatchFeature:
+        """One source of `read_radiograph`, or a list of them -> {"pixel_values": [B, 3, height, width]}, `pt` or `np`."""
+        wrong = sorted(key for key, value in kwargs.items() if value is not None)
+        if wrong or return_tensors not in (None, "pt", "np"):
+            raise TypeError(f"the processor takes images and return_tensors 'pt' or 'np', not {wrong or return_tensors}")
+        sources = images if isinstance(images, (list, tuple)) else [images]
+        grey = torch.from_numpy(np.stack([self.resize(self.read(source).pixels) for source in sources]))
+        values = self.to_pixel_values(grey)
+        return BatchFeature({"pixel_values": values.numpy() if return_tensors == "np" else values})
+
+
+def _name(source: Any) -> str:
+    return os.fspath(source) if isinstance(source, (str, os.PathLike)) else f"the {type(source).__name__} given"
+
+
+def _open(source: Any) -> BinaryIO:
+    if isinstance(source, bytes):
+        return io.BytesIO(source)
+    if hasattr(source, "read"):
+        return io.BytesIO(source.read())
+    if str(source).startswith(("http://", "https://")):
+        raise RadiographError("web addresses are not opened: download the file and give its path")
+    path = Path(source)
+    if not path.is_file():
+        raise RadiographError("no such file" if not path.exists() else "a folder, not a file")
+    if path.stat().st_size == 0:
+        raise RadiographError("the file is empty")
+    return path.open("rb")
+
+
+def _is_dicom(file: BinaryIO) -> bool:
+    start = file.read(132)
+    file.seek(0)
+    return start[128:] == b"DICM" or start[:2] in (b"\x02\x00", b"\x08\x00")  # with a preamble, or bare
+
+
+def _check_size(width: int, height: int) -> None:
+    if width * height > MAX_PIXELS:
+        raise RadiographError(f"{width} x {height} pixels are too many, at most {MAX_PIXELS:,}: scale it down")
+
+
+def _to_uint8(values: np.ndarray, low: float, high: float) -> np.ndarray:
+    """Map low..high to 0..255, clipped and rounded."""
+    scaled = (values.astype(np.float32) - low) * (255 / max(high - low, 1e-6))
+    return np.rint(scaled.clip(0, 255)).astype(np.uint8)
+
+
+def _value_range(values: np.ndarray) -> tuple[float, float]:
+    """Range of values stored without one: 0..1, else the smallest even bit depth that holds them, else min..max."""
+    low, high = float(values.min()), float(values.max())
+    if not np.isfinite(low + high):
+        raise RadiographError("holds values that are not finite")
+    if np.issubdtype(values.dtype, np.floating) and low >= 0 and high <= 1:
+        return 0.0, 1.0
+    bits = next((bits for bits in (8, 10, 12, 14, 16) if high < 2**bits), None)
+    return (low, high) if low < 0 or bits is None else (0.0, float(2**bits - 1))
+
+
+def _read_picture(image: Image.Image) -> Radiograph:
+    _check_size(*image.size)
+    frames = getattr(image, "n_frames", 1) if image.format != "MPO" else 1
+    white_is_zero = image.format == "TIFF" and getattr(image, "tag_v2", {}).get(262) == 0
+    image = ImageOps.exif_transpose(image)
+    if image.mode in DEEP_MODES:
+        grey = _array_to_grey(np.asarray(image))
+        grey = 255 - grey if white_is_zero else grey  # Pillow inverts only the 8-bit ones
+    else:
+        grey = np.asarray(_flatten(image).convert("L"))
+    return Radiograph(grey, ("multi-frame",) if frames > 1 else ())
+
+
+def _flatten(image: Image.Image) -> Image.Image:
+    """Transparency over black; palettes and CMYK to RGB."""
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", image.size, (0, 0, 0, 255)), image).convert("RGB")
+    return image if image.mode in ("1", "L") else image.convert("RGB")
+
+
+def _array_to_grey(array: np.ndarray) -> np.ndarray:
+    if array.ndim == 3 and array.shape[0] in (1, 3) and array.shape[2] not in (1, 3, 4):
+        array = np.moveaxis(array, 0, 2)
+    if array.ndim == 3 and array.shape[2] == 1:
+        array = array[:, :, 0]
+    if array.size == 0 or array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in (3, 4)):
+        raise RadiographError(f"an array of shape {array.shape} is no picture: expected [H, W] or [H, W, 3]")
+    _check_size(array.shape[1], array.shape[0])
+    if np.issubdtype(array.dtype, np.floating) and array.min() < 0:
+        raise RadiographError(f"floats from {array.min():g}: give 0..1, or the integers of the file")
+    if array.dtype != np.uint8:
+        array = _to_uint8(array, *((0, 1) if array.dtype == bool else _value_range(array)))
+    return np.ascontiguousarray(array) if array.ndim == 2 else np.asarray(Image.fromarray(array[:, :, :3]).convert("L"))
+
+
+def _read_dicom(file: BinaryIO) -> Radiograph:
+    if pydicom is None:
+        raise ImportError("this is a DICOM file; reading it needs pydicom: pip install pydicom")
+    if b"1.2.840.10008.1.2.1.99" in file.read(2048):
+        raise RadiographError("deflated DICOM is not read (it can unpack without bound): store it uncompressed or as JPEG")
+    file.seek(0)
+    dataset = pydicom.dcmread(file, force=True)
+    if "TransferSyntaxUID" not in dataset.file_meta:  # a bare data set, without the header of a file
+        syntaxes = (pydicom.uid.ExplicitVRLittleEndian, pydicom.uid.ImplicitVRLittleEndian)
+        dataset.file_meta.TransferSyntaxUID = syntaxes[bool(dataset.original_encoding[0])]
+    if "PixelData" not in dataset:
+        raise RadiographError("this DICOM file holds no picture")
+    _check_size(int(dataset.Columns), int(dataset.Rows))
+    stored = _stored_pixels(dataset)
+    if stored.ndim == 3 or dataset.PhotometricInterpretation == "PALETTE COLOR":
+        grey = _array_to_grey(apply_color_lut(stored, dataset) if stored.ndim == 2 else stored)
+    else:
+        grey = _grey_from_stored(stored, dataset)
+    return Radiograph(grey, _header_warnings(dataset))
+
+
+def _stored_pixels(dataset: Any) -> np.ndarray:
+    """The first frame as stored, [H, W] or [H, W, 3]."""
+    try:
+        return pixel_array(dataset, index=0)
+    except (RuntimeError, NotImplementedError) as error:
+        syntax = dataset.file_meta.TransferSyntaxUID.name
+        raise RadiographError(f"cannot unpack {syntax}: pip install python-gdcm, or store it uncompressed") from error
+
+
+def _grey_from_stored(stored: np.ndarray, dataset: Any) -> np.ndarray:
+    """Modality LUT, then VOI LUT or window, then polarity (DICOM PS3.4, N.2); padding is black."""
+    padding = _padding_mask(stored, dataset)
+    values = apply_modality_lut(stored, dataset)
+    if dataset.get("VOILUTSequence"):
+        bits = int(dataset.VOILUTSequence[0].LUTDescriptor[2])
+        grey = _to_uint8(apply_voi(values.astype(np.int64), dataset), 0, 2**bits - 1)
+    elif dataset.get("WindowCenter") is not None and dataset.get("WindowWidth") is not None:
+        grey = _apply_window(values, dataset)
+    else:
+        shown = values if padding is None or padding.all() else values[~padding]
+        grey = _to_uint8(values, *_value_range(shown))
+    if dataset.PhotometricInterpretation == "MONOCHROME1":
+        grey = 255 - grey
+    if padding is not None:
+        grey[padding] = 0
+    return grey
+
+
+def _apply_window(values: np.ndarray, dataset: Any) -> np.ndarray:
+    """The first window, by its VOI LUT function (DICOM PS3.3, C.11.2.1.2)."""
+    center, width = (float(np.atleast_1d(dataset[key].value)[0]) for key in ("WindowCenter", "WindowWidth"))
+    function = str(dataset.get("VOILUTFunction") or "LINEAR")
+    if function == "SIGMOID":
+        return _to_uint8(1 / (1 + np.exp(-4 * (values - center) / max(width, 1e-6))), 0, 1)
+    if function == "LINEAR":
+        center, width = center - 0.5, width - 1
+    return _to_uint8(values, center - width / 2, center + width / 2)
+
+
+def _padding_mask(stored: np.ndarray, dataset: Any) -> np.ndarray | None:
+    """Pixels outside the film: [H, W] bool, or None where the header names no padding value."""
+    value = dataset.get("PixelPaddingValue")
+    if value is None:
+        return None
+    limit = dataset.get("PixelPaddingRangeLimit")
+    low, high = sorted((int(value), int(value if limit is None else limit)))
+    return (stored >= low) & (stored <= high)
+
+
+def _header_warnings(dataset: Any) -> tuple[str, ...]:
+    part = str(dataset.get("BodyPartExamined") or "").upper()
+    chest = not part or any(name in part for name in CHEST_PARTS)
+    found = {
+        "multi-frame": int(dataset.get("NumberOfFrames") or 1) > 1,
+        "lateral-view": str(dataset.get("ViewPosition") or "").upper() in LATERAL_VIEWS,
+        "not-chest": not chest or str(dataset.get("Modality") or "").upper() in OTHER_MODALITIES,
+    }
+    return tuple(code for code, present in found.items() if present)

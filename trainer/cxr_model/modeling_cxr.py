@@ -1,0 +1,139 @@
+"""A chest X-ray classifier: backbone, pooling, head, heat map. Research demonstration, not a medical device."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import AutoModel, PreTrainedModel
+from transformers.utils import ModelOutput
+
+from .configuration_cxr import CxrConfig
+
+
+@dataclass
+class CxrOutput(ModelOutput):
+    """What one forward pass gives."""
+
+    loss: Tensor | None = None  # mean over the batch of w_y x cross-entropy, where labels were given
+    logits: Tensor | None = None  # [B, C]; softmax gives the scores. Two labels: [0, z], so that softmax = sigmoid(z)
+    familiarity: Tensor | None = None  # [B], or None where none was fitted
+    feature_map: Tensor | None = None  # [B, D, h, w], the backbone's last feature map
+
+
+class CxrForImageClassification(PreTrainedModel):
+    """Backbone -> pooling -> head. Loads with `AutoModelForImageClassification.from_pretrained(..., trust_remote_code=True)`."""
+
+    config_class = CxrConfig
+    main_input_name = "pixel_values"
+    input_modalities = ("image",)
+
+    def __init__(self, config: CxrConfig) -> None:
+        super().__init__(config)
+        self.update_statistics = False  # only a training from random weights moves BatchNorm statistics
+        self.backbone = AutoModel.from_config(config.backbone_config, dtype=torch.get_default_dtype())
+        for name in config.drop_modules or []:
+            self.backbone.set_submodule(name, nn.Identity())
+        for module in self.backbone.modules():
+            # transformers' MobileNet-V2 sets .997, TensorFlow's decay: in torch that keeps only the last batch.
+            if isinstance(module, nn.BatchNorm2d) and (module.momentum or 0) > 0.5:
+                module.momentum = 0.1
+        size = config.feature_size
+        self.projection = None
+        if config.features == "probabilities":
+            self.projection = nn.Linear(size, config.projection_size)
+            size = config.projection_size
+        layers: list[nn.Module] = [nn.Dropout(config.input_dropout)]
+        for width in config.hidden_sizes or []:
+            layers += [nn.Linear(size, width), nn.ReLU()]
+            layers += [nn.BatchNorm1d(width)] if config.batch_norm else []
+            layers += [nn.Dropout(config.dropout)]
+            size = width
+        self.head = nn.Sequential(*layers)
+        self.classifier = nn.Linear(size, 1 if config.num_labels == 2 else config.num_labels)
+        self.post_init()
+
+    @classmethod
+    def from_pretrained(cls, *args: Any, **kwargs: Any) -> Any:
+        """Load a run or a Hub repository; weights that are missing or left over raise OSError, none are made up."""
+        wants_info = kwargs.pop("output_loading_info", False)
+        model, info = super().from_pretrained(*args, output_loading_info=True, **kwargs)
+        wrong = {key: sorted(map(str, info[key])) for key in ("missing_keys", "unexpected_keys", "mismatched_keys") if info[key]}
+        if wrong:
+            raise OSError(f"{args[0] if args else cls.__name__}: the weights do not fit the configuration: {wrong}")
+        return (model, info) if wants_info else model
+
+    def train(self, mode: bool = True) -> "CxrForImageClassification":
+        """Training mode for what trains: a backbone with frozen parts stays in eval mode, and its BatchNorm statistics stay."""
+        super().train(mode)
+        if mode and any(not parameter.requires_grad for parameter in self.backbone.parameters()):
+            self.backbone.eval()
+        elif mode and not self.update_statistics:
+            for module in self.backbone.modules():
+                if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                    module.eval()
+        return self
+
+    def classify(self, feature_map: Tensor) -> Tensor:
+        """Feature map [B, D, h, w] -> logits [B, C]."""
+        hidden = feature_map.amax(dim=(2, 3)) if self.config.pooling == "max" else feature_map.mean(dim=(2, 3))
+        if self.projection is not None:
+            hidden = self.projection(hidden).softmax(dim=-1)
+        logits = self.classifier(self.head(hidden))
+        return torch.cat([torch.zeros_like(logits), logits], dim=-1) if self.config.num_labels == 2 else logits
+
+    def forward(self, pixel_values: Tensor, labels: Tensor | None = None, return_dict: bool | None = None) -> Any:
+        """Classify `pixel_values` [B, 3, H, W] as the processor makes them; `labels` [B] indices give a loss too."""
+        feature_map = self.backbone(pixel_values.to(self.dtype)).last_hidden_state
+        logits = self.classify(feature_map)
+        loss = None if labels is None else self.sample_losses(logits, labels).mean()
+        output = CxrOutput(loss=loss, logits=logits, feature_map=feature_map)
+        return output.to_tuple() if return_dict is False else output
+
+    def sample_losses(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """w_y x cross-entropy of each image, [B], in float32."""
+        losses = F.cross_entropy(logits.float(), labels, reduction="none")
+        if self.config.class_weights is None:
+            return losses
+        return losses * torch.tensor(self.config.class_weights, device=losses.device)[labels]
+
+    def heatmap(self, output: CxrOutput, class_index: int | Tensor) -> Tensor:
+        """Grad-CAM (Selvaraju et al. 2017, arXiv:1610.02391) of logit c minus the logsumexp of the others.
+
+        Uses the feature map of a forward pass that was already made, with or without gradients; call it in eval mode.
+
+        `class_index` is one label for all images or [B]. Gives float32 [B, h, w] in 0..1 on the feature map's grid,
+        all zero where nothing speaks for the label.
+        """
+        with torch.inference_mode(False), torch.enable_grad():
+            feature_map = output["feature_map"].detach().clone().requires_grad_()
+            logits = self.classify(feature_map).float()
+            index = torch.as_tensor(class_index, device=logits.device).expand(len(logits)).unsqueeze(1)
+            others = logits.scatter(1, index, float("-inf")).logsumexp(dim=1)
+            target = logits.gather(1, index).squeeze(1) - others
+            (gradient,) = torch.autograd.grad(target.sum(), feature_map)
+        weights = gradient.float().mean(dim=(2, 3), keepdim=True)
+        cam = (weights * feature_map.detach().float()).sum(dim=1).relu()
+        return cam / cam.amax(dim=(1, 2), keepdim=True).clamp_min(torch.finfo(cam.dtype).tiny)
+
+    def decide(self, output: CxrOutput) -> list[dict[str, Any]]:
+        """Scores and a decision for each image of a batch: {"label", "scores", "decision", "familiarity"}.
+
+        The decision follows `config.operating_point`; without one it is the argmax (for two labels, a threshold of .5).
+        """
+        scores = output["logits"].float().softmax(dim=-1).tolist()
+        familiarity = output.familiarity.tolist() if output.familiarity is not None else [None] * len(scores)
+        return [{**self._decision(row), "familiarity": known} for row, known in zip(scores, familiarity, strict=True)]
+
+    def _decision(self, row: list[float]) -> dict[str, Any]:
+        scores = {self.config.id2label[index]: score for index, score in enumerate(row)}
+        ranked = sorted(scores, key=scores.__getitem__, reverse=True)
+        point = self.config.operating_point
+        if point is None and len(ranked) > 2:
+            decision = {"name": "argmax", "label": ranked[0], "threshold": None, "positive": True}
+            return {"label": ranked[0], "scores": scores, "decision": decision}
+        point = point or {"name": "argmax", "label": self.config.id2label[1], "threshold": 0.5}
+        positive = scores[point["label"]] >= point["threshold"]
+        label = point["label"] if positive else next(label for label in ranked if label != point["label"])
+        return {"label": label, "scores": scores, "decision": {**point, "positive": positive}}

@@ -1,0 +1,139 @@
+"""A folder or a CSV becomes a manifest: one row an image, with its label, split, group, collection and sha256."""
+
+import hashlib
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pandas as pd
+from tqdm.auto import tqdm
+
+from trainer.errors import UsageError
+
+SPLITS = ("train", "validation", "test", "external")
+SPLIT_FOLDERS = {"train": "train", "training": "train", "val": "validation", "valid": "validation", "validation": "validation"}
+SPLIT_FOLDERS |= {"dev": "validation", "test": "test", "testing": "test", "external": "external"}
+SUFFIXES = {".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp", ".gif", ".jp2", ".dcm", ".dicom"}
+COLUMNS = ("file", "label", "split", "group", "collection", "sha256")
+
+
+@dataclass
+class Manifest:
+    """Rows with COLUMNS (`file` absolute; `split`, `group`, `collection` may be empty), and what a user should be told."""
+
+    rows: pd.DataFrame
+    notes: list[str] = field(default_factory=list)
+
+
+def read_manifest(data: str | Path) -> Manifest:
+    """List the images of a folder of class folders, of a folder with train/validation/test inside, or of a CSV.
+
+    Raises:
+        UsageError: no such data, no images, a column or a file that is missing, a file listed twice, or changed.
+    """
+    path = Path(data).expanduser()
+    if path.is_dir():
+        manifest = _read_folder(path)
+    elif path.is_file() and path.suffix.lower() == ".csv":
+        manifest = _read_csv(path)
+    else:
+        raise UsageError(f"{data}: expected a folder of class folders or a manifest .csv" + ("" if path.exists() else " (not found)"))
+    if manifest.rows.empty:
+        raise UsageError(f"{data}: no images found; expected DIR/<class>/*.png (or .jpg, .tif, .dcm …)")
+    _add_sha256(manifest.rows)
+    return manifest
+
+
+def _read_folder(root: Path) -> Manifest:
+    parts = {SPLIT_FOLDERS[child.name.lower()]: child for child in _folders(root) if child.name.lower() in SPLIT_FOLDERS}
+    notes: list[str] = []
+    if "train" in parts:
+        records = [row for split, folder in parts.items() for row in _class_folders(folder, split, notes)]
+    else:
+        records = _class_folders(root, "", notes)
+    if (root / "metadata.csv").exists():
+        notes.append(f"{root / 'metadata.csv'} is not read: labels come from the folders (pass a CSV to choose otherwise)")
+    return Manifest(pd.DataFrame(records, columns=list(COLUMNS)), notes)
+
+
+def _folders(root: Path) -> list[Path]:
+    return sorted(child for child in root.iterdir() if child.is_dir() and not child.name.startswith("."))
+
+
+def _class_folders(root: Path, split: str, notes: list[str]) -> list[tuple[str, ...]]:
+    records: list[tuple[str, ...]] = []
+    for folder in _folders(root):
+        images, others = _images_below(folder)
+        records += [(str(image.absolute()), folder.name, split, "", "", "") for image in images]
+        if others:
+            notes.append(f"{folder}: {len(others)} files that are no pictures are left out (first: {others[0].name})")
+    return records
+
+
+def _images_below(folder: Path) -> tuple[list[Path], list[Path]]:
+    """Pictures and other files below a class folder; hidden files and folders named `masks` do not count."""
+    images: list[Path] = []
+    others: list[Path] = []
+    for file in sorted(folder.rglob("*")):
+        inside = file.relative_to(folder)
+        if any(part.startswith(".") for part in inside.parts) or not file.is_file():
+            continue
+        if any(part.lower() == "masks" for part in inside.parts[:-1]):
+            continue
+        (images if file.suffix.lower() in SUFFIXES or _is_bare_dicom(file) else others).append(file)
+    return images, others
+
+
+def _is_bare_dicom(file: Path) -> bool:
+    """DICOM files often carry no suffix."""
+    if file.suffix and not file.suffix[1:].isdigit():  # names that are UIDs end in .123
+        return False
+    with file.open("rb") as stream:
+        return stream.read(132)[128:] == b"DICM"
+
+
+def _read_csv(path: Path) -> Manifest:
+    try:
+        rows = pd.read_csv(path, dtype=str, keep_default_na=False)
+    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path}: not a CSV that can be read ({error})") from error
+    missing = [column for column in ("file", "label") if column not in rows]
+    if missing:
+        raise UsageError(f"{path}: no column {', '.join(missing)}; a manifest has file,label and optionally split,group,collection,sha256")
+    for column in COLUMNS:
+        rows[column] = rows[column].str.strip() if column in rows else ""
+    _check_splits(path, rows)
+    if (rows["label"] == "").any():
+        raise UsageError(f"{path}: {int((rows['label'] == '').sum())} rows have no label")
+    rows["file"] = [str((path.parent / file).absolute()) for file in rows["file"]]
+    lost = [file for file in rows["file"] if not Path(file).is_file()]
+    if lost:
+        raise UsageError(f"{path}: {len(lost)} of {len(rows)} files are not there (first: {lost[0]}); paths are relative to the CSV")
+    twice = rows.loc[rows["file"].duplicated(), "file"]
+    if len(twice):
+        raise UsageError(f"{path}: {len(twice)} files are listed twice (first: {twice.iloc[0]})")
+    return Manifest(rows[list(COLUMNS)].reset_index(drop=True))
+
+
+def _check_splits(path: Path, rows: pd.DataFrame) -> None:
+    rows["split"] = [SPLIT_FOLDERS.get(split.lower(), split) for split in rows["split"]]
+    wrong = sorted(set(rows["split"]) - {*SPLITS, ""})
+    if wrong:
+        raise UsageError(f"{path}: unknown split {', '.join(wrong)}; expected {', '.join(SPLITS)}")
+    if (rows["split"] == "").any() and (rows["split"] != "").any():
+        raise UsageError(f"{path}: {int((rows['split'] == '').sum())} rows have no split and the others do: fill all or none")
+
+
+def _add_sha256(rows: pd.DataFrame) -> None:
+    """Hash every file; a hash that the manifest gives must still be true."""
+    with ThreadPoolExecutor() as pool:
+        hashes = list(tqdm(pool.map(_sha256, rows["file"]), total=len(rows), desc="reading files", unit="file", leave=False))
+    changed = [file for file, old, new in zip(rows["file"], rows["sha256"], hashes, strict=True) if old and old != new]
+    if changed:
+        raise UsageError(f"{len(changed)} files are not those of the manifest: their sha256 differs (first: {changed[0]})")
+    rows["sha256"] = hashes
+
+
+def _sha256(file: str) -> str:
+    with open(file, "rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -1,0 +1,67 @@
+"""What a run was made with: versions, hardware and settings; no path and no host name."""
+
+import platform
+import sys
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+PACKAGES = (
+    "torch",
+    "torchvision",
+    "transformers",
+    "timm",
+    "accelerate",
+    "datasets",
+    "evaluate",
+    "scikit-learn",
+    "numpy",
+    "Pillow",
+    "pydicom",
+)
+
+
+def describe(command: list[str], seed: int, fingerprint: str, precision: str, processes: int) -> dict[str, Any]:
+    """The content of environment.json.
+
+    Args:
+        command: the arguments of the command line; a path in it is cut down to its last name.
+        seed: the recipe's.
+        fingerprint: of the data.
+        precision: what was computed in.
+        processes: how many trained.
+    """
+    import torch
+
+    from trainer import __version__
+
+    gpus = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
+    return {
+        "cxr_hub": __version__,
+        "python": platform.python_version(),
+        "packages": {name: version(name) for name in PACKAGES},
+        "system": f"{platform.system()} {platform.machine()}",
+        "processor": _processor(),
+        "threads": torch.get_num_threads(),
+        "gpus": gpus,
+        "processes": processes,
+        "precision": precision,
+        "memory_format": "channels_last",
+        "command": " ".join(["cxr", *(_without_path(word) for word in command)]),
+        "seed": seed,
+        "data_fingerprint": fingerprint,
+        "date": datetime.now(UTC).strftime("%Y-%m-%d"),
+    }
+
+
+def _processor() -> str:
+    if sys.platform == "linux":
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def _without_path(word: str) -> str:
+    return Path(word).name if "/" in word or "\\" in word else word

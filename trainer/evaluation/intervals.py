@@ -1,0 +1,153 @@
+"""95 % intervals: Wilson and DeLong where every image stands alone, a bootstrap over groups otherwise.
+
+Sources: Wilson, J. Am. Stat. Assoc. 22 (1927) 209; DeLong et al., Biometrics 44 (1988) 837, by the fast algorithm of
+Sun and Xu, IEEE Signal Process. Lett. 21 (2014) 1389; cluster bootstrap: Field and Welsh, J. R. Stat. Soc. B 69 (2007) 369.
+"""
+
+from typing import Any
+
+import numpy as np
+from scipy.stats import binomtest, norm, rankdata
+
+RESAMPLES = 1000
+Z = float(norm.ppf(0.975))
+Interval = tuple[float, float, str]
+
+
+def intervals(truth: np.ndarray, scores: np.ndarray, groups: np.ndarray, figures: dict[str, Any], seed: int = 0) -> dict[str, Any]:
+    """Give each point figure of `classification_figures` its interval.
+
+    Args:
+        truth: label indices [N].
+        scores: probabilities [N, C].
+        groups: what must stay together, [N]: the unit that is resampled.
+        figures: the point figures.
+
+    Returns:
+        The same tree, each figure as {"value", "low", "high", "method"}; undefined ones are None throughout.
+    """
+    alone = len(np.unique(groups)) == len(groups)
+    smallest = min(len(np.unique(groups[truth == index])) for index in np.unique(truth))
+    closed = _closed_forms(truth, scores) if alone else {}
+    resampled = _bootstrap(truth, scores, groups, seed)
+    name = "bootstrap" if alone else "cluster bootstrap"
+
+    def dressed(key: tuple[Any, ...], value: float | None) -> dict[str, Any]:
+        if value is None:
+            return {"value": None, "low": None, "high": None, "method": None}
+        low, high, method = closed.get(key) or (*_percentiles(resampled[key]), name)
+        if low == high and value in (0.0, 1.0):  # no draw differs: as wide as so many groups without one error allow
+            low, high, _ = wilson(round(value * smallest), smallest)
+            method = "Wilson on the smallest class's groups"
+        return {"value": value, "low": low, "high": high, "method": method}
+
+    positive = ("class", 1) if scores.shape[1] == 2 else ("all",)
+    metrics = {
+        key: dressed((*(positive if key not in ("accuracy", "balanced_accuracy") else ("all",)), key), value)
+        for key, value in figures["metrics"].items()
+    }
+    per_class = [
+        {key: dressed(("class", index, key), value) for key, value in row.items()} for index, row in enumerate(figures["per_class"])
+    ]
+    return {"metrics": metrics, "per_class": per_class, "confusion": figures["confusion"]}
+
+
+def wilson(successes: int, trials: int) -> Interval:
+    """Wilson's score interval of a proportion."""
+    interval = binomtest(int(successes), int(trials)).proportion_ci(method="wilson")
+    return float(interval.low), float(interval.high), "Wilson"
+
+
+def delong(positive: np.ndarray, scores: np.ndarray) -> Interval:
+    """Interval of the AUROC of `scores` [N] for `positive` bool [N].
+
+    Where the variance is 0 (every pair is ordered right, or every one wrong) DeLong gives no width; then the interval is
+    Wilson's for as many cases as the smaller class has, which is wider than the truth.
+    """
+    cases, controls = scores[positive], scores[~positive]
+    m, n = len(cases), len(controls)
+    ranks = rankdata(np.concatenate([cases, controls]))
+    above = (ranks[:m] - rankdata(cases)) / n  # for each case: share of controls below it
+    below = 1 - (ranks[m:] - rankdata(controls)) / m
+    area = above.mean()
+    variance = (above.var(ddof=1) / m if m > 1 else 0.0) + (below.var(ddof=1) / n if n > 1 else 0.0)
+    if variance <= 0:
+        low, high, _ = wilson(round(area * min(m, n)), min(m, n))
+        return low, high, "Wilson on the smaller class"
+    half = Z * np.sqrt(variance)
+    return float(max(0.0, area - half)), float(min(1.0, area + half)), "DeLong"
+
+
+def _closed_forms(truth: np.ndarray, scores: np.ndarray) -> dict[tuple[Any, ...], Interval]:
+    predicted = scores.argmax(axis=1)
+    found: dict[tuple[Any, ...], Interval] = {("all", "accuracy"): wilson((truth == predicted).sum(), len(truth))}
+    for index in range(scores.shape[1]):
+        is_class, called = truth == index, predicted == index
+        for name, hits, among in (("sensitivity", called, is_class), ("specificity", ~called, ~is_class), ("precision", is_class, called)):
+            if among.any():
+                found["class", index, name] = wilson((hits & among).sum(), among.sum())
+        if is_class.any() and not is_class.all():
+            found["class", index, "auroc"] = delong(is_class, scores[:, index])
+    return found
+
+
+def _bootstrap(truth: np.ndarray, scores: np.ndarray, groups: np.ndarray, seed: int) -> dict[tuple[Any, ...], np.ndarray]:
+    """Each figure on RESAMPLES draws of whole groups, by weights; nan where a draw leaves it undefined."""
+    _, member = np.unique(groups, return_inverse=True)
+    count = int(member.max()) + 1
+    rng = np.random.default_rng(seed)
+    chunks = []
+    for _ in range(RESAMPLES // 100):
+        drawn = rng.multinomial(count, np.full(count, 1 / count), size=100)
+        chunks.append(_weighted_figures(truth, scores, drawn[:, member].astype(np.float64)))
+    return {key: np.concatenate([chunk[key] for chunk in chunks]) for key in chunks[0]}
+
+
+def _weighted_figures(truth: np.ndarray, scores: np.ndarray, weights: np.ndarray) -> dict[tuple[Any, ...], np.ndarray]:
+    """All figures for each row of `weights` [R, N]."""
+    classes = scores.shape[1]
+    predicted = scores.argmax(axis=1)
+    confusion = np.stack(
+        [weights @ ((truth == row) & (predicted == column)) for row in range(classes) for column in range(classes)], axis=1
+    )
+    confusion = confusion.reshape(-1, classes, classes)
+    total, right = confusion.sum(axis=(1, 2)), np.diagonal(confusion, axis1=1, axis2=2)
+    actual, called = confusion.sum(axis=2), confusion.sum(axis=1)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        sensitivity, precision = right / actual, right / called
+        specificity = (total[:, None] - actual - called + right) / (total[:, None] - actual)
+        f1 = 2 * right / (actual + called)
+        aurocs = np.stack([_weighted_auroc(truth == index, scores[:, index], weights) for index in range(classes)], axis=1)
+        found: dict[tuple[Any, ...], np.ndarray] = {
+            ("all", "accuracy"): right.sum(axis=1) / total,
+            ("all", "balanced_accuracy"): sensitivity.mean(axis=1),
+        }
+    found |= {("all", "macro_f1"): f1.mean(axis=1), ("all", "macro_auroc"): aurocs.mean(axis=1)}
+    for name, values in (
+        ("sensitivity", sensitivity),
+        ("specificity", specificity),
+        ("precision", precision),
+        ("f1", f1),
+        ("auroc", aurocs),
+    ):
+        found |= {("class", index, name): values[:, index] for index in range(classes)}
+    return found
+
+
+def _weighted_auroc(positive: np.ndarray, scores: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Share of weighted (case, control) pairs ordered right, ties one half, for each row of `weights`."""
+    order = np.argsort(scores, kind="stable")
+    positive, scores, weights = positive[order], scores[order], weights[:, order]
+    starts = np.flatnonzero(np.r_[True, scores[1:] != scores[:-1]])
+    cases = np.add.reduceat(weights * positive, starts, axis=1)
+    controls = np.add.reduceat(weights * ~positive, starts, axis=1)
+    below = np.cumsum(controls, axis=1) - controls
+    return (cases * (below + controls / 2)).sum(axis=1) / (cases.sum(axis=1) * controls.sum(axis=1))
+
+
+def _percentiles(values: np.ndarray) -> tuple[float | None, float | None]:
+    known = values[~np.isnan(values)]
+    if not len(known):
+        return None, None
+    low, high = np.percentile(known, [2.5, 97.5])
+    return float(low), float(high)

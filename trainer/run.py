@@ -1,0 +1,145 @@
+"""The run: the folder a training leaves, which is a complete Hub model repository. Only this module reads and writes one.
+
+Every file is written beside its place and moved there, so that a kill leaves the old file or the new one, never half.
+"""
+
+import json
+import os
+import secrets
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from trainer.errors import UsageError, WorkError
+
+
+class Run:
+    """A run folder by its path; nothing is read or written until asked."""
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+
+    @property
+    def checkpoints(self) -> Path:
+        """Never published."""
+        return self.path / "checkpoints"
+
+    @property
+    def finished(self) -> bool:
+        """True where metrics.json holds the figures of the test split."""
+        try:
+            return "test" in self.read_json("metrics.json")["splits"]
+        except (FileNotFoundError, KeyError):
+            return False
+
+    def has(self, name: str) -> bool:
+        """True where the run holds this file."""
+        return (self.path / name).exists()
+
+    def read_json(self, name: str) -> Any:
+        """The content of one of the run's JSON files.
+
+        Raises:
+            WorkError: it is not JSON.
+        """
+        try:
+            return json.loads((self.path / name).read_text(encoding="utf-8"))
+        except json.JSONDecodeError as error:
+            raise WorkError(f"{self.path / name} is damaged ({error})") from error
+
+    def write_json(self, name: str, content: Any) -> None:
+        """Write a JSON file; an undefined figure is null, never NaN."""
+        self.write_text(name, json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+    def write_text(self, name: str, text: str) -> None:
+        """Write a text file."""
+        with self._placed(name) as file:
+            file.write_text(text, encoding="utf-8")
+
+    def write_table(self, name: str, table: pd.DataFrame) -> None:
+        """Write a CSV."""
+        with self._placed(name) as file:
+            table.to_csv(file, index=False)
+
+    def write_figure(self, name: str, figure: Any) -> None:
+        """Write figures/NAME.png; no date or software in it."""
+        with self._placed(f"figures/{name}.png") as file:
+            figure.savefig(file, dpi=120, format="png", metadata={"Software": None})
+
+    def write_manifest(self, rows: pd.DataFrame) -> None:
+        """Write manifest.csv as it may be published: no file names, groups under salted names."""
+        salt = secrets.token_bytes(16)
+        names = {group: sha256(salt + group.encode()).hexdigest()[:12] for group in sorted(set(rows["group"]))}
+        self.write_table("manifest.csv", rows.assign(group=rows["group"].map(names))[["sha256", "label", "split", "group", "collection"]])
+
+    def write_model(self, model: Any, processor: Any) -> None:
+        """Write the weights, both configurations, and the code that travels with them."""
+        with self._free_space(), tempfile.TemporaryDirectory(dir=self.path, prefix=".model-") as temporary:
+            model.save_pretrained(temporary)
+            processor.save_pretrained(temporary)
+            code = Path(__file__).parent / "cxr_model" / "pipeline_cxr.py"
+            shutil.copyfile(code, Path(temporary) / code.name)  # auto_map does not name it, so transformers leaves it out
+            for file in Path(temporary).iterdir():
+                os.replace(file, self.path / file.name)
+
+    def load_model(self) -> tuple[Any, Any]:
+        """The model in eval mode and its processor, by the trainer's own classes: the run's code is not executed.
+
+        Raises:
+            UsageError: the folder holds no model, or weights that are not this model's.
+        """
+        from safetensors import SafetensorError
+
+        from trainer.cxr_model import CxrForImageClassification, CxrImageProcessor
+
+        try:
+            model = CxrForImageClassification.from_pretrained(self.path).eval()
+            return model, CxrImageProcessor.from_pretrained(self.path)
+        except (OSError, ValueError, SafetensorError) as error:
+            raise UsageError(f"{self.path}: no model can be loaded from here ({error})") from error
+
+    @contextmanager
+    def _placed(self, name: str) -> Iterator[Path]:
+        target = self.path / name
+        with self._free_space():
+            target.parent.mkdir(parents=True, exist_ok=True)
+            handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}-")
+            os.close(handle)
+            try:
+                yield Path(temporary)
+                os.chmod(temporary, 0o644)
+                os.replace(temporary, target)
+            finally:
+                Path(temporary).unlink(missing_ok=True)
+
+    @contextmanager
+    def _free_space(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise WorkError(f"{self.path} cannot be written ({error}); what was finished is kept, go on with --resume") from error
+
+
+def find_run(reference: str) -> Run:
+    """A run by its folder, else by its Hub id `org/name[@revision]`.
+
+    Raises:
+        UsageError: there is no such folder, and no such repository that can be reached.
+    """
+    if Path(reference).is_dir():
+        return Run(reference)
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    name, _, revision = reference.partition("@")
+    try:
+        return Run(snapshot_download(name, revision=revision or None))
+    except (HFValidationError, HfHubHTTPError, LocalEntryNotFoundError) as error:
+        reason = (str(error).splitlines() or [""])[0]
+        raise UsageError(f"{reference}: no such folder, and no model on the Hub that can be reached ({reason})") from error

@@ -1,0 +1,31 @@
+"""Figures and predictions as lines of text."""
+
+from typing import Any
+
+from hub_cards.figures import show_figure
+
+
+def show_report(split: str, report: dict[str, Any]) -> str:
+    """A split of metrics.json as a small table: overall, by class, by collection; 95 % intervals in brackets."""
+    lines = [f"\n{split}: n = {report['n']} images, {report['groups']} groups; 95 % intervals in brackets"]
+    lines += [f"  {name.replace('_', ' '):<20}{show_figure(figure)}" for name, figure in report["metrics"].items()]
+    for label, figures in report["per_class"].items():
+        shown = "  ".join(f"{name} {show_figure(figures[name])}" for name in ("sensitivity", "specificity", "auroc"))
+        lines.append(f"  {label} (n = {figures['n']}): {shown}")
+    for name, part in report["collections"].items():
+        shown = "  ".join(
+            f"{key.replace('_', ' ')} {show_figure(part['metrics'].get(key))}"
+            for key in ("accuracy", "auroc", "macro_auroc")
+            if key in part["metrics"]
+        )
+        lines.append(f"  in {name} (n = {part['n']}): {shown}")
+    return "\n".join(lines)
+
+
+def show_prediction(prediction: dict[str, Any]) -> str:
+    """One line a file: the answer, the scores, the warnings; or the error."""
+    if "error" in prediction:
+        return f"error: {prediction['error']}"
+    scores = "  ".join(f"{label} {score:.3f}" for label, score in prediction["scores"].items())
+    warnings = f"  [{', '.join(prediction['warnings'])}]" if prediction["warnings"] else ""
+    return f"{prediction['file']}: {prediction['label']}  ({scores}){warnings}"

@@ -1,0 +1,69 @@
+"""The questions that can be asked of one frontal chest radiograph, and how folder names are matched to their labels."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from trainer.errors import UsageError
+
+
+@dataclass(frozen=True)
+class Task:
+    """A question and its answers, in the order of the model's outputs."""
+
+    name: str
+    labels: tuple[str, ...]
+    title: str
+
+
+TASKS = {
+    task.name: task
+    for task in (
+        Task("tb", ("Normal", "Tuberculosis"), "tuberculosis"),
+        Task("covid", ("COVID", "Lung_Opacity", "Normal", "Viral Pneumonia"), "COVID-19, lung opacity, viral pneumonia"),
+        Task("three-class", ("Covid", "Normal", "Pneumonia"), "COVID-19 or pneumonia"),
+    )
+}
+
+
+def plain(name: str) -> str:
+    """A label without case, space, `_` and `-`: what two names must share to be the same label."""
+    return "".join(character for character in name.casefold() if character not in " _-")
+
+
+def choose_labels(task: Task, found: Iterable[str], positive: str | None = None) -> tuple[Task, dict[str, str]]:
+    """Match the class names of some data to a task.
+
+    Args:
+        task: the task of the recipe.
+        found: the class names in the data.
+        positive: with two classes of the user's own, the one that is looked for (default: the second by name).
+
+    Returns:
+        The task, or one made of the data's own classes where those are not the task's; and {class name: label}.
+
+    Raises:
+        UsageError: fewer than two classes, classes of the task that are missing, or a `positive` that is no class.
+    """
+    names = sorted(set(found))
+    known = {plain(label): label for label in task.labels}
+    if names and {plain(name) for name in names} == set(known):
+        if positive is not None and plain(positive) != plain(task.labels[-1]):
+            raise UsageError(f"--positive {positive}: the labels of task {task.name} are fixed: {', '.join(task.labels)}")
+        return task, {name: known[plain(name)] for name in names}
+    if len({plain(name) for name in names}) != len(names):
+        raise UsageError(f"two classes have the same name but for case, space, '_' or '-': {', '.join(names)}")
+    missing = [label for key, label in known.items() if key not in {plain(name) for name in names}]
+    if names and all(plain(name) in known for name in names):
+        raise UsageError(f"no image of {', '.join(missing)}: task {task.name} needs {', '.join(task.labels)}")
+    if len(names) < 2:
+        raise UsageError(f"a classifier needs at least two classes, found: {', '.join(names) or 'none'}")
+    if positive is not None:
+        names = _put_last(names, positive)
+    return Task("own", tuple(names), ", ".join(names)), {name: name for name in names}
+
+
+def _put_last(names: list[str], positive: str) -> list[str]:
+    match = [name for name in names if plain(name) == plain(positive)]
+    if len(names) != 2 or not match:
+        raise UsageError(f"--positive {positive}: needs two classes, one of them this; found {', '.join(names)}")
+    return [name for name in names if name not in match] + match

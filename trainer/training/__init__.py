@@ -1,0 +1,1 @@
+"""Decoded images and a recipe in, the best weights out."""

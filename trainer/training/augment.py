@@ -1,0 +1,47 @@
+"""Augmentation in batches on the device: one affine resampling, one intensity curve, on grey images."""
+
+import numpy as np
+import torch
+from torch.nn import functional as F
+
+from trainer.recipes import Recipe
+
+DRAWS = 9  # uniform numbers in -1..1 for each image and epoch
+
+
+def draw(seed: int, epoch: int, samples: np.ndarray) -> torch.Tensor:
+    """Uniform numbers in -1..1, [B, 9]: a pure function of (seed, epoch, sample), whatever the batch or process."""
+    rows = [np.random.Generator(np.random.Philox(key=[seed, epoch], counter=int(sample))).random(DRAWS) for sample in samples]
+    return torch.from_numpy(np.stack(rows).astype(np.float32)) * 2 - 1
+
+
+def augment(grey: torch.Tensor, draws: torch.Tensor, recipe: Recipe) -> torch.Tensor:
+    """Move and re-expose images as the recipe says.
+
+    Args:
+        grey: [B, H, W], 0..255.
+        draws: what `draw` gave for these images, on the same device.
+
+    Returns:
+        float32 [B, H, W], 0..255; black where the picture was moved away.
+    """
+    images = grey.float()
+    if recipe.flip or recipe.rotate or recipe.translate or recipe.zoom:
+        grid = F.affine_grid(_matrices(draws, recipe), [len(images), 1, *images.shape[1:]], align_corners=False)
+        images = F.grid_sample(images.unsqueeze(1), grid, padding_mode="zeros", align_corners=False).squeeze(1)
+    if recipe.intensity:
+        gain, offset, gamma = (draws[:, column].view(-1, 1, 1) * recipe.intensity for column in (6, 7, 8))
+        shown = ((images / 255 - 0.5) * (1 + gain) + 0.5 + offset / 2).clamp(0, 1)
+        images = 255 * shown ** torch.exp(gamma)
+    return images
+
+
+def _matrices(draws: torch.Tensor, recipe: Recipe) -> torch.Tensor:
+    """Inverse affine maps [B, 2, 3] on -1..1 coordinates."""
+    angle = torch.deg2rad(draws[:, 0] * recipe.rotate)
+    scale = 1 / (1 + draws[:, 1] * recipe.zoom)
+    mirror = torch.where(draws[:, 2] < 0, -1.0, 1.0) if recipe.flip else torch.ones_like(angle)
+    cosine, sine = torch.cos(angle) * scale, torch.sin(angle) * scale
+    shift = draws[:, 3:5] * 2 * recipe.translate
+    rows = [cosine * mirror, -sine, shift[:, 0], sine * mirror, cosine, shift[:, 1]]
+    return torch.stack(rows, dim=1).view(-1, 2, 3)

@@ -1,0 +1,158 @@
+"""The training loop: one can read it from top to bottom."""
+
+import math
+import time
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from torch.nn import functional as F
+from tqdm.auto import tqdm
+
+from trainer.cxr_model import CxrForImageClassification, CxrImageProcessor
+from trainer.data.pixels import GreyImages
+from trainer.errors import WorkError
+from trainer.recipes import Recipe
+from trainer.training.augment import augment, draw
+from trainer.training.checkpoint import Checkpoints, Progress
+from trainer.training.inference import predict_logits
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """Decoded images, their label indices [N], and which of them train and validate."""
+
+    images: GreyImages
+    labels: np.ndarray
+    train: np.ndarray
+    validation: np.ndarray
+
+
+def choose_precision(wanted: str) -> str:
+    """`auto` -> bf16 where the GPU or CPU computes it natively, else no."""
+    if wanted != "auto":
+        return wanted
+    if torch.cuda.is_available():
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
+    capabilities = torch.cpu.get_capabilities()
+    return "bf16" if capabilities.get("amx_bf16") or capabilities.get("avx512_bf16") else "no"
+
+
+def fit(
+    accelerator: Accelerator,
+    model: CxrForImageClassification,
+    processor: CxrImageProcessor,
+    data: TrainingData,
+    recipe: Recipe,
+    folder: Path,
+) -> Progress:
+    """Train until the recipe's last epoch or until it stops improving; go on from `folder` where it holds a checkpoint.
+
+    The best weights are left in `folder` (see `Checkpoints.load_best`).
+
+    Raises:
+        WorkError: the loss is no longer finite, or a checkpoint cannot be written.
+    """
+    checkpoints = Checkpoints(folder)
+    plain = model.to(memory_format=torch.channels_last)
+    trained, optimizer = accelerator.prepare(plain, make_optimizer(plain, recipe))
+    progress = checkpoints.resume(accelerator)
+    if progress.epoch:
+        accelerator.print(f"going on after epoch {progress.epoch} of {recipe.epochs}")
+    while progress.epoch < recipe.epochs and not progress.stale(recipe.patience):
+        start = time.perf_counter()
+        train_loss = train_epoch(accelerator, trained, optimizer, processor, data, recipe, progress.epoch)
+        logits = predict_logits(trained, data.images, data.validation, processor.to_pixel_values, accelerator, title="validating")
+        targets = torch.from_numpy(data.labels[data.validation])
+        row = {
+            "epoch": progress.epoch + 1,
+            "train_loss": train_loss,
+            "validation_loss": F.cross_entropy(logits, targets).item(),
+            "validation_accuracy": (logits.argmax(1) == targets).double().mean().item(),
+            "lr": optimizer.param_groups[0]["lr"],
+            "seconds": round(time.perf_counter() - start, 3),
+        }
+        if not math.isfinite(row["train_loss"] + row["validation_loss"]):
+            raise WorkError(
+                f"epoch {row['epoch']}: the loss is {row['train_loss']}; lower it with --set learning_rate={recipe.learning_rate / 10:g}"
+            )
+        best = progress.record(row)
+        accelerator.log({key: value for key, value in row.items() if key != "epoch"}, step=progress.epoch)
+        accelerator.print(_line(row, recipe.epochs, best))
+        checkpoints.save(accelerator, accelerator.unwrap_model(trained), progress, best)
+    return progress
+
+
+def train_epoch(
+    accelerator: Accelerator,
+    model: torch.nn.Module,
+    optimizer: torch.optim.Optimizer,
+    processor: CxrImageProcessor,
+    data: TrainingData,
+    recipe: Recipe,
+    epoch: int,
+) -> float:
+    """One pass over the training images; gives the mean loss of an image, class weights included."""
+    plain: CxrForImageClassification = accelerator.unwrap_model(model)
+    parts = recipe.gradient_accumulation
+    steps = epoch_steps(data.train, recipe.batch_size, accelerator.num_processes * parts, recipe.seed, epoch)
+    total = torch.zeros((), device=accelerator.device)
+    model.train()
+    bar = tqdm(steps, desc=f"epoch {epoch + 1}/{recipe.epochs}", unit="step", leave=False, disable=not accelerator.is_main_process)
+    for number, step in enumerate(bar):
+        set_learning_rate(optimizer, recipe, epoch + number / len(steps))
+        mine = np.array_split(step, accelerator.num_processes * parts)[accelerator.process_index * parts :][:parts]
+        for part, samples in enumerate(mine):
+            grey = data.images.batch(samples).to(accelerator.device)
+            if recipe.augment == "random":
+                grey = augment(grey, draw(recipe.seed, epoch, samples).to(accelerator.device), recipe)
+            values = processor.to_pixel_values(grey).contiguous(memory_format=torch.channels_last)
+            labels = torch.from_numpy(data.labels[samples]).to(accelerator.device)
+            with accelerator.no_sync(model) if part < parts - 1 else nullcontext():
+                losses = plain.sample_losses(model(values).logits, labels)
+                accelerator.backward(losses.sum() * (accelerator.num_processes / len(step)))
+            total += losses.detach().sum()
+        if recipe.gradient_clip:
+            accelerator.clip_grad_norm_(model.parameters(), recipe.gradient_clip)
+        optimizer.step()
+        optimizer.zero_grad()
+    return accelerator.reduce(total, "sum").item() / len(data.train)
+
+
+def epoch_steps(samples: np.ndarray, batch_size: int, parts: int, seed: int, epoch: int) -> list[np.ndarray]:
+    """The samples of each optimiser step, in an order that is a pure function of (seed, epoch).
+
+    A step holds `batch_size` samples for each of its `parts` (passes x processes). A rest that would leave a part with
+    fewer than two samples joins the step before it: batch normalisation cannot work on one.
+    """
+    order = np.random.default_rng([seed, epoch]).permutation(samples)
+    size = batch_size * parts
+    steps = [order[start : start + size] for start in range(0, len(order), size)]
+    if len(steps) > 1 and len(steps[-1]) < 2 * parts:
+        steps[-2:] = [np.concatenate(steps[-2:])]
+    return steps
+
+
+def make_optimizer(model: torch.nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
+    """The recipe's optimiser over what is not frozen."""
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    kinds = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
+    return kinds[recipe.optimizer](parameters, lr=recipe.learning_rate, weight_decay=recipe.weight_decay, fused=True)
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, recipe: Recipe, epoch: float) -> None:
+    """The schedule as a function of the time in epochs: nothing to save, nothing to lose."""
+    warmup = min(1.0, (epoch + 1e-3) / recipe.warmup_epochs) if recipe.warmup_epochs else 1.0
+    factors = {"constant": 1.0, "cosine": (1 + math.cos(math.pi * epoch / recipe.epochs)) / 2, "exponential": 0.1 ** (epoch / 20)}
+    for group in optimizer.param_groups:
+        group["lr"] = recipe.learning_rate * warmup * factors[recipe.schedule]
+
+
+def _line(row: dict[str, float], epochs: int, best: bool) -> str:
+    return (
+        f"epoch {row['epoch']:>3}/{epochs}  train loss {row['train_loss']:.4f}  validation loss {row['validation_loss']:.4f}  "
+        f"accuracy {row['validation_accuracy']:.4f}  {row['seconds']:.0f} s{'  *' if best else ''}"
+    )

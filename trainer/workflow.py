@@ -1,0 +1,276 @@
+"""The whole way, step by step: data -> training -> evaluation -> run -> card; and what is asked of a run afterwards."""
+
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from accelerate import Accelerator
+
+from hub_cards.card import write_card
+from trainer.cxr_model import CxrForImageClassification, CxrImageProcessor, RadiographError
+from trainer.data.manifest import Manifest, read_manifest
+from trainer.data.pixels import GreyImages, data_fingerprint, decode
+from trainer.data.split import fill_groups, fill_splits, find_leaks
+from trainer.environment import describe
+from trainer.errors import UsageError
+from trainer.evaluation import figures
+from trainer.evaluation.report import split_report
+from trainer.recipes import Recipe, to_json
+from trainer.run import Run
+from trainer.tasks import TASKS, Task, choose_labels, plain
+from trainer.training.build import balanced_weights, build_model, build_processor, default_processor
+from trainer.training.checkpoint import Checkpoints, Progress
+from trainer.training.inference import best_device, predict_logits
+from trainer.training.loop import TrainingData, choose_precision, fit
+
+REPORTED = ("validation", "test", "external")
+
+
+@dataclass(frozen=True)
+class TrainOptions:
+    """What `cxr train` is told besides the recipe."""
+
+    data: str
+    output: str
+    backbone: str | None = None
+    pretrained: bool = True
+    positive: str | None = None
+    resume: bool = False
+    report_to: str = "none"
+    command: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Study:
+    """Data that is ready: matched labels, a split, decoded images."""
+
+    task: Task
+    rows: pd.DataFrame
+    truth: np.ndarray
+    images: GreyImages
+
+    def indices(self, split: str) -> np.ndarray:
+        """Rows of a split."""
+        return np.flatnonzero(self.rows["split"] == split)
+
+
+def train(recipe: Recipe, options: TrainOptions) -> Run:
+    """Train a recipe on some data, evaluate it and leave a run.
+
+    Raises:
+        UsageError: data, backbone, recipe or output folder cannot be right.
+        WorkError: the work failed half-way; `resume` goes on.
+    """
+    run = Run(options.output)
+    if _already_done(run, options):
+        return run
+    backbone = options.backbone or recipe.backbone
+    precision = choose_precision(recipe.mixed_precision)
+    accelerator = _accelerator(precision, options, run)
+    accelerator.wait_for_everyone()  # nobody writes before everybody has looked at the output folder
+    processor = build_processor(recipe, backbone) if options.pretrained else default_processor(recipe)
+    with accelerator.local_main_process_first():
+        study, skipped = prepare(recipe, options, processor, accelerator.print)
+    class_weights = _class_weights(recipe, study)
+    model = build_model(recipe, study.task.labels, backbone, options.pretrained, class_weights)
+    if accelerator.is_main_process:
+        resolved = {**to_json(recipe), "task": study.task.name, "labels": list(study.task.labels), "pretrained": options.pretrained}
+        resolved["backbone"] = _public_name(backbone)
+        environment = describe(list(options.command), recipe.seed, data_fingerprint(study.rows), precision, accelerator.num_processes)
+        _open_run(run, resolved, environment, study, skipped)
+    accelerator.wait_for_everyone()
+    accelerator.init_trackers("cxr-hub", config={key: str(value) for key, value in to_json(recipe).items()})
+    data = TrainingData(study.images, study.truth, study.indices("train"), study.indices("validation"))
+    progress = fit(accelerator, model, processor, data, recipe, run.checkpoints)
+    accelerator.end_training()
+    if accelerator.is_main_process:
+        finish(run, study, processor, progress, model)
+    accelerator.wait_for_everyone()
+    return run
+
+
+def prepare(recipe: Recipe, options: TrainOptions, processor: CxrImageProcessor, tell: Any) -> tuple[Study, pd.DataFrame]:
+    """Data for a training: listed, matched, split, decoded; and the files that could not be read."""
+    manifest = read_manifest(options.data)
+    task = _match_labels(manifest, TASKS[recipe.task], options.positive)
+    fill_groups(manifest.rows)
+    manifest.notes += fill_splits(manifest.rows, recipe.seed)
+    manifest.notes += find_leaks(manifest.rows)
+    for note in manifest.notes:
+        tell(f"note: {note}")
+    rows, images, skipped = decode(manifest.rows, processor)
+    if len(skipped):
+        tell(f"note: {len(skipped)} files cannot be read and are left out; skipped.csv names them")
+    study = Study(task, rows, _indices(rows, task), images)
+    for split in ("train", "validation", "test"):
+        absent = [label for index, label in enumerate(task.labels) if not (study.truth[study.indices(split)] == index).any()]
+        if absent:
+            raise UsageError(f"{options.data}: the {split} split has no image of {', '.join(absent)}; give more images or another split")
+    return study, skipped
+
+
+def finish(run: Run, study: Study, processor: CxrImageProcessor, progress: Progress, model: CxrForImageClassification) -> None:
+    """From the best weights to a finished run: model, predictions, figures, metrics, and last of all the card."""
+    history = pd.DataFrame(progress.history)
+    run.write_table("history.csv", history.astype({"epoch": int}))
+    run.write_figure("curves", figures.curves(progress.history, progress.best_epoch))
+    best = CxrForImageClassification(model.config)
+    best.load_state_dict(Checkpoints(run.checkpoints).load_best(progress))
+    run.write_model(best.eval(), processor)
+    best, processor = run.load_model()
+    best.to(best_device(), memory_format=torch.channels_last)
+    reports, predictions = {}, []
+    for split in (name for name in REPORTED if len(study.indices(name))):
+        rows, truth, scores = score(best, processor, study, split)
+        reports[split] = split_report(rows, truth, scores, study.task.labels)
+        predictions.append(_prediction_table(rows, scores, study.task.labels))
+        run.write_figure(f"confusion-{split}", figures.confusion(reports[split], study.task.labels, split))
+    run.write_table("predictions.csv", pd.concat(predictions))
+    run.write_json("metrics.json", {"schema": 1, "splits": reports})
+    write_card(run.path)
+
+
+def score(
+    model: CxrForImageClassification, processor: CxrImageProcessor, study: Study, split: str
+) -> tuple[pd.DataFrame, np.ndarray, np.ndarray]:
+    """Rows, label indices [N] and scores float64 [N, C] of a split, computed in fp32."""
+    indices = study.indices(split)
+    logits = predict_logits(model, study.images, indices, processor.to_pixel_values, title=f"evaluating {split}")
+    return study.rows.iloc[indices], study.truth[indices], logits.double().softmax(dim=1).numpy()
+
+
+def evaluate(run: Run, data: str, split: str) -> dict[str, Any]:
+    """Figures of a run on a split of some data, or on all of it where the data has no splits. Never writes into the run.
+
+    Raises:
+        UsageError: no such split, or classes that the model does not know.
+    """
+    model, processor = run.load_model()
+    labels = tuple(model.config.id2label[index] for index in range(model.config.num_labels))
+    manifest = read_manifest(data)
+    if (manifest.rows["split"] == "").all():
+        manifest.rows["split"] = split
+    manifest.rows = manifest.rows[manifest.rows["split"] == split].reset_index(drop=True)
+    if manifest.rows.empty:
+        raise UsageError(f"{data}: has no {split} split")
+    task = _known_labels(manifest, labels)
+    fill_groups(manifest.rows)
+    rows, images, skipped = decode(manifest.rows, processor)
+    study = Study(task, rows, _indices(rows, task), images)
+    model.to(best_device(), memory_format=torch.channels_last)
+    rows, truth, scores = score(model, processor, study, split)
+    return {"schema": 1, "splits": {split: split_report(rows, truth, scores, labels)}, "skipped": len(skipped)}
+
+
+def predict(run: Run, files: list[str]) -> Iterator[dict[str, Any]]:
+    """One prediction a file, in DESIGN's form; a file that cannot be read gives {"file", "error"} and stops nothing."""
+    model, processor = run.load_model()
+    model.to(best_device())
+    for file in files:
+        try:
+            radiograph = processor.read(file)
+        except (RadiographError, ImportError) as error:
+            yield {"file": file, "error": str(error)}
+            continue
+        grey = torch.from_numpy(processor.resize(radiograph.pixels).copy()).unsqueeze(0).to(model.device)
+        with torch.inference_mode():
+            (answer,) = model.decide(model(processor.to_pixel_values(grey)))
+        yield {"file": file, **answer, "warnings": list(radiograph.warnings)}
+
+
+def _already_done(run: Run, options: TrainOptions) -> bool:
+    """Whether nothing is left to train; refuses to write over something."""
+    if not run.path.exists() or (run.path.is_dir() and not any(run.path.iterdir())):
+        return False
+    if not run.path.is_dir() or not run.has("recipe.json"):
+        raise UsageError(f"--output {run.path}: exists and is not a run; give a new folder")
+    if not options.resume:
+        state = "holds a finished run" if run.finished else "holds a run that was stopped; go on with --resume"
+        raise UsageError(f"--output {run.path}: {state}, or give another folder")
+    if run.finished:
+        print(f"{run.path} is finished already", file=sys.stderr)
+    return run.finished
+
+
+def _accelerator(precision: str, options: TrainOptions, run: Run) -> Accelerator:
+    log_with = None if options.report_to == "none" else options.report_to
+    try:
+        return Accelerator(mixed_precision=precision, log_with=log_with, project_dir=str(run.checkpoints))
+    except (ImportError, ValueError) as error:
+        raise UsageError(f"--report-to {options.report_to}: {error}; pip install {options.report_to}") from error
+
+
+def _open_run(run: Run, resolved: dict[str, Any], environment: dict[str, Any], study: Study, skipped: pd.DataFrame) -> None:
+    """Write what is known before training; on resume the recipe and the data must be those of the start."""
+    if run.has("recipe.json"):
+        started = run.read_json("recipe.json")
+        changed = [key for key in resolved if started.get(key) != resolved[key]]
+        if changed:
+            raise UsageError(
+                f"--resume: {', '.join(changed)} differ from the recipe this run was started with; give the same, or a new --output"
+            )
+    else:
+        run.write_json("recipe.json", resolved)
+    if run.has("environment.json"):
+        if run.read_json("environment.json")["data_fingerprint"] != environment["data_fingerprint"]:
+            raise UsageError("--resume: the data is not that this run was started with; give the same, or a new --output")
+        return
+    run.write_manifest(study.rows)
+    if len(skipped):
+        run.write_table("skipped.csv", skipped)
+    run.write_json("environment.json", environment)
+
+
+def _match_labels(manifest: Manifest, task: Task, positive: str | None) -> Task:
+    found, names = choose_labels(task, manifest.rows["label"], positive)
+    manifest.rows["label"] = manifest.rows["label"].map(names)
+    if found is not task:
+        manifest.notes.append(
+            f"the classes ({', '.join(found.labels)}) are not those of task {task.name} ({', '.join(task.labels)}): "
+            "the recipe trains a classifier of your classes"
+        )
+    return found
+
+
+def _known_labels(manifest: Manifest, labels: tuple[str, ...]) -> Task:
+    """Match data to a trained model's labels; some of them may be absent from it."""
+    known = {plain(label): label for label in labels}
+    unknown = sorted({name for name in manifest.rows["label"] if plain(name) not in known})
+    if unknown:
+        raise UsageError(f"the model answers {', '.join(labels)}; the data has {', '.join(unknown)}")
+    manifest.rows["label"] = [known[plain(name)] for name in manifest.rows["label"]]
+    return Task("run", labels, "")
+
+
+def _indices(rows: pd.DataFrame, task: Task) -> np.ndarray:
+    places = {label: index for index, label in enumerate(task.labels)}
+    return rows["label"].map(places).to_numpy(np.int64)
+
+
+def _class_weights(recipe: Recipe, study: Study) -> list[float] | None:
+    if recipe.class_weights == "none":
+        return None
+    if recipe.class_weights == "balanced":
+        train = study.truth[study.indices("train")]
+        return balanced_weights([int((train == index).sum()) for index in range(len(study.task.labels))])
+    weights = recipe.class_weights
+    if not isinstance(weights, dict) or set(weights) != set(study.task.labels):
+        raise UsageError(f"class_weights: needs one weight for each of {', '.join(study.task.labels)}")
+    return [float(weights[label]) for label in study.task.labels]
+
+
+def _public_name(backbone: str) -> str:
+    """A Hub id as it is; a folder by its last name, for no path is published."""
+    return Path(backbone).resolve().name if Path(backbone).is_dir() else backbone
+
+
+def _prediction_table(rows: pd.DataFrame, scores: np.ndarray, labels: tuple[str, ...]) -> pd.DataFrame:
+    table = rows[["sha256", "split", "label"]].assign(prediction=[labels[index] for index in scores.argmax(axis=1)])
+    for index, label in enumerate(labels):
+        table[f"p:{label}"] = scores[:, index]
+    return table
