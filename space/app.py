@@ -30,6 +30,7 @@ def build(predictors: list[Predictor]) -> gr.Blocks:
     with gr.Blocks(title="Chest X-ray classifiers", analytics_enabled=False, delete_cache=(60, 60)) as page:
         gr.Markdown("# Chest X-ray classifiers")
         gr.HTML(f'<p class="cxr-note">{DISCLAIMER}</p>')
+        gr.Markdown("Drop in a frontal chest radiograph: PNG, JPEG, TIFF (8 or 16 bit) or DICOM.")
         with gr.Tabs():
             for predictor in predictors:
                 with gr.Tab(TITLES[predictor.task]):
@@ -40,7 +41,7 @@ def build(predictors: list[Predictor]) -> gr.Blocks:
 def _tab(predictor: Predictor) -> None:
     with gr.Row():
         with gr.Column():
-            upload = gr.File(label="A frontal chest radiograph: PNG, JPEG, TIFF or DICOM", height=150)
+            upload = gr.File(label="Frontal chest radiograph", height=150)
             film = gr.HTML()
             opacity = gr.Slider(0, 1, value=0.55, step=0.05, label="Heat map", visible=False)
         with gr.Column():

@@ -63,7 +63,7 @@ def _heat_image(heat: np.ndarray, shape: tuple[int, ...]) -> Image.Image:
     smooth = Image.fromarray(heat.astype(np.float32)).resize((shape[1], shape[0]), Image.Resampling.BICUBIC)
     values = np.asarray(smooth).clip(0, 1)
     colour = np.stack([np.interp(values, np.linspace(0, 1, len(STOPS)), STOPS[:, channel]) for channel in range(3)], axis=-1)
-    return Image.fromarray(np.dstack([colour, 255 * values.clip(0, 1) ** 0.6]).astype(np.uint8))
+    return Image.fromarray(np.dstack([colour, 255 * ((values - 0.15) / 0.85).clip(0, 1)]).astype(np.uint8))
 
 
 def _picture(image: Image.Image, alt: str) -> str:
