@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 from safetensors import SafetensorError
 from torch import nn
-from transformers import AutoConfig, AutoImageProcessor, AutoModel, PreTrainedConfig
+from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoModelForImageClassification, PreTrainedConfig
 
 from trainer.cxr_model import CxrConfig, CxrForImageClassification, CxrImageProcessor
 from trainer.errors import UsageError
@@ -58,12 +58,13 @@ def build_model(
         UsageError: the backbone cannot be reached, its weights are incomplete, or `unfreeze` names no module.
     """
     torch.manual_seed(recipe.seed)
-    source = _load_backbone(backbone) if pretrained else AutoModel.from_config(_offline_config(backbone, recipe))
-    source.config._name_or_path = ""
+    source, projection = _load_backbone(backbone, recipe.features) if pretrained else _random_backbone(backbone, recipe.features)
     config = CxrConfig(
         backbone_config=_without_labels(source.config),
         feature_size=_feature_size(source, recipe.image_size),
+        drop_modules=_unused(source.config),
         features=recipe.features,
+        projection_size=projection.out_features if projection is not None else 0,
         pooling=recipe.pooling,
         hidden_sizes=recipe.hidden_sizes,
         input_dropout=recipe.input_dropout,
@@ -76,11 +77,14 @@ def build_model(
         custom_pipelines=PIPELINE,
     )
     model = CxrForImageClassification(config)
-    model.backbone.load_state_dict(source.state_dict())
+    kept = model.backbone.state_dict().keys()
+    model.backbone.load_state_dict({name: tensor for name, tensor in source.state_dict().items() if name in kept})
+    if projection is not None and model.projection is not None:
+        model.projection.load_state_dict(projection.state_dict())
     if not pretrained:
         _initialise(model.backbone)
-        model.update_statistics = True
-    _freeze(model.backbone, recipe.unfreeze)
+        model.update_statistics = recipe.unfreeze == "all"
+    _freeze(model, recipe.unfreeze)
     return model
 
 
@@ -89,15 +93,35 @@ def balanced_weights(counts: list[int]) -> list[float]:
     return [sum(counts) / (len(counts) * count) for count in counts]
 
 
-def _load_backbone(backbone: str) -> Any:
+def _load_backbone(backbone: str, features: str) -> tuple[Any, nn.Linear | None]:
+    """A backbone with its pre-trained weights, and its classifier where the recipe uses the classifier's probabilities."""
     logging.getLogger("transformers.modeling_utils").setLevel(logging.ERROR)  # its report lists the unused classifier
+    kind = AutoModel if features == "map" else AutoModelForImageClassification
     try:
-        model, info = AutoModel.from_pretrained(backbone, dtype=torch.float32, output_loading_info=True)
+        model, info = kind.from_pretrained(backbone, dtype=torch.float32, output_loading_info=True)
     except (OSError, ValueError, SafetensorError) as error:
         raise _unreachable(backbone, error) from error
-    if info["missing_keys"]:
-        raise UsageError(f"backbone {backbone}: its file lacks weights ({', '.join(sorted(info['missing_keys'])[:3])} …): fetch it again")
-    return model
+    source = model if features == "map" else model.base_model
+    missing = sorted(name for name in info["missing_keys"] if not name.startswith(tuple(_unused(source.config))))
+    if missing:
+        raise UsageError(f"backbone {backbone}: its file lacks weights ({', '.join(missing[:3])} …): fetch it again")
+    return source, None if features == "map" else _class_projection(model, backbone)
+
+
+def _class_projection(model: nn.Module, backbone: str) -> nn.Linear:
+    """The ImageNet classifier of a model; a background class, which TensorFlow's models put first, is dropped."""
+    linear = getattr(model, "classifier", None)
+    if not isinstance(linear, nn.Linear):
+        raise UsageError(f"backbone {backbone}: features=probabilities needs a model whose classifier is one linear layer")
+    background = int(linear.out_features == 1001)
+    projection = nn.Linear(linear.in_features, linear.out_features - background)
+    projection.load_state_dict({name: tensor[background:] for name, tensor in linear.state_dict().items()})
+    return projection
+
+
+def _random_backbone(backbone: str, features: str) -> tuple[Any, nn.Linear | None]:
+    source = AutoModel.from_config(_offline_config(backbone))
+    return source, None if features == "map" else nn.Linear(_feature_size(source, 64), 1000)
 
 
 def _unreachable(backbone: str, error: Exception) -> UsageError:
@@ -109,25 +133,45 @@ def _unreachable(backbone: str, error: Exception) -> UsageError:
     )
 
 
-def _offline_config(backbone: str, recipe: Recipe) -> PreTrainedConfig:
-    """The architecture without its weights: from the folder or cache where it is there, else the library's own default."""
+def _offline_config(backbone: str) -> PreTrainedConfig:
+    """The architecture without its weights: from the folder where it is one, else from the table below."""
     if Path(backbone).is_dir():
         return AutoConfig.from_pretrained(backbone)
-    kind = ARCHITECTURES.get(backbone)
-    if kind is None:
+    if backbone not in ARCHITECTURES:
         raise UsageError(f"--no-pretrained knows no architecture for {backbone}; give a folder with its config.json by --backbone")
-    settings = dict(kind)
+    settings = dict(ARCHITECTURES[backbone])
     return AutoConfig.for_model(settings.pop("model_type"), **settings)
 
 
+def _timm(architecture: str) -> dict[str, Any]:
+    return {"model_type": "timm_wrapper", "architecture": architecture, "do_pooling": False}
+
+
 ARCHITECTURES: dict[str, dict[str, Any]] = {
-    "google/mobilenet_v2_1.0_224": {"model_type": "mobilenet_v2", "layer_norm_eps": 0.001, "image_size": 224}
+    "google/mobilenet_v2_1.0_224": {"model_type": "mobilenet_v2", "layer_norm_eps": 0.001, "image_size": 224},
+    "microsoft/resnet-50": {"model_type": "resnet"},
+    "microsoft/resnet-101": {"model_type": "resnet", "depths": [3, 4, 23, 3]},
+    "timm/vgg16.tv_in1k": _timm("vgg16"),
+    "timm/vgg19.tv_in1k": _timm("vgg19"),
+    "timm/densenet201.tv_in1k": _timm("densenet201"),
+    "timm/tf_mobilenetv3_small_100.in1k": _timm("tf_mobilenetv3_small_100"),
 }
+# Parts of timm's networks that lie behind the feature map: they would only weigh (VGG's are 120 million numbers).
+UNUSED = {"vgg": ["timm_model.pre_logits"], "tf_mobilenetv3": ["timm_model.conv_head", "timm_model.norm_head"]}
+
+
+def _unused(config: PreTrainedConfig) -> list[str]:
+    architecture = getattr(config, "architecture", "")
+    return next((parts for prefix, parts in UNUSED.items() if architecture.startswith(prefix)), [])
 
 
 def _without_labels(config: PreTrainedConfig) -> dict[str, Any]:
     """The backbone's configuration without the thousand ImageNet names and without a path."""
-    return {key: value for key, value in config.to_dict().items() if key not in ("id2label", "label2id", "_name_or_path", "label_names")}
+    names = ("id2label", "label2id", "_name_or_path", "num_classes", "pretrained_cfg", "num_labels")
+    settings = {key: value for key, value in config.to_dict().items() if key not in names}
+    if "label_names" in settings:  # timm's: where it is absent, transformers fills in ImageNet's
+        settings |= {"label_names": ["unused"], "num_classes": 1, "do_pooling": False}
+    return settings
 
 
 def _feature_size(backbone: nn.Module, image_size: int) -> int:
@@ -147,13 +191,16 @@ def _initialise(backbone: nn.Module) -> None:
                 nn.init.zeros_(module.bias)
 
 
-def _freeze(backbone: nn.Module, unfreeze: str | list[str]) -> None:
+def _freeze(model: CxrForImageClassification, unfreeze: str | list[str]) -> None:
     if unfreeze == "all":
         return
-    backbone.requires_grad_(False)
+    frozen = [part for part in (model.backbone, model.projection) if part is not None]
+    for part in frozen:
+        part.requires_grad_(False)
     for name in [] if isinstance(unfreeze, str) else unfreeze:
+        owner = model if name == "projection" else model.backbone
         try:
-            backbone.get_submodule(name).requires_grad_(True)
+            owner.get_submodule(name).requires_grad_(True)
         except AttributeError as error:
-            known = ", ".join(child for child, _ in backbone.named_children())
+            known = ", ".join(child for child, _ in model.backbone.named_children())
             raise UsageError(f"unfreeze: the backbone has no module {name!r} (top level: {known})") from error
