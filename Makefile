@@ -4,14 +4,15 @@
 PYTHON ?= python3
 BIN := .venv/bin
 PORT ?= 7860
+TASKS := tb covid three-class
 # A network that starts from random weights learns phantoms fast when it is spared what fine-tuning needs.
 FROM_NOTHING := --set image_size=96 --set epochs=9 --set batch_size=16 --set learning_rate=0.003 --set augment=none \
 	--set input_dropout=0 --set weight_decay=0.0001 --set gradient_clip=5
 
 .PHONY: demo install install-dev test test-slow lint clean
 
-demo: install demo/tb/metrics.json
-	CXR_TB=../demo/tb PYTHONPATH= GRADIO_SERVER_NAME=127.0.0.1 GRADIO_SERVER_PORT=$(PORT) sh -c 'cd space && exec ../$(BIN)/python app.py'
+demo: install $(TASKS:%=demo/%/metrics.json)
+	CXR_TB=../demo/tb CXR_COVID=../demo/covid CXR_THREE_CLASS=../demo/three-class PYTHONPATH= GRADIO_SERVER_NAME=127.0.0.1 GRADIO_SERVER_PORT=$(PORT) sh -c 'cd space && exec ../$(BIN)/python app.py'
 
 install: .venv/installed
 install-dev: .venv/installed-dev
@@ -28,12 +29,14 @@ install-dev: .venv/installed-dev
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint requirements.txt --editable '.[dicom,dev]'
 	touch $@
 
-demo/phantoms: .venv/installed
-	rm -rf demo/phantoms demo/phantoms_masks
-	$(BIN)/python -m trainer data phantom --output demo/phantoms --task tb --count 1200
+.PRECIOUS: demo/phantoms-%
+demo/phantoms-%: | .venv/installed
+	rm -rf $@.part $@.part_masks
+	$(BIN)/python -m trainer data phantom --output $@.part --task $* --count 1200
+	mv $@.part $@
 
-demo/tb/metrics.json: | demo/phantoms
-	$(BIN)/python -m trainer train tb --data demo/phantoms --output demo/tb --no-pretrained --resume \
+demo/%/metrics.json: | demo/phantoms-%
+	$(BIN)/python -m trainer train $* --data demo/phantoms-$* --output demo/$* --no-pretrained --resume \
 		$(FROM_NOTHING)
 
 test: install-dev

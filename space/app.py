@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
-from models import ModelError, read_sources
+from models import ModelError, ModelSource, read_sources
 from predictor import Answer, Predictor
 from view import CSS, DISCLAIMER, answer_html, film_html
 
 HERE = Path(__file__).parent
-TITLES = {"tb": "Tuberculosis"}
+TITLES = {"tb": "Tuberculosis", "covid": "COVID-19, four classes", "three-class": "COVID-19 or pneumonia"}
 HEAT_JS = "(value) => { document.documentElement.style.setProperty('--heat', value); }"
 LAUNCH: dict[str, Any] = {
     "run_history": False,
@@ -25,8 +25,8 @@ LAUNCH: dict[str, Any] = {
 }
 
 
-def build(predictors: list[Predictor]) -> gr.Blocks:
-    """The page: one tab a predictor."""
+def build(predictors: list[Predictor], failed: dict[str, str]) -> gr.Blocks:
+    """The page: one tab a predictor; a tab whose model did not load says so."""
     with gr.Blocks(title="Chest X-ray classifiers", analytics_enabled=False, delete_cache=(60, 60)) as page:
         gr.Markdown("# Chest X-ray classifiers")
         gr.HTML(f'<p class="cxr-note">{DISCLAIMER}</p>')
@@ -35,6 +35,9 @@ def build(predictors: list[Predictor]) -> gr.Blocks:
             for predictor in predictors:
                 with gr.Tab(TITLES[predictor.task]):
                     _tab(predictor)
+            for task in failed:
+                with gr.Tab(TITLES[task]):
+                    gr.HTML('<p class="cxr-note cxr-warning" role="alert">This predictor is not available at the moment.</p>')
     return page
 
 
@@ -66,14 +69,28 @@ def _tab(predictor: Predictor) -> None:
     gr.Button(visible=False).click(predict, upload, prediction, api_name=f"predict_{predictor.task.replace('-', '_')}")
 
 
+def load(sources: list[ModelSource]) -> tuple[list[Predictor], dict[str, str]]:
+    """The predictors that load, and for each that does not, why; the visitors are told that, the log why."""
+    predictors, failed = [], {}
+    for source in sources:
+        try:
+            predictors.append(Predictor(source))
+        except ModelError as error:
+            failed[source.task] = str(error)
+            print(error, file=sys.stderr)
+    return predictors, failed
+
+
 def main() -> int:
-    """Load the models and serve; without a model that loads, say why and stop."""
+    """Load the models and serve; without one that loads, say why and stop."""
     try:
-        predictors = [Predictor(source) for source in read_sources(HERE / "models.toml", os.environ)]
+        predictors, failed = load(read_sources(HERE / "models.toml", os.environ))
+        if not predictors:
+            raise ModelError("no model can be loaded")
     except ModelError as error:
         print(f"The Space does not start: {error}", file=sys.stderr)
         return 2
-    build(predictors).queue(max_size=64, default_concurrency_limit=2).launch(**LAUNCH)
+    build(predictors, failed).queue(max_size=64, default_concurrency_limit=2).launch(**LAUNCH)
     return 0
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-TASKS = ("tb",)
+TASKS = ("tb", "covid", "three-class")
 COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
@@ -45,7 +45,9 @@ def read_sources(file: Path, environment: Mapping[str, str]) -> list[ModelSource
         elif task in entries:
             sources.append(_checked(task, entries[task].get("model", ""), entries[task].get("revision"), file.parent, file.name))
     if not sources:
-        raise ModelError(f"no model is named: fill in {file.name}, or set CXR_TB to a run's folder or to org/name@revision")
+        raise ModelError(
+            f"no model is named: fill in {file.name}, or set CXR_TB, CXR_COVID or CXR_THREE_CLASS to a run's folder or to org/name@revision"
+        )
     return sources
 
 

@@ -127,3 +127,71 @@ def test_evaluate_refuses_classes_the_model_does_not_know(run, phantoms, tmp_pat
     shutil.copytree(phantoms / "Normal", other / "Fracture")
     assert main(["evaluate", str(run), "--data", str(other)]) == 2
     assert "Fracture" in capsys.readouterr().err
+
+
+def test_a_folder_of_five_classes_of_ones_own_trains(phantoms, tmp_path, capsys):
+    films = sorted(phantoms.rglob("*.png"))
+    for index, film in enumerate(films):
+        folder = tmp_path / "own" / ["Edema", "Effusion", "Mass", "No finding", "Nodule"][index % 5]
+        folder.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(film, folder / f"{film.parent.name}-{film.name}")
+    assert main(["train", "tb", "--data", str(tmp_path / "own"), "--output", str(tmp_path / "run"), *QUICK, "--set", "epochs=1"]) == 0
+    shown = capsys.readouterr().out
+    assert "the recipe trains a classifier of your classes" in shown
+    assert main(["predict", str(tmp_path / "run"), str(films[0]), "--json"]) == 0
+    (answer,) = (json.loads(line) for line in capsys.readouterr().out.splitlines())
+    assert list(answer["scores"]) == ["Edema", "Effusion", "Mass", "No finding", "Nodule"]
+    assert answer["decision"]["name"] == "argmax"
+    card = (tmp_path / "run" / "README.md").read_text()
+    assert "Edema, Effusion, Mass, No finding, Nodule" in card
+
+
+def test_the_positive_class_of_two_of_ones_own(phantoms, tmp_path, capsys):
+    shutil.copytree(phantoms / "Tuberculosis", tmp_path / "own" / "ill")
+    shutil.copytree(phantoms / "Normal", tmp_path / "own" / "well")
+    words = ["train", "tb", "--data", str(tmp_path / "own"), "--output", str(tmp_path / "run"), *QUICK, "--set", "epochs=1"]
+    assert main([*words, "--positive", "healthy"]) == 2
+    assert "one of them this" in capsys.readouterr().err
+    assert main([*words, "--positive", "ILL"]) == 0
+    config = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert config["id2label"] == {"0": "well", "1": "ill"}
+
+
+def test_labels_are_matched_however_they_are_written(phantoms, tmp_path):
+    shutil.copytree(phantoms / "Tuberculosis", tmp_path / "data" / "TUBERCULOSIS")
+    shutil.copytree(phantoms / "Normal", tmp_path / "data" / "_normal ")
+    words = ["train", "tb", "--data", str(tmp_path / "data"), "--output", str(tmp_path / "run"), *QUICK, "--set", "epochs=1"]
+    assert main(words) == 0
+    assert json.loads((tmp_path / "run" / "config.json").read_text())["id2label"] == {"0": "Normal", "1": "Tuberculosis"}
+
+
+def test_a_missing_class_is_named(phantoms, tmp_path, capsys):
+    shutil.copytree(phantoms / "Normal", tmp_path / "data" / "Normal")
+    assert main(["train", "tb", "--data", str(tmp_path / "data"), "--output", str(tmp_path / "run"), *QUICK]) == 2
+    assert "no image of Tuberculosis" in capsys.readouterr().err
+
+
+def test_a_tracker_gets_the_curves(phantoms, tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    words = ["train", "tb", "--data", str(phantoms), "--output", str(tmp_path / "run"), *QUICK, "--report-to", "tensorboard"]
+    assert main(words) == 0
+    events = next(file for file in (tmp_path / "run" / "checkpoints").rglob("events.out.*") if file.parent.name == "cxr-hub")
+    log = EventAccumulator(str(events.parent)).Reload()
+    assert {"train_loss", "validation_loss", "validation_accuracy", "lr"} <= set(log.Tags()["scalars"])
+    assert [point.step for point in log.Scalars("validation_loss")] == [1, 2]
+
+
+def test_compare_puts_runs_beside_their_sources(run, tmp_path, capsys):
+    other = tmp_path / "other"
+    shutil.copytree(run, other, ignore=shutil.ignore_patterns("checkpoints"))
+    recipe = json.loads((other / "recipe.json").read_text())
+    source = {"name": "a paper", "n": 840, "figures": {"accuracy": 0.9952}, "url": None}
+    (other / "recipe.json").write_text(json.dumps({**recipe, "source": source}))
+    assert main(["compare", str(run), str(other)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 5
+    assert lines[4].startswith("| – its source – | a paper | 840 | .995 |")
+    (other / "metrics.json").unlink()
+    assert main(["compare", str(other)]) == 2
+    assert "not a finished run" in capsys.readouterr().err

@@ -56,6 +56,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_train(commands)
     _add_evaluate(commands)
     _add_predict(commands)
+    _add_compare(commands)
     recipes = commands.add_parser("recipes", help="list the recipes", epilog=DISCLAIMER)
     recipes.add_argument("--json", action="store_true", help="all fields, as JSON")
     recipes.set_defaults(run=run_recipes)
@@ -110,6 +111,13 @@ def _add_predict(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
     parser.add_argument("files", nargs="+", metavar="FILE", help="PNG, JPEG, TIFF (8 or 16 bit) or DICOM")
     parser.add_argument("--json", action="store_true", help="one JSON object a line")
     parser.set_defaults(run=run_predict)
+
+
+def _add_compare(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    parser = commands.add_parser("compare", help="runs beside each other and beside their sources' figures", epilog=DISCLAIMER)
+    parser.add_argument("models", nargs="+", metavar="RUN", help="runs' folders, or org/name[@revision] on the Hub")
+    parser.add_argument("--split", choices=("validation", "test", "external"), default="test", help="default: test")
+    parser.set_defaults(run=run_compare)
 
 
 def _add_data(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -178,6 +186,20 @@ def run_predict(options: argparse.Namespace) -> int:
         print(json.dumps(prediction) if options.json else show_prediction(prediction), flush=True)
     print(DISCLAIMER, file=sys.stderr)
     return 1 if failed else 0
+
+
+def run_compare(options: argparse.Namespace) -> int:
+    """cxr compare"""
+    from trainer.run import find_run
+    from trainer.show import show_comparison
+
+    runs = [find_run(model) for model in options.models]
+    for run in runs:
+        if not run.finished:
+            raise UsageError(f"{run.path}: not a finished run")
+    print(show_comparison([(run.path.name, run.read_json("recipe.json"), run.read_json("metrics.json")) for run in runs], options.split))
+    print(DISCLAIMER, file=sys.stderr)
+    return 0
 
 
 def run_recipes(options: argparse.Namespace) -> int:

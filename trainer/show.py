@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from hub_cards.figures import show_figure
+from hub_cards.figures import show_figure, show_number
 
 
 def show_report(split: str, report: dict[str, Any]) -> str:
@@ -19,6 +19,36 @@ def show_report(split: str, report: dict[str, Any]) -> str:
             if key in part["metrics"]
         )
         lines.append(f"  in {name} (n = {part['n']}): {shown}")
+    return "\n".join(lines)
+
+
+COMPARED = ("accuracy", "balanced_accuracy", "sensitivity", "specificity", "precision", "f1", "auroc", "macro_f1", "macro_auroc")
+
+
+def show_comparison(runs: list[tuple[str, dict[str, Any], dict[str, Any]]], split: str) -> str:
+    """Runs as a Markdown table, each followed by its source's figures: (name, recipe.json, metrics.json) each.
+
+    The source's figures are of its own data and test split, so they orient and do not compare.
+    """
+    reports = [(name, recipe, metrics["splits"].get(split)) for name, recipe, metrics in runs]
+    shown = [key for key in COMPARED if any(report and key in report["metrics"] for _, _, report in reports)]
+    lines = [
+        f"| run ({split}) | recipe | n | " + " | ".join(key.replace("_", " ") for key in shown) + " |",
+        "|---" * (3 + len(shown)) + "|",
+    ]
+    for name, recipe, report in reports:
+        figures = report["metrics"] if report else {}
+        cells = [name, recipe["name"], str(report["n"]) if report else "–", *(show_figure(figures.get(key)) for key in shown)]
+        lines.append("| " + " | ".join(cells) + " |")
+        if source := recipe["source"]:
+            published = source["figures"]
+            cells = [
+                "– its source –",
+                source["name"],
+                str(source["n"]),
+                *(show_number(published[key]) if key in published else "–" for key in shown),
+            ]
+            lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 

@@ -87,10 +87,9 @@ def train(recipe: Recipe, options: TrainOptions) -> Run:
     accelerator.init_trackers("cxr-hub", config={key: str(value) for key, value in to_json(recipe).items()})
     data = TrainingData(study.images, study.truth, study.indices("train"), study.indices("validation"))
     progress = fit(accelerator, model, processor, data, recipe, run.checkpoints)
-    accelerator.end_training()
+    accelerator.end_training()  # the other processes have nothing more to do
     if accelerator.is_main_process:
         finish(run, study, processor, progress, model)
-    accelerator.wait_for_everyone()
     return run
 
 
@@ -200,7 +199,8 @@ def _already_done(run: Run, options: TrainOptions) -> bool:
 def _accelerator(precision: str, options: TrainOptions, run: Run) -> Accelerator:
     log_with = None if options.report_to == "none" else options.report_to
     try:
-        return Accelerator(mixed_precision=precision, log_with=log_with, project_dir=str(run.checkpoints))
+        on_cpu = best_device().type == "cpu"  # said aloud, or several processes on a CPU would not find each other
+        return Accelerator(cpu=on_cpu, mixed_precision=precision, log_with=log_with, project_dir=str(run.checkpoints))
     except (ImportError, ValueError) as error:
         raise UsageError(f"--report-to {options.report_to}: {error}; pip install {options.report_to}") from error
 

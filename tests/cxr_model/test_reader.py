@@ -194,6 +194,22 @@ def test_implicit_vr_without_preamble(dicom_of, tmp_path):
     assert (read_radiograph(path).pixels == GREY).all()
 
 
+def test_baseline_jpeg_inside_dicom(dicom_of):
+    smooth = np.add.outer(np.arange(48), np.arange(64)).astype(np.uint8)
+    dataset = dicom_of(smooth, bits=8)
+    dataset.file_meta.TransferSyntaxUID = pydicom.uid.JPEGBaseline8Bit
+    dataset.PixelData = pydicom.encaps.encapsulate([saved(Image.fromarray(smooth), "JPEG", quality=95)])
+    assert np.abs(read_radiograph(dicom_bytes(dataset)).pixels.astype(int) - smooth).max() <= 4
+
+
+def test_a_compression_that_cannot_be_unpacked_names_the_cure(dicom_of):
+    dataset = dicom_of(GREY, bits=8)
+    dataset.file_meta.TransferSyntaxUID = pydicom.uid.MPEG2MPML
+    dataset.PixelData = pydicom.encaps.encapsulate([b"\0" * 100])
+    with pytest.raises(RadiographError, match="pip install python-gdcm"):
+        read_radiograph(dicom_bytes(dataset))
+
+
 @pytest.mark.parametrize("syntax", ["RLELossless", "JPEGLSLossless", "JPEG2000Lossless"])
 def test_compressed_dicom(dicom_of, syntax):
     if syntax != "RLELossless":

@@ -12,6 +12,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import QUICK
+from trainer.cli import main
+from trainer.data.phantom import write_phantoms
+
 SPACE = Path(__file__).parents[2] / "space"
 
 
@@ -23,14 +27,28 @@ def space_folder(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def space(space_folder, run, tmp_path_factory):
-    """Its address; PYTHONPATH is empty, so that only what it brings along is there."""
+def covid_run(tmp_path_factory) -> Path:
+    """A run of four classes, one epoch on phantoms."""
+    folder = tmp_path_factory.mktemp("covid")
+    write_phantoms(folder / "phantoms", "covid", 48, seed=3)
+    words = ["train", "covid", "--data", str(folder / "phantoms"), "--output", str(folder / "run"), *QUICK, "--set", "epochs=1"]
+    assert main(words) == 0
+    return folder / "run"
+
+
+@pytest.fixture(scope="session")
+def space(space_folder, run, covid_run, tmp_path_factory):
+    """Its address: TB and COVID are served, the third model does not load. Only what the folder brings along is there."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     uploads = tmp_path_factory.mktemp("uploads")
+    broken = tmp_path_factory.mktemp("broken")
+    shutil.copyfile(run / "config.json", broken / "config.json")
     settings = {
         "CXR_TB": str(run),
+        "CXR_COVID": str(covid_run),
+        "CXR_THREE_CLASS": str(broken),
         "GRADIO_SERVER_PORT": str(port),
         "GRADIO_TEMP_DIR": str(uploads),
         "PYTHONPATH": "",

@@ -56,8 +56,15 @@ def test_a_bad_file_is_an_answer_without_a_path(space, films):
     assert "/" not in answer["error"]
 
 
-def test_only_the_predictor_is_public(space):
-    assert list(Client(space, verbose=False).view_api(return_format="dict")["named_endpoints"]) == ["/predict_tb"]
+def test_only_the_predictors_that_load_are_public(space):
+    assert list(Client(space, verbose=False).view_api(return_format="dict")["named_endpoints"]) == ["/predict_tb", "/predict_covid"]
+
+
+def test_four_classes(space, covid_run, films):
+    theirs = Client(space, verbose=False).predict(handle_file(films["png"]), api_name="/predict_covid")
+    (ours,) = workflow.predict(Run(covid_run), [str(films["png"])])
+    assert list(theirs["scores"]) == ["COVID", "Lung_Opacity", "Normal", "Viral Pneumonia"]
+    assert theirs["scores"] == pytest.approx(ours["scores"], abs=1e-4)
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine: install Debian's package chromium")
@@ -89,6 +96,10 @@ def test_a_visitor_reads_the_answer_in_a_browser(space, films, run):
         answer.wait_for(state="detached")
         page.locator("input[type=file]").first.set_input_files(str(films["text"]))
         page.get_by_text("cannot be read").wait_for(timeout=60_000)
+        page.get_by_role("tab", name="COVID-19, four classes").click()
+        page.locator("input[type=file]:visible, [role=tabpanel]:visible input[type=file]").first.wait_for(state="attached")
+        page.get_by_role("tab", name="COVID-19 or pneumonia").click()
+        page.get_by_text("not available at the moment").wait_for()
         browser.close()
     outside = [url for url in addresses if not url.startswith((space, "data:", "blob:"))]
     assert outside == []

@@ -186,7 +186,8 @@ def _initialise(backbone: nn.Module) -> None:
     """He initialisation (arXiv:1502.01852): transformers' own small constant suits fine-tuning only."""
     for module in backbone.modules():
         if isinstance(module, nn.Conv2d):
-            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+            fan_out = module.weight[:, 0].numel() / module.groups
+            nn.init.normal_(module.weight, std=(2 / fan_out) ** 0.5)
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
 

@@ -1,0 +1,43 @@
+"""Several processes train the model of one process with the summed batch."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from tests.conftest import TINY
+
+# frozen backbone, no dropout, fp32, 32 training images: nothing but the number of processes differs
+WORDS = ["--no-pretrained", "--backbone", str(TINY), "--set", "unfreeze=none", "--set", "input_dropout=0", "--set", "mixed_precision=no"]
+WORDS += ["--set", "image_size=48", "--set", "epochs=3", "--set", "learning_rate=0.01", "--set", "hidden_sizes=[16]"]
+LAUNCH = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1"]
+LAUNCH += ["--mixed_precision", "no", "--dynamo_backend", "no", "--num_cpu_threads_per_process", "1", "-m"]
+
+
+@pytest.fixture(scope="module")
+def manifest(phantoms, tmp_path_factory) -> Path:
+    files = sorted(phantoms.rglob("*.png"))
+    splits = [("train", "train", "validation", "train", "train", "test")[index % 6] for index in range(len(files))]
+    path = tmp_path_factory.mktemp("manifest") / "data.csv"
+    pd.DataFrame({"file": map(str, files), "label": [file.parent.name for file in files], "split": splits}).to_csv(path, index=False)
+    assert splits.count("train") == 32
+    return path
+
+
+def test_two_processes_reach_the_losses_of_one_with_twice_the_batch(manifest, tmp_path):
+    one, two = tmp_path / "one", tmp_path / "two"
+    train = ["trainer", "train", "tb", "--data", str(manifest), *WORDS]
+    alone = [sys.executable, "-m", *train, "--output", str(one), "--set", "batch_size=8"]
+    together = [*LAUNCH, *train, "--output", str(two), "--set", "batch_size=4"]
+    for words in (alone, together):
+        done = subprocess.run(words, capture_output=True, text=True, timeout=300, check=False)
+        assert done.returncode == 0, done.stderr[-3000:]
+    columns = ["train_loss", "validation_loss", "validation_accuracy"]
+    first, second = (pd.read_csv(run / "history.csv")[columns] for run in (one, two))
+    assert (first - second).abs().to_numpy().max() < 1e-5
+    assert first["train_loss"].iloc[-1] < first["train_loss"].iloc[0]
+    scores = [pd.read_csv(run / "predictions.csv")["p:Tuberculosis"] for run in (one, two)]
+    assert (scores[0] - scores[1]).abs().max() < 1e-5
+    assert done.stdout.count("research demonstration".capitalize()) == 1  # one process speaks
