@@ -186,8 +186,7 @@ def _initialise(backbone: nn.Module) -> None:
     """He initialisation (arXiv:1502.01852): transformers' own small constant suits fine-tuning only."""
     for module in backbone.modules():
         if isinstance(module, nn.Conv2d):
-            fan_out = module.weight[:, 0].numel() / module.groups
-            nn.init.normal_(module.weight, std=(2 / fan_out) ** 0.5)
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
 
