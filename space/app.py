@@ -86,7 +86,7 @@ def main() -> int:
     try:
         predictors, failed = load(read_sources(HERE / "models.toml", os.environ))
         if not predictors:
-            raise ModelError("no model can be loaded")
+            raise ModelError("no model can be loaded; name a complete run, or org/name@revision, in models.toml or CXR_<TASK>")
     except ModelError as error:
         print(f"The Space does not start: {error}", file=sys.stderr)
         return 2

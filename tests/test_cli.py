@@ -182,6 +182,13 @@ def test_a_tracker_gets_the_curves(phantoms, tmp_path):
     assert [point.step for point in log.Scalars("validation_loss")] == [1, 2]
 
 
+def test_a_tracker_that_is_not_installed_is_named(phantoms, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("trainer.workflow.find_spec", lambda name: None)
+    words = ["train", "tb", "--data", str(phantoms), "--output", str(tmp_path / "run"), *QUICK, "--report-to", "trackio"]
+    assert main(words) == 2
+    assert "pip install trackio" in capsys.readouterr().err
+
+
 def test_compare_puts_runs_beside_their_sources(run, tmp_path, capsys):
     other = tmp_path / "other"
     shutil.copytree(run, other, ignore=shutil.ignore_patterns("checkpoints"))

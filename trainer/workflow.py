@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -198,11 +199,10 @@ def _already_done(run: Run, options: TrainOptions) -> bool:
 
 def _accelerator(precision: str, options: TrainOptions, run: Run) -> Accelerator:
     log_with = None if options.report_to == "none" else options.report_to
-    try:
-        on_cpu = best_device().type == "cpu"  # said aloud, or several processes on a CPU would not find each other
-        return Accelerator(cpu=on_cpu, mixed_precision=precision, log_with=log_with, project_dir=str(run.checkpoints))
-    except (ImportError, ValueError) as error:
-        raise UsageError(f"--report-to {options.report_to}: {error}; pip install {options.report_to}") from error
+    if log_with and not find_spec(log_with):
+        raise UsageError(f"--report-to {log_with}: it is not installed; pip install {log_with}")
+    on_cpu = best_device().type == "cpu"  # said aloud, or several processes on a CPU would not find each other
+    return Accelerator(cpu=on_cpu, mixed_precision=precision, log_with=log_with, project_dir=str(run.checkpoints))
 
 
 def _open_run(run: Run, resolved: dict[str, Any], environment: dict[str, Any], study: Study, skipped: pd.DataFrame) -> None:
