@@ -80,6 +80,15 @@ def test_a_finished_run_resumes_to_nothing(run, phantoms, capsys):
     assert (run / "metrics.json").read_bytes() == before
 
 
+def test_a_kill_between_the_figures_and_the_card_loses_nothing(run, phantoms, tmp_path):
+    copy = tmp_path / "run"
+    shutil.copytree(run, copy)
+    card = (copy / "README.md").read_text()
+    (copy / "README.md").unlink()
+    assert main(["train", "tb", "--data", str(phantoms), "--output", str(copy), "--resume", *QUICK]) == 0
+    assert (copy / "README.md").read_text() == card
+
+
 def test_resume_with_another_recipe_or_other_data_is_refused(run, phantoms, tmp_path, capsys):
     stopped = tmp_path / "stopped"
     shutil.copytree(run, stopped)

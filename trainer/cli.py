@@ -34,15 +34,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except UsageError as error:
         print(f"cxr: {error}", file=sys.stderr)
         return 2
-    except WorkError as error:
+    except BrokenPipeError:
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115  the reader went away, as `| head` does
+        return 0
+    except (WorkError, OSError) as error:
         print(f"cxr: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("cxr: stopped; a training goes on with the same command and --resume", file=sys.stderr)
         return 130
-    except BrokenPipeError:
-        sys.stdout = open(os.devnull, "w")  # noqa: SIM115  the reader went away, as `| head` does
-        return 0
 
 
 def build_parser() -> argparse.ArgumentParser:

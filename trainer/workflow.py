@@ -194,6 +194,8 @@ def _already_done(run: Run, options: TrainOptions) -> bool:
         raise UsageError(f"--output {run.path}: {state}, or give another folder")
     if run.finished:
         print(f"{run.path} is finished already", file=sys.stderr)
+        if not run.has("README.md"):  # killed between the figures and the card
+            write_card(run.path)
     return run.finished
 
 

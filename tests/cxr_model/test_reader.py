@@ -250,6 +250,15 @@ def _compress_by_gdcm(dataset: pydicom.Dataset, uid: pydicom.uid.UID) -> None:
         dataset["PixelData"].is_undefined_length = True
 
 
+def test_no_header_field_is_logged_or_warned_about(dicom_of, caplog, recwarn):
+    dataset = dicom_of(GREY, bits=8)
+    dataset.PatientName = "Doe^Jane"
+    data = dicom_bytes(dataset).replace(b"secret-42", b"secret\xff42").replace(b"DX", b"d~")
+    read_radiograph(data)
+    assert caplog.text == ""
+    assert [str(warning.message) for warning in recwarn] == []
+
+
 def test_no_header_field_leaves_the_reader(dicom_of, tmp_path):
     path = tmp_path / "film.dcm"
     path.write_bytes(dicom_bytes(dicom_of(GREY, bits=8))[:-2000])

@@ -5,7 +5,9 @@ No header field, EXIF tag or file name leaves this module, except the file name 
 """
 
 import io
+import logging
 import os
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +22,8 @@ from transformers.image_processing_utils import BaseImageProcessor
 try:
     import pydicom
     from pydicom.pixels import apply_color_lut, apply_modality_lut, apply_voi, pixel_array
+
+    logging.getLogger("pydicom").setLevel(logging.CRITICAL)  # its warnings quote header fields
 except ImportError:
     pydicom = None
 
@@ -63,7 +67,8 @@ def read_radiograph(source: Any) -> Radiograph:
             return Radiograph(_array_to_grey(source))
         if isinstance(source, Image.Image):
             return _read_picture(source)
-        with _open(source) as file:
+        with _open(source) as file, warnings.catch_warnings():
+            warnings.simplefilter("ignore")
             return _read_dicom(file) if _is_dicom(file) else _read_picture(Image.open(file, formats=FORMATS))
     except (RadiographError, ImportError) as error:
         raise type(error)(f"{name}: {error}") from error
@@ -71,8 +76,8 @@ def read_radiograph(source: Any) -> Radiograph:
         raise RadiographError(f"{name}: not a picture that can be read; use PNG, JPEG, TIFF or DICOM") from error
     except MemoryError:
         raise
-    except Exception as error:  # decoders raise anything on a damaged file
-        raise RadiographError(f"{name}: damaged or unsupported ({type(error).__name__}: {str(error)[:200]})") from error
+    except Exception as error:  # decoders raise anything on a damaged file, and may quote its header
+        raise RadiographError(f"{name}: damaged or unsupported ({type(error).__name__})") from None
 
 
 class CxrImageProcessor(BaseImageProcessor):
@@ -129,10 +134,8 @@ def _name(source: Any) -> str:
 
 
 def _open(source: Any) -> BinaryIO:
-    if isinstance(source, bytes):
-        return io.BytesIO(source)
-    if hasattr(source, "read"):
-        return io.BytesIO(source.read())
+    if isinstance(source, bytes) or hasattr(source, "read"):
+        return io.BytesIO(source if isinstance(source, bytes) else source.read())
     if str(source).startswith(("http://", "https://")):
         raise RadiographError("web addresses are not opened: download the file and give its path")
     path = Path(source)

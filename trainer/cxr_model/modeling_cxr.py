@@ -103,8 +103,7 @@ class CxrForImageClassification(PreTrainedModel):
 
         Uses the feature map of a forward pass that was already made, with or without gradients; call it in eval mode.
 
-        `class_index` is one label for all images or [B]. Gives float32 [B, h, w] in 0..1 on the feature map's grid,
-        all zero where nothing speaks for the label.
+        `class_index`: one for all images, or [B]. Gives float32 [B, h, w] in 0..1; all zero where nothing speaks for it.
         """
         with torch.inference_mode(False), torch.enable_grad():
             feature_map = output["feature_map"].detach().clone().requires_grad_()
