@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
+import transformers
 from accelerate import Accelerator
 
 from hub_cards.card import write_card
@@ -29,6 +30,7 @@ from trainer.training.checkpoint import Checkpoints, Progress
 from trainer.training.inference import best_device, predict_logits
 from trainer.training.loop import TrainingData, choose_precision, fit
 
+transformers.utils.logging.disable_progress_bar()  # of loading weights: milliseconds
 REPORTED = ("validation", "test", "external")
 
 

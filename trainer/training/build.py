@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub import hf_hub_download
 from PIL import Image
 from safetensors import SafetensorError
 from torch import nn
@@ -26,6 +27,8 @@ def build_processor(recipe: Recipe, backbone: str) -> CxrImageProcessor:
     size = {"height": recipe.image_size, "width": recipe.image_size}
     resample = int(Image.Resampling[recipe.resample.upper()])
     try:
+        if not Path(backbone).is_dir():
+            hf_hub_download(backbone, "config.json")  # offline, one file's retries are waited for and not each file's
         theirs: Any = AutoImageProcessor.from_pretrained(backbone, backend="pil")
     except (OSError, ValueError) as error:
         raise _unreachable(backbone, error) from error
