@@ -84,7 +84,10 @@ def test_a_kill_while_a_checkpoint_is_written_leaves_the_one_before(whole, phant
 
 def test_ctrl_c_says_how_to_go_on(phantoms, tmp_path):
     process = subprocess.Popen(
-        [sys.executable, "-m", "trainer", *command(phantoms, tmp_path / "run")], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [sys.executable, "-m", "trainer", *command(phantoms, tmp_path / "run", "--set", "epochs=200")],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
     )
     for line in process.stdout:
         if line.startswith("epoch"):

@@ -81,7 +81,7 @@ def fit(
             )
         best = progress.record(row)
         accelerator.log({key: value for key, value in row.items() if key != "epoch"}, step=progress.epoch)
-        accelerator.print(_line(row, recipe.epochs, best))
+        accelerator.print(_line(row, recipe.epochs, best), flush=True)
         checkpoints.save(accelerator, accelerator.unwrap_model(trained), progress, best)
     return progress
 
