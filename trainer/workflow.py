@@ -27,6 +27,7 @@ from trainer.run import Run
 from trainer.tasks import TASKS, Task, choose_labels, plain
 from trainer.training.build import balanced_weights, build_model, build_processor, default_processor
 from trainer.training.checkpoint import Checkpoints, Progress
+from trainer.training.fused import fuse
 from trainer.training.inference import best_device, predict_logits
 from trainer.training.loop import TrainingData, choose_precision, fit
 
@@ -125,7 +126,7 @@ def finish(run: Run, study: Study, processor: CxrImageProcessor, progress: Progr
     best.load_state_dict(Checkpoints(run.checkpoints).load_best(progress))
     run.write_model(best.eval(), processor)
     best, processor = run.load_model()
-    best.to(best_device(), memory_format=torch.channels_last)
+    fuse(best.to(best_device(), memory_format=torch.channels_last))
     reports, predictions = {}, []
     for split in (name for name in REPORTED if len(study.indices(name))):
         rows, truth, scores = score(best, processor, study, split)
@@ -164,7 +165,7 @@ def evaluate(run: Run, data: str, split: str) -> dict[str, Any]:
     fill_groups(manifest.rows)
     rows, images, skipped = decode(manifest.rows, processor)
     study = Study(task, rows, _indices(rows, task), images)
-    model.to(best_device(), memory_format=torch.channels_last)
+    fuse(model.to(best_device(), memory_format=torch.channels_last))
     rows, truth, scores = score(model, processor, study, split)
     return {"schema": 1, "splits": {split: split_report(rows, truth, scores, labels)}, "skipped": len(skipped)}
 

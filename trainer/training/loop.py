@@ -18,6 +18,7 @@ from trainer.errors import WorkError
 from trainer.recipes import Recipe
 from trainer.training.augment import augment, draw
 from trainer.training.checkpoint import Checkpoints, Progress
+from trainer.training.fused import fuse
 from trainer.training.inference import predict_logits
 
 
@@ -58,6 +59,7 @@ def fit(
     """
     checkpoints = Checkpoints(folder)
     plain = model.to(memory_format=torch.channels_last)
+    fuse(plain)
     trained, optimizer = accelerator.prepare(plain, make_optimizer(plain, recipe))
     progress = checkpoints.resume(accelerator)
     if progress.epoch:
