@@ -86,6 +86,13 @@ def _add_train(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         help="change a field of the recipe, e.g. --set epochs=3 --set augment=none",
     )
     parser.add_argument("--resume", action="store_true", help="go on where a stopped training left RUN")
+    parser.add_argument(
+        "--bank-size",
+        type=float,
+        default=8.0,
+        metavar="GB",
+        help="room for what frozen layers give, computed once and kept in RUN while it trains (default 8; 0: compute it in each epoch)",
+    )
     parser.add_argument("--report-to", choices=("none", "tensorboard", "trackio"), default="none", help="also log to a tracker")
     parser.set_defaults(run=run_train)
 
@@ -147,6 +154,7 @@ def run_train(options: argparse.Namespace) -> int:
         positive=options.positive,
         resume=options.resume,
         report_to=options.report_to,
+        bank_size=int(options.bank_size * 1e9),
         command=tuple(options.command_words),
     )
     run = workflow.train(recipe, choices)

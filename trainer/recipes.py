@@ -35,6 +35,8 @@ class Recipe:
     `none` or {label: weight}. An optimiser step sees `batch_size` x `gradient_accumulation` images on each process.
     `augment=random` turns by up to `rotate` degrees, shifts by up to `translate` and zooms by up to `zoom` (shares of the
     picture), mirrors half of the images where `flip`, and varies brightness, contrast and gamma by up to `intensity`.
+    With `views` an image is augmented in that many ways and epoch e shows the one of epoch e mod views, so that frozen
+    layers need computing once a view (0: each epoch anew).
     `learning_rate` falls by `schedule`: `cosine` to 0 at the last epoch, `exponential` tenfold every 20 epochs.
     Training stops after `patience` epochs without a lower validation loss (0: never); the best epoch is kept.
     """
@@ -58,6 +60,7 @@ class Recipe:
     translate: float = 0.0
     zoom: float = 0.0
     intensity: float = 0.0
+    views: int = 0
     class_weights: str | dict[str, float] = "none"
     epochs: int = 20
     patience: int = 5
@@ -85,7 +88,7 @@ class Recipe:
         for key in ("image_size", "epochs", "batch_size", "gradient_accumulation", "learning_rate"):
             if getattr(self, key) <= 0:
                 raise UsageError(f"{key}={getattr(self, key)}: must be above 0")
-        for key in ("patience", "gradient_clip", "weight_decay", "warmup_epochs", "rotate", "seed"):
+        for key in ("patience", "gradient_clip", "weight_decay", "warmup_epochs", "rotate", "views", "seed"):
             if getattr(self, key) < 0:
                 raise UsageError(f"{key}={getattr(self, key)}: must not be negative")
         for key in ("input_dropout", "dropout", "translate", "zoom", "intensity"):
@@ -135,6 +138,7 @@ def _tb(name: str, backbone: str, summary: str, figures: tuple[float, ...], **ch
         "augment": "random",
         "rotate": 36.0,
         "translate": 0.1,
+        "views": 4,
         "class_weights": {"Normal": 0.384, "Tuberculosis": 1.92},
         "note": TEXT_AUGMENTS,
         **changes,

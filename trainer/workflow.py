@@ -25,8 +25,10 @@ from trainer.evaluation.report import split_report
 from trainer.recipes import Recipe, to_json
 from trainer.run import Run
 from trainer.tasks import TASKS, Task, choose_labels, plain
+from trainer.training.bank import remove_bank
 from trainer.training.build import balanced_weights, build_model, build_processor, default_processor
 from trainer.training.checkpoint import Checkpoints, Progress
+from trainer.training.feed import PixelFeed, Pixels
 from trainer.training.fused import fuse
 from trainer.training.inference import best_device, predict_logits
 from trainer.training.loop import TrainingData, choose_precision, fit
@@ -46,6 +48,7 @@ class TrainOptions:
     positive: str | None = None
     resume: bool = False
     report_to: str = "none"
+    bank_size: int = 0
     command: tuple[str, ...] = ()
 
 
@@ -89,11 +92,14 @@ def train(recipe: Recipe, options: TrainOptions) -> Run:
         _open_run(run, resolved, environment, study, skipped)
     accelerator.wait_for_everyone()
     accelerator.init_trackers("cxr-hub", config={key: str(value) for key, value in to_json(recipe).items()})
-    data = TrainingData(study.images, study.truth, study.indices("train"), study.indices("validation"))
-    progress = fit(accelerator, model, processor, data, recipe, run.checkpoints)
+    data = TrainingData(study.truth, study.indices("train"), study.indices("validation"))
+    feed = PixelFeed(study.images, processor, accelerator.device, recipe)
+    progress = fit(accelerator, model, feed, data, recipe, run.checkpoints, options.bank_size)
     accelerator.end_training()  # the other processes have nothing more to do
     if accelerator.is_main_process:
         finish(run, study, processor, progress, model)
+    if accelerator.is_local_main_process:
+        remove_bank(run.checkpoints / "bank")
     return run
 
 
@@ -143,7 +149,8 @@ def score(
 ) -> tuple[pd.DataFrame, np.ndarray, np.ndarray]:
     """Rows, label indices [N] and scores float64 [N, C] of a split, computed in fp32."""
     indices = study.indices(split)
-    logits = predict_logits(model, study.images, indices, processor.to_pixel_values, title=f"evaluating {split}")
+    feed = Pixels(study.images, processor, model.device)
+    logits = predict_logits(model, feed, indices, title=f"evaluating {split}")
     return study.rows.iloc[indices], study.truth[indices], logits.double().softmax(dim=1).numpy()
 
 

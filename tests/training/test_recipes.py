@@ -12,6 +12,7 @@ from trainer.data.pixels import decode
 from trainer.recipes import RECIPES, Recipe, get_recipe, override
 from trainer.tasks import TASKS
 from trainer.training.build import build_model, default_processor
+from trainer.training.feed import PixelFeed
 from trainer.training.loop import TrainingData, make_optimizer, train_epoch
 
 SOURCES = [recipe for recipe in RECIPES.values() if recipe.source]
@@ -84,7 +85,7 @@ def test_exactly_the_named_tensors_change_in_a_step(recipe, phantoms):
     processor = default_processor(recipe)
     rows, images, _ = decode(read_manifest(phantoms).rows, processor)
     labels = np.where(np.arange(len(rows)) % 3 == 0, 1, 0)  # uneven, so that no gradient cancels out
-    data = TrainingData(images, labels, np.arange(8), np.arange(8, 16))
+    data = TrainingData(labels, np.arange(8), np.arange(8, 16))
     model = made(recipe)
     if model.projection is not None:
         model.projection.weight.data.mul_(50)  # random ones give a softmax too flat to learn from
@@ -92,7 +93,7 @@ def test_exactly_the_named_tensors_change_in_a_step(recipe, phantoms):
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     accelerator = Accelerator(cpu=True)
     prepared, optimizer = accelerator.prepare(model, make_optimizer(model, recipe))
-    train_epoch(accelerator, prepared, optimizer, processor, data, recipe, epoch=0)
+    train_epoch(accelerator, prepared, optimizer, PixelFeed(images, processor, accelerator.device, recipe), data, recipe, epoch=0)
     changed = {name for name, tensor in model.state_dict().items() if not torch.equal(tensor, before[name])}
     head = {name for name in before if name.startswith(("head.", "classifier."))}
     projection = {"projection.weight", "projection.bias"} if recipe.name == "tb-mobilenetv2-last5" else set()

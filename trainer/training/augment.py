@@ -15,6 +15,11 @@ def draw(seed: int, epoch: int, samples: np.ndarray) -> torch.Tensor:
     return torch.from_numpy(np.stack(rows).astype(np.float32)) * 2 - 1
 
 
+def draw_for_epoch(recipe: Recipe, epoch: int, samples: np.ndarray) -> torch.Tensor:
+    """`draw` as a recipe uses it: with `views`, epoch e looks as epoch e mod views did."""
+    return draw(recipe.seed, epoch % recipe.views if recipe.views else epoch, samples)
+
+
 def augment(grey: torch.Tensor, draws: torch.Tensor, recipe: Recipe) -> torch.Tensor:
     """Move and re-expose images as the recipe says.
 

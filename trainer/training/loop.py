@@ -12,21 +12,20 @@ from accelerate import Accelerator
 from torch.nn import functional as F
 from tqdm.auto import tqdm
 
-from trainer.cxr_model import CxrForImageClassification, CxrImageProcessor
-from trainer.data.pixels import GreyImages
+from trainer.cxr_model import CxrForImageClassification
 from trainer.errors import WorkError
 from trainer.recipes import Recipe
-from trainer.training.augment import augment, draw
+from trainer.training.bank import open_bank
 from trainer.training.checkpoint import Checkpoints, Progress
+from trainer.training.feed import Feed, PixelFeed
 from trainer.training.fused import fuse
 from trainer.training.inference import predict_logits
 
 
 @dataclass(frozen=True)
 class TrainingData:
-    """Decoded images, their label indices [N], and which of them train and validate."""
+    """Label indices [N] of a study's images, and which of them train and validate."""
 
-    images: GreyImages
     labels: np.ndarray
     train: np.ndarray
     validation: np.ndarray
@@ -45,29 +44,35 @@ def choose_precision(wanted: str) -> str:
 def fit(
     accelerator: Accelerator,
     model: CxrForImageClassification,
-    processor: CxrImageProcessor,
+    feed: PixelFeed,
     data: TrainingData,
     recipe: Recipe,
     folder: Path,
+    bank_size: int = 0,
 ) -> Progress:
     """Train until the recipe's last epoch or until it stops improving; go on from `folder` where it holds a checkpoint.
 
     The best weights are left in `folder` (see `Checkpoints.load_best`).
 
+    Args:
+        bank_size: the most bytes that stored activations of frozen layers may take in `folder`; 0 stores none.
+
     Raises:
         WorkError: the loss is no longer finite, or a checkpoint cannot be written.
     """
     checkpoints = Checkpoints(folder)
-    plain = model.to(memory_format=torch.channels_last)
-    fuse(plain)
-    trained, optimizer = accelerator.prepare(plain, make_optimizer(plain, recipe))
+    model.to(accelerator.device, memory_format=torch.channels_last)
+    bank = open_bank(accelerator, model, feed, recipe, data.train, data.validation, folder / "bank", bank_size)
+    part, shown = (bank.tail, bank) if bank else (model, feed)
+    fuse(part)
+    trained, optimizer = accelerator.prepare(part, make_optimizer(part, recipe))
     progress = checkpoints.resume(accelerator)
     if progress.epoch:
         accelerator.print(f"going on after epoch {progress.epoch} of {recipe.epochs}")
     while progress.epoch < recipe.epochs and not progress.stale(recipe.patience):
         start = time.perf_counter()
-        train_loss = train_epoch(accelerator, trained, optimizer, processor, data, recipe, progress.epoch)
-        logits = predict_logits(trained, data.images, data.validation, processor.to_pixel_values, accelerator, title="validating")
+        train_loss = train_epoch(accelerator, trained, optimizer, shown, data, recipe, progress.epoch)
+        logits = predict_logits(trained, shown, data.validation, accelerator, title="validating")
         targets = torch.from_numpy(data.labels[data.validation])
         row = {
             "epoch": progress.epoch + 1,
@@ -84,7 +89,7 @@ def fit(
         best = progress.record(row)
         accelerator.log({key: value for key, value in row.items() if key != "epoch"}, step=progress.epoch)
         accelerator.print(_line(row, recipe.epochs, best), flush=True)
-        checkpoints.save(accelerator, accelerator.unwrap_model(trained), progress, best)
+        checkpoints.save(accelerator, model, progress, best)
     return progress
 
 
@@ -92,7 +97,7 @@ def train_epoch(
     accelerator: Accelerator,
     model: torch.nn.Module,
     optimizer: torch.optim.Optimizer,
-    processor: CxrImageProcessor,
+    feed: Feed,
     data: TrainingData,
     recipe: Recipe,
     epoch: int,
@@ -108,10 +113,7 @@ def train_epoch(
         set_learning_rate(optimizer, recipe, epoch + number / len(steps))
         mine = np.array_split(step, accelerator.num_processes * parts)[accelerator.process_index * parts :][:parts]
         for part, samples in enumerate(mine):
-            grey = data.images.batch(samples).to(accelerator.device)
-            if recipe.augment == "random":
-                grey = augment(grey, draw(recipe.seed, epoch, samples).to(accelerator.device), recipe)
-            values = processor.to_pixel_values(grey).contiguous(memory_format=torch.channels_last)
+            values = feed.training(samples, epoch)
             labels = torch.from_numpy(data.labels[samples]).to(accelerator.device)
             with accelerator.no_sync(model) if part < parts - 1 else nullcontext():
                 losses = plain.sample_losses(model(values).logits, labels)

@@ -1,0 +1,138 @@
+"""The bank: the model of a training without one, and frozen layers computed once."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from accelerate import Accelerator
+
+from tests.conftest import TINY
+from trainer.cxr_model import CxrImageProcessor
+from trainer.data.manifest import read_manifest
+from trainer.data.pixels import decode
+from trainer.recipes import RECIPES, get_recipe
+from trainer.tasks import TASKS
+from trainer.training.bank import count_views, find_tail, open_bank
+from trainer.training.build import build_model
+from trainer.training.feed import PixelFeed
+from trainer.training.loop import TrainingData, fit
+
+PROCESSOR = CxrImageProcessor(size={"height": 32, "width": 32})
+BASE = replace(
+    get_recipe("tb-resnet50"), backbone=str(TINY), augment="none", image_size=32, batch_size=8, epochs=5, patience=0, mixed_precision="no"
+)
+HEAD = replace(BASE, unfreeze="none", hidden_sizes=[8], batch_norm=True, pooling="max")
+LAST = replace(BASE, unfreeze=["conv_1x1"])
+CUTS = {
+    "tb-resnet50": "head",
+    "tb-resnet50-last4": "backbone.encoder.stages.3.layers.2.layer",
+    "tb-resnet101-last7": "backbone.encoder.stages.3.layers.2.layer",
+    "tb-densenet201-last7": "backbone.timm_model.features.denseblock4.denselayer32",
+    "tb-mobilenetv2": "head",
+    "tb-mobilenetv2-last5": "backbone.conv_1x1",
+    "tb-vgg16": "head",
+    "three-class-mobilenetv3small": "head",
+}
+
+
+@pytest.fixture(scope="module")
+def study(phantoms):
+    rows, images, _ = decode(read_manifest(phantoms).rows, PROCESSOR)
+    order = np.random.default_rng(0).permutation(len(rows))
+    return images, TrainingData((rows["label"] == "Tuberculosis").to_numpy(np.int64), order[:32], order[32:])
+
+
+def made(recipe):
+    torch.manual_seed(1)
+    return build_model(recipe, TASKS[recipe.task].labels, recipe.backbone, pretrained=False, class_weights=None)
+
+
+def fitted(recipe, study, folder, bank_size):
+    images, data = study
+    calls = []
+    model = made(recipe)
+    model.backbone.conv_stem.register_forward_hook(lambda module, given, output: calls.append(len(output)))
+    accelerator = Accelerator(cpu=True, mixed_precision="no")
+    torch.manual_seed(2)
+    progress = fit(accelerator, model, PixelFeed(images, PROCESSOR, accelerator.device, recipe), data, recipe, folder, bank_size)
+    return model.state_dict(), progress, sum(calls)
+
+
+@pytest.mark.parametrize("recipe", [HEAD, LAST], ids=["head", "last"])
+@pytest.mark.parametrize(
+    "settings",
+    [{}, {"augment": "random", "rotate": 0.0, "translate": 0.0, "flip": True}, {"augment": "random", "views": 3}],
+    ids=["none", "flip", "views"],
+)
+def test_a_bank_gives_the_model_of_a_training_without_one(recipe, settings, study, tmp_path):
+    recipe = replace(recipe, **settings)
+    without, slow, passes = fitted(recipe, study, tmp_path / "without", 0)
+    within, quick, passes_once = fitted(recipe, study, tmp_path / "with", 10**9)
+    assert without.keys() == within.keys()
+    for name, tensor in without.items():
+        torch.testing.assert_close(within[name], tensor, rtol=0, atol=1e-5, msg=lambda text, name=name: f"{name}: {text}")
+    for one, two in zip(slow.history, quick.history, strict=True):
+        assert one["train_loss"] == pytest.approx(two["train_loss"], abs=1e-5)
+        assert one["validation_loss"] == pytest.approx(two["validation_loss"], abs=1e-5)
+    assert slow.history[0]["train_loss"] != pytest.approx(slow.history[-1]["train_loss"], abs=1e-4)  # it learned something
+    assert passes == 5 * 48
+    assert passes_once == 32 * count_views(recipe) + 16 + 2  # each image and view once; two to find where to cut
+
+
+@pytest.mark.parametrize("name", CUTS)
+def test_networks_are_cut_before_what_trains(name):
+    recipe = replace(RECIPES[name], image_size=64)
+    model = made(recipe)
+    values = torch.randn(2, 3, 64, 64)
+    tail, cut, given = find_tail(model, values)
+    assert cut == CUTS[name]
+    shared = {id(parameter) for parameter in model.parameters()}
+    assert all(id(parameter) in shared for parameter in tail.parameters())
+    trained = {id(parameter) for parameter in model.parameters() if parameter.requires_grad}
+    assert trained <= {id(parameter) for parameter in tail.parameters()}
+    with torch.no_grad():
+        torch.testing.assert_close(tail.eval()(given).logits, model.eval()(values).logits)
+
+
+def test_what_was_computed_stays_for_a_resumed_training(study, tmp_path, monkeypatch):
+    images, data = study
+    accelerator = Accelerator(cpu=True, mixed_precision="no")
+    model = made(HEAD)
+    feed = PixelFeed(images, PROCESSOR, accelerator.device, HEAD)
+    shown = []
+    plain, augmented = PixelFeed.plain, PixelFeed.augmented
+    monkeypatch.setattr(PixelFeed, "plain", lambda self, samples: shown.extend(samples) or plain(self, samples))
+
+    def killed(self, samples, draws):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(PixelFeed, "augmented", killed)
+    with pytest.raises(KeyboardInterrupt):
+        open_bank(accelerator, model, feed, HEAD, data.train, data.validation, tmp_path / "bank", 10**9)
+    assert len(shown) == 2 + len(data.validation)
+    monkeypatch.setattr(PixelFeed, "augmented", augmented)
+    shown.clear()
+    bank = open_bank(accelerator, made(HEAD), feed, HEAD, data.train, data.validation, tmp_path / "bank", 10**9)
+    assert len(shown) == 2  # the validation images were there
+    assert torch.isfinite(bank.activations).all()
+    other = made(HEAD)
+    next(other.backbone.parameters()).data.add_(1)
+    shown.clear()
+    open_bank(accelerator, other, feed, HEAD, data.train, data.validation, tmp_path / "bank", 10**9)
+    assert len(shown) == 2 + len(data.validation)  # other weights: all of it anew
+
+
+def test_too_little_room_is_said_and_trains_without(study, tmp_path, capsys):
+    images, data = study
+    accelerator = Accelerator(cpu=True, mixed_precision="no")
+    feed = PixelFeed(images, PROCESSOR, accelerator.device, HEAD)
+    assert open_bank(accelerator, made(HEAD), feed, HEAD, data.train, data.validation, tmp_path / "bank", 1000) is None
+    assert "--bank-size" in capsys.readouterr().out
+
+
+def test_views():
+    assert count_views(BASE) == 1
+    assert count_views(RECIPES["tb-resnet50"]) == 4
+    assert count_views(RECIPES["three-class-mobilenetv3small"]) == 2
+    assert count_views(RECIPES["tb"]) == 0

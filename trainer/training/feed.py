@@ -1,0 +1,63 @@
+"""What a model is shown: batches of pixel values, made on the device from the decoded grey images."""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+
+from trainer.cxr_model import CxrImageProcessor
+from trainer.data.pixels import GreyImages
+from trainer.recipes import Recipe
+from trainer.training.augment import augment, draw_for_epoch
+
+
+class PlainFeed(Protocol):
+    """Model inputs for samples, given by their rows in the study."""
+
+    def plain(self, samples: np.ndarray) -> torch.Tensor:
+        """As they are."""
+
+
+class Feed(PlainFeed, Protocol):
+    """Model inputs to train on."""
+
+    def training(self, samples: np.ndarray, epoch: int) -> torch.Tensor:
+        """As the recipe augments them in this epoch: a pure function of (seed, epoch, sample)."""
+
+
+@dataclass(frozen=True)
+class Pixels:
+    """Pixel values float32 [B, 3, H, W], channels last, on `device`."""
+
+    images: GreyImages
+    processor: CxrImageProcessor
+    device: torch.device
+
+    def plain(self, samples: np.ndarray) -> torch.Tensor:
+        """Not augmented."""
+        return self._values(self._grey(samples))
+
+    def _grey(self, samples: np.ndarray) -> torch.Tensor:
+        return self.images.batch(samples).to(self.device)
+
+    def _values(self, grey: torch.Tensor) -> torch.Tensor:
+        return self.processor.to_pixel_values(grey).contiguous(memory_format=torch.channels_last)
+
+
+@dataclass(frozen=True)
+class PixelFeed(Pixels):
+    """Pixel values, augmented as a recipe says."""
+
+    recipe: Recipe
+
+    def training(self, samples: np.ndarray, epoch: int) -> torch.Tensor:
+        """As this epoch shows them."""
+        return self.augmented(samples, draw_for_epoch(self.recipe, epoch, samples))
+
+    def augmented(self, samples: np.ndarray, draws: torch.Tensor) -> torch.Tensor:
+        """With what `augment.draw` drew for them."""
+        grey = self._grey(samples)
+        if self.recipe.augment == "random":
+            grey = augment(grey, draws.to(self.device), self.recipe)
+        return self._values(grey)
