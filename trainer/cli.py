@@ -128,8 +128,28 @@ def _add_compare(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 
 def _add_data(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    data = commands.add_parser("data", help="make data ready", epilog=DISCLAIMER)
+    data = commands.add_parser("data", help="inspect data, split it, draw phantoms", epilog=DISCLAIMER)
     kinds = data.add_subparsers(dest="kind", required=True, metavar="COMMAND")
+    check = kinds.add_parser("check", help="find bad files, copies, label conflicts, leaks and shortcuts", epilog=DISCLAIMER)
+    check.add_argument("data", metavar="DATA", help="a folder or a manifest, as for cxr train")
+    check.add_argument("--output", metavar="DIR", help="write report.html (with thumbnails) and report.json there")
+    check.add_argument("--strict", action="store_true", help="exit 1 when a copy or a patient stands on two sides of the split")
+    check.add_argument("--json", action="store_true", help="print the whole report as JSON")
+    check.set_defaults(run=run_check)
+    split = kinds.add_parser("split", help="write a manifest with a split that does not leak", epilog=DISCLAIMER)
+    split.add_argument("data", metavar="DATA", help="a folder or a manifest, as for cxr train")
+    split.add_argument("--output", required=True, metavar="CSV", help="the manifest to write; give it to cxr train as --data")
+    split.add_argument(
+        "--split",
+        choices=("grouped", "source", "leave-one-collection-out"),
+        default="grouped",
+        help="grouped (default): patients and near copies together, 70/15/15, adding images later moves no old one; "
+        "source: the split of the project being reproduced; leave-one-collection-out: each collection in turn is external",
+    )
+    split.add_argument("--task", default="tb", help="for --split source: tb (default), covid or three-class")
+    split.add_argument("--hold-out", metavar="COLLECTION", help="for leave-one-collection-out: only this one")
+    split.add_argument("--seed", type=int, default=0, metavar="S", help="another seed is another split (default 0)")
+    split.set_defaults(run=run_split)
     phantom = kinds.add_parser("phantom", help="draw phantoms: radiographs of nobody, with a known finding and its mask", epilog=DISCLAIMER)
     phantom.add_argument("--output", required=True, metavar="DIR", help="a new folder; masks go to DIR_masks beside it")
     phantom.add_argument("--task", default="tb", help="whose labels: tb (default), covid or three-class")
@@ -220,6 +240,31 @@ def run_recipes(options: argparse.Namespace) -> int:
     width = max(map(len, RECIPES))
     for recipe in RECIPES.values():
         print(f"{recipe.name:<{width}}  {recipe.summary}  [{recipe.backbone}]")
+    return 0
+
+
+def run_check(options: argparse.Namespace) -> int:
+    """cxr data check"""
+    from trainer.inspection import check_data
+    from trainer.show import show_check
+
+    report = check_data(options.data, options.output)
+    print(json.dumps(report, indent=2) if options.json else show_check(report))
+    if options.output:
+        print(f"report: {Path(options.output) / 'report.html'} (holds thumbnails: keep it with the data)", file=sys.stderr)
+    print(DISCLAIMER, file=sys.stderr)
+    return 1 if options.strict and report["leaks"] else 0
+
+
+def run_split(options: argparse.Namespace) -> int:
+    """cxr data split"""
+    from trainer.inspection import split_data
+    from trainer.tasks import TASKS
+
+    if options.task not in TASKS:
+        raise UsageError(f"no task {options.task!r}; there are: {', '.join(TASKS)}")
+    for note in split_data(options.data, options.output, options.split, options.task, options.hold_out, options.seed):
+        print(note)
     return 0
 
 

@@ -59,3 +59,33 @@ def show_prediction(prediction: dict[str, Any]) -> str:
     scores = "  ".join(f"{label} {score:.3f}" for label, score in prediction["scores"].items())
     warnings = f"  [{', '.join(prediction['warnings'])}]" if prediction["warnings"] else ""
     return f"{prediction['file']}: {prediction['label']}  ({scores}){warnings}"
+
+
+def show_check(report: dict[str, Any]) -> str:
+    """What `cxr data check` found, worst first."""
+    counts = [
+        ("patients across splits", report["patients_across_splits"]),
+        ("copies across splits", report["copies_across_splits"]),
+        ("copies under two labels", report["label_conflicts"]),
+        ("pairs of near copies", report["near_copies"]),
+        ("pictures stored more than once, byte by byte", report["exact_copies"]),
+        ("files that cannot be read", report["unreadable"]),
+        ("pictures of an absurd size", report["absurd_sizes"]),
+        ("files that are no pictures", report["not_pictures"]),
+    ]
+    lines = [f"{report['images']} radiographs"]
+    for name, found in counts:
+        lines.append(f"  {len(found):>6}  {name}" + (f"   (first: {_first(found[0])})" if found else ""))
+    lines.append("told without the lungs (cross-validated AUROC, 95 % interval):")
+    for kind, parts in report["shortcuts"].items():
+        for part, rows in parts.items():
+            for row in rows:
+                told = f"{row['auroc']:.3f} ({row['low']:.3f}–{row['high']:.3f}), n = {row['n']}"
+                lines.append(f"  {kind}, {part}: {row['label']} {told}{'  SHORTCUT' if row['shortcut'] else ''}")
+    return "\n".join(lines)
+
+
+def _first(found: Any) -> str:
+    if isinstance(found, dict):
+        found = found.get("file") or found["files"]
+    return found if isinstance(found, str) else ", ".join(found[:2])

@@ -15,6 +15,7 @@ from accelerate import Accelerator
 
 from hub_cards.card import write_card
 from trainer.cxr_model import CxrForImageClassification, CxrImageProcessor, RadiographError
+from trainer.data.copies import find_copies, make_thumbnails
 from trainer.data.manifest import Manifest, read_manifest
 from trainer.data.pixels import GreyImages, data_fingerprint, decode
 from trainer.data.split import fill_groups, fill_splits, find_leaks
@@ -107,14 +108,14 @@ def prepare(recipe: Recipe, options: TrainOptions, processor: CxrImageProcessor,
     """Data for a training: listed, matched, split, decoded; and the files that could not be read."""
     manifest = read_manifest(options.data)
     task = _match_labels(manifest, TASKS[recipe.task], options.positive)
-    fill_groups(manifest.rows)
-    manifest.notes += fill_splits(manifest.rows, recipe.seed)
-    manifest.notes += find_leaks(manifest.rows)
-    for note in manifest.notes:
-        tell(f"note: {note}")
     rows, images, skipped = decode(manifest.rows, processor)
     if len(skipped):
         tell(f"note: {len(skipped)} files cannot be read and are left out; skipped.csv names them")
+    given = {"validation", "test"} <= set(rows["split"])
+    copies = [] if given else find_copies(make_thumbnails(images))
+    members = fill_groups(rows, [(one, two) for one, two, _ in copies])
+    for note in [*manifest.notes, *fill_splits(rows, members, recipe.seed), *find_leaks(rows)]:
+        tell(f"note: {note}")
     study = Study(task, rows, _indices(rows, task), images)
     for split in ("train", "validation", "test"):
         absent = [label for index, label in enumerate(task.labels) if not (study.truth[study.indices(split)] == index).any()]

@@ -19,10 +19,12 @@ COLUMNS = ("file", "label", "split", "group", "collection", "sha256")
 
 @dataclass
 class Manifest:
-    """Rows with COLUMNS (`file` absolute; `split`, `group`, `collection` may be empty), and what a user should be told."""
+    """Rows with COLUMNS (`file` absolute; `split`, `group`, `collection` may be empty), what a user should be told, and the
+    files in the class folders that are no pictures."""
 
     rows: pd.DataFrame
     notes: list[str] = field(default_factory=list)
+    others: list[str] = field(default_factory=list)
 
 
 def read_manifest(data: str | Path) -> Manifest:
@@ -45,28 +47,30 @@ def read_manifest(data: str | Path) -> Manifest:
 
 
 def _read_folder(root: Path) -> Manifest:
+    manifest = Manifest(pd.DataFrame())
     parts = {SPLIT_FOLDERS[child.name.lower()]: child for child in _folders(root) if child.name.lower() in SPLIT_FOLDERS}
-    notes: list[str] = []
     if "train" in parts:
-        records = [row for split, folder in parts.items() for row in _class_folders(folder, split, notes)]
+        records = [row for split, folder in parts.items() for row in _class_folders(folder, split, manifest)]
     else:
-        records = _class_folders(root, "", notes)
+        records = _class_folders(root, "", manifest)
     if (root / "metadata.csv").exists():
-        notes.append(f"{root / 'metadata.csv'} is not read: labels come from the folders (pass a CSV to choose otherwise)")
-    return Manifest(pd.DataFrame(records, columns=list(COLUMNS)), notes)
+        manifest.notes.append(f"{root / 'metadata.csv'} is not read: labels come from the folders (pass a CSV to choose otherwise)")
+    manifest.rows = pd.DataFrame(records, columns=list(COLUMNS))
+    return manifest
 
 
 def _folders(root: Path) -> list[Path]:
     return sorted(child for child in root.iterdir() if child.is_dir() and not child.name.startswith("."))
 
 
-def _class_folders(root: Path, split: str, notes: list[str]) -> list[tuple[str, ...]]:
+def _class_folders(root: Path, split: str, manifest: Manifest) -> list[tuple[str, ...]]:
     records: list[tuple[str, ...]] = []
     for folder in _folders(root):
         images, others = _images_below(folder)
         records += [(str(image.absolute()), folder.name, split, "", "", "") for image in images]
+        manifest.others += [str(other) for other in others]
         if others:
-            notes.append(f"{folder}: {len(others)} files that are no pictures are left out (first: {others[0].name})")
+            manifest.notes.append(f"{folder}: {len(others)} files that are no pictures are left out (first: {others[0].name})")
     return records
 
 

@@ -1,14 +1,31 @@
-"""Who trains and who tests: a seeded, stratified split in which copies and patients stay together."""
+"""Who trains and who tests: patients and copies of a picture stay together, and adding images moves no old one."""
 
 import hashlib
+import re
+from collections import Counter
+from collections.abc import Iterable
 
 import pandas as pd
+from sklearn.model_selection import train_test_split
 
-SHARES = {"train": 0.70, "validation": 0.15, "test": 0.15}
+from trainer.errors import UsageError
+
+SHARES = {"test": 0.15, "validation": 0.15, "train": 0.70}
+SOURCE_TB = {"Normal": (2240, 2800), "Tuberculosis": (448, 560)}  # the last file number of train and of validation
 
 
-def fill_groups(rows: pd.DataFrame) -> None:
-    """Give every row a `group`: the manifest's own, joined where two of its groups hold the same sha256."""
+Members = dict[str, set[str]]
+
+
+def fill_groups(rows: pd.DataFrame, copies: Iterable[tuple[int, int]] = ()) -> Members:
+    """Give every row a `group`: the manifest's own, joined where the same picture stands in two.
+
+    Args:
+        copies: pairs of row numbers that show the same picture, besides those of equal sha256.
+
+    Returns:
+        For each group in the manifest what it was joined from: patients, or lone pictures by their sha256.
+    """
     keys = [group or sha for group, sha in zip(rows["group"], rows["sha256"], strict=True)]
     parent: dict[str, str] = {}
 
@@ -19,27 +36,128 @@ def fill_groups(rows: pd.DataFrame) -> None:
 
     for key, sha in zip(keys, rows["sha256"], strict=True):
         parent[root(key)] = root(f"sha256:{sha}")
-    names: dict[str, str] = {}
-    rows["group"] = [names.setdefault(root(key), key) for key in keys]
+    for one, two in copies:
+        parent[root(keys[one])] = root(keys[two])
+    members: dict[str, set[str]] = {}
+    for key in keys:
+        members.setdefault(root(key), set()).add(key)
+    names = {place: min(joined) for place, joined in members.items()}
+    rows["group"] = [names[root(key)] for key in keys]
+    return {names[place]: joined for place, joined in members.items()}
 
 
-def fill_splits(rows: pd.DataFrame, seed: int) -> list[str]:
+def fill_splits(rows: pd.DataFrame, members: Members, seed: int) -> list[str]:
     """Give every row a `split` where the data has none; take a missing validation or test split from train.
 
     Returns:
         What was done that a user should know.
     """
     if (rows["split"] == "").all():
-        rows["split"] = _stratified(rows, SHARES, seed)
-        return [f"no split was given: {_counts(rows)} (stratified by label, seed {seed})"]
+        return grouped_split(rows, members, SHARES, seed)
     present = set(rows["split"])
     missing = {split: SHARES[split] for split in ("validation", "test") if split not in present}
     if not missing or "train" not in present:
         return []
-    train = rows["split"] == "train"
-    shares = {"train": 1 - sum(missing.values()), **missing}
-    rows.loc[train, "split"] = _stratified(rows[train], shares, seed)
-    return [f"no {' and no '.join(missing)} split was given, so it is taken from train: {_counts(rows)}"]
+    train = rows[rows["split"] == "train"].copy()
+    notes = grouped_split(train, members, {**missing, "train": 1 - sum(missing.values())}, seed)
+    rows.loc[train.index, "split"] = train["split"]
+    return [f"no {' and no '.join(missing)} split was given: taken from train", *notes]
+
+
+def grouped_split(rows: pd.DataFrame, members: Members, shares: dict[str, float], seed: int) -> list[str]:
+    """Split by a hash of each group: a function of the group and the seed alone, so that adding images moves no old one.
+
+    Groups that a copy joins go to train together where their hashes disagree. A class that the hash leaves out of a split
+    (of few images) gets one of its groups moved there.
+    """
+    sides = {name: {_side(group, shares, seed) for group in joined} for name, joined in members.items()}
+    placed = {name: found.pop() if len(found) == 1 else "train" for name, found in sides.items()}
+    joined = sum(len(groups) > 1 for groups in members.values())
+    moved = _fill_empty(rows, placed, shares, seed)
+    rows["split"] = rows["group"].map(placed)
+    notes = [f"split by group (seed {seed}): {_counts(rows)}"]
+    if joined:
+        notes.append(f"{joined} groups were joined by copies of a picture; where their sides differed all of it trains")
+    if moved:
+        notes.append(f"few images: {moved} groups were moved so that each split holds each class")
+    return notes
+
+
+def _side(group: str, shares: dict[str, float], seed: int) -> str:
+    place = int.from_bytes(hashlib.sha256(f"{seed}:{group}".encode()).digest()[:8]) / 2**64
+    for split, share in shares.items():
+        if place < share:
+            return split
+        place -= share
+    return "train"
+
+
+def _fill_empty(rows: pd.DataFrame, placed: dict[str, str], shares: dict[str, float], seed: int) -> int:
+    moved = 0
+    for label, part in rows.groupby("label"):
+        names = sorted(part["group"].unique(), key=lambda name: hashlib.sha256(f"{seed}:{label}:{name}".encode()).digest())
+        for split in shares:
+            held = Counter(placed[name] for name in names)
+            spare = next((name for name in names if held[placed[name]] > 1), None)
+            if split not in held and spare is not None:
+                placed[spare] = split
+                moved += 1
+    return moved
+
+
+def hold_out(rows: pd.DataFrame, members: Members, collection: str, seed: int) -> tuple[pd.DataFrame, list[str]]:
+    """One collection becomes `external`, the rest is split by group; what it shares with the rest is left out of the rest.
+
+    Raises:
+        UsageError: there is no such collection, or nothing besides it.
+    """
+    known = sorted(set(rows["collection"]))
+    if collection not in known or len(known) < 2:
+        raise UsageError(f"--hold-out {collection}: the data has the collections {', '.join(name or '(none)' for name in known)}")
+    outside = rows["collection"] == collection
+    shared = ~outside & rows["group"].isin(rows.loc[outside, "group"])
+    rows = rows[~shared].copy()
+    inside = rows[rows["collection"] != collection].copy()
+    notes = grouped_split(inside, members, SHARES, seed)
+    rows["split"] = inside["split"].reindex(rows.index).fillna("external")
+    if shared.any():
+        notes.append(f"{int(shared.sum())} images of other collections are left out: {collection} holds the same patient or picture")
+    absent = sorted(set(rows["label"]) - set(inside["label"]))
+    if absent:
+        notes.append(f"only {collection} has {', '.join(absent)}: nothing else could teach it")
+    return rows, notes
+
+
+def source_split(rows: pd.DataFrame, task: str) -> list[str]:
+    """The split of the project that is reproduced: by file number (tb), seeded and stratified (covid), its folders (three-class).
+
+    Raises:
+        UsageError: the data is not laid out as the source's.
+    """
+    if task == "tb":
+        rows["split"] = [_tb_side(file, label) for file, label in zip(rows["file"], rows["label"], strict=True)]
+    elif task == "covid":
+        order = rows.sort_values(["label", "file"], key=lambda column: column.map(_natural))
+        rest, test = train_test_split(order, test_size=0.2, random_state=123, stratify=order["label"])
+        train, validation = train_test_split(rest, test_size=0.25, random_state=123, stratify=rest["label"])
+        for name, part in (("train", train), ("validation", validation), ("test", test)):
+            rows.loc[part.index, "split"] = name
+    elif (rows["split"] == "").any():
+        raise UsageError("--split source: its three-class split are its own folders train, val and test; this data has none")
+    return [f"the source's split: {_counts(rows)} (by image: patients may stand on two sides; cxr data check tells)"]
+
+
+def _tb_side(file: str, label: str) -> str:
+    number = re.search(r"(\d+)\.\w+$", file)
+    if number is None or label not in SOURCE_TB:
+        raise UsageError(f"{file}: --split source needs files named as Normal-1.png … Tuberculosis-700.png")
+    train, validation = SOURCE_TB[label]
+    return "train" if int(number[1]) <= train else "validation" if int(number[1]) <= validation else "test"
+
+
+def _natural(text: str) -> tuple[str, ...]:
+    """Sorts file-2 before file-10."""
+    return tuple(part.zfill(12) if part.isdigit() else part for part in re.split(r"(\d+)", text))
 
 
 def find_leaks(rows: pd.DataFrame) -> list[str]:
@@ -53,23 +171,6 @@ def find_leaks(rows: pd.DataFrame) -> list[str]:
         file = rows.loc[rows["sha256"] == labels.index[labels > 1][0], "file"].iloc[0]
         notes.append(f"LABEL CONFLICT: {int((labels > 1).sum())} pictures stand under two labels (first: {file})")
     return notes
-
-
-def _stratified(rows: pd.DataFrame, shares: dict[str, float], seed: int) -> pd.Series:
-    """Groups of each label, in an order fixed by the seed, dealt out so that every split keeps to its share of images."""
-    counted = rows.value_counts(["group", "label"]).reset_index().sort_values(["count", "label"], ascending=[False, True])
-    labels = dict(counted.drop_duplicates("group")[["group", "label"]].itertuples(index=False, name=None))
-    sizes = rows["group"].value_counts().to_dict()
-    placed: dict[str, str] = {}
-    for label in sorted(set(labels.values())):
-        groups = [group for group in labels if labels[group] == label]
-        groups.sort(key=lambda group: hashlib.sha256(f"{seed}:{group}".encode()).digest())
-        counts = dict.fromkeys(shares, 0)
-        for group in groups:
-            split = min(shares, key=lambda name: (counts[name] + sizes[group] / 2) / shares[name])
-            counts[split] += sizes[group]
-            placed[group] = split
-    return rows["group"].map(placed)
 
 
 def _counts(rows: pd.DataFrame) -> str:

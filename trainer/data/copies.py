@@ -1,0 +1,113 @@
+"""Near copies: one radiograph stored twice, re-encoded, re-exposed, scaled, annotated or slightly cropped.
+
+All chests look alike in their coarse structure, so a perceptual hash or a plain correlation calls thousands of them
+copies. Here local contrast is levelled first, every pair is compared, and what is alike is laid over each other: a copy
+then agrees in its fine structure, another film of the same chest does not.
+"""
+
+import numpy as np
+import torch
+from torch.nn import functional as F
+from tqdm.auto import tqdm
+
+from trainer.data.pixels import GreyImages
+
+SIDE = 96  # pixels of the thumbnails
+ALIKE, COPY = 0.60, 0.90  # correlation of candidates before they are laid over each other, and of copies after it
+ROUNDS = ((SIDE // 2, 10, 0.70), (SIDE // 2, 20, 0.80), (SIDE, 20, COPY))  # resolution, steps, correlation to go on
+NEIGHBOURS = 8  # most candidates for a picture, and twice as many candidates as pictures in all: the likeliest
+CHUNK = 512
+
+
+def make_thumbnails(images: GreyImages) -> np.ndarray:
+    """uint8 [N, 96, 96] of decoded images."""
+    chunks = []
+    for start in range(0, len(images), CHUNK):
+        grey = images.batch(np.arange(start, min(start + CHUNK, len(images)))).float().unsqueeze(1)
+        small = F.interpolate(grey, size=(SIDE, SIDE), mode="bilinear", antialias=True)
+        chunks.append(small.squeeze(1).round().to(torch.uint8).numpy())
+    return np.concatenate(chunks)
+
+
+def find_copies(thumbnails: np.ndarray) -> list[tuple[int, int, float]]:
+    """Pairs of near copies among uint8 [N, 96, 96] thumbnails: (first, second, similarity in .9..1), first < second."""
+    levelled = {SIDE // 2: _levelled(thumbnails, SIDE // 2, 2.0), SIDE: _levelled(thumbnails, SIDE, 4.0)}
+    pairs = _alike(levelled[SIDE // 2].flatten(1))
+    moves, scores = torch.zeros(len(pairs), 4), torch.zeros(len(pairs))
+    for side, steps, least in ROUNDS:
+        moves, scores = _overlay(levelled[side], pairs, moves, steps)
+        kept = scores >= least
+        pairs, moves, scores = pairs[kept], moves[kept], scores[kept]
+    return [(one, two, score) for (one, two), score in zip(pairs.tolist(), scores.tolist(), strict=True)]
+
+
+def _levelled(thumbnails: np.ndarray, side: int, sigma: float) -> torch.Tensor:
+    """Local contrast normalisation: minus the local mean, by the local standard deviation; float32 [N, side, side]."""
+    reach = int(3 * sigma)
+    bell = torch.exp(-0.5 * (torch.arange(-reach, reach + 1) / sigma) ** 2)
+    bell /= bell.sum()
+
+    def blurred(images: torch.Tensor) -> torch.Tensor:
+        across = F.conv2d(F.pad(images, (reach, reach, 0, 0), "reflect"), bell.view(1, 1, 1, -1))
+        return F.conv2d(F.pad(across, (0, 0, reach, reach), "reflect"), bell.view(1, 1, -1, 1))
+
+    chunks = []
+    for start in range(0, len(thumbnails), CHUNK):
+        images = torch.from_numpy(thumbnails[start : start + CHUNK]).float().unsqueeze(1)
+        images = F.avg_pool2d(images, SIDE // side)
+        detail = images - blurred(images)
+        chunks.append((detail / (blurred(detail**2).clamp_min(0).sqrt() + 2)).squeeze(1))
+    return torch.cat(chunks)
+
+
+def _alike(vectors: torch.Tensor) -> torch.Tensor:
+    """Candidates [P, 2]: every picture is compared with every other, by the correlation of `vectors` [N, D], in bf16."""
+    vectors = vectors - vectors.mean(1, keepdim=True)
+    norms = vectors.norm(dim=1, keepdim=True)
+    vectors = torch.where(norms > 1, vectors / norms.clamp_min(1e-6), 0.0).bfloat16()  # an empty picture is like none
+    found, strength = [], []
+    for start in tqdm(range(0, len(vectors), CHUNK), desc="comparing all pairs", unit="block", leave=False):
+        alike = (vectors[start : start + CHUNK] @ vectors[start:].T).float()
+        best = alike.topk(min(NEIGHBOURS + 1, alike.shape[1]), dim=1)
+        row, column = torch.nonzero(best.values > ALIKE, as_tuple=True)
+        first, second = row + start, best.indices[row, column] + start
+        found.append(torch.stack([first, second], 1)[first < second])
+        strength.append(best.values[row, column][first < second])
+    likeliest = torch.cat(strength).argsort(descending=True)[: 2 * len(vectors)]
+    return torch.cat(found)[likeliest]
+
+
+def _overlay(images: torch.Tensor, pairs: torch.Tensor, moves: torch.Tensor, steps: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Shift and scale the second of each pair to fit the first, by gradient ascent on their correlation.
+
+    Returns:
+        The moves [P, 4] (scales and shifts of x and y) and the best correlations [P].
+    """
+    best_moves, best = moves.clone(), torch.full((len(pairs),), -1.0)
+    for start in tqdm(range(0, len(pairs), CHUNK), desc="laying over each other", unit="block", leave=False):
+        part = slice(start, start + CHUNK)
+        first, second = images[pairs[part, 0]], images[pairs[part, 1]].unsqueeze(1)
+        move = moves[part].clone().requires_grad_()
+        optimizer = torch.optim.Adam([move], lr=0.01)
+        for _ in range(steps):
+            zero = torch.zeros_like(move[:, 0])
+            rows = [1 + move[:, 0], zero, move[:, 2], zero, 1 + move[:, 1], move[:, 3]]
+            grid = F.affine_grid(torch.stack(rows, 1).view(-1, 2, 3), list(second.shape), align_corners=False)
+            moved = F.grid_sample(second, grid, padding_mode="border", align_corners=False).squeeze(1)
+            score = _correlation(first, moved, (grid.abs() <= 1).all(-1).float())
+            better = score.detach() > best[part]
+            best[part] = torch.where(better, score.detach(), best[part])
+            best_moves[part] = torch.where(better.unsqueeze(1), move.detach(), best_moves[part])
+            optimizer.zero_grad()
+            (-score.sum()).backward()
+            optimizer.step()
+    return best_moves, best
+
+
+def _correlation(one: torch.Tensor, two: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    """Weighted correlation of pictures [B, H, W] pair by pair."""
+    total = weight.sum((1, 2)).clamp_min(1)
+    one = one - ((one * weight).sum((1, 2)) / total).view(-1, 1, 1)
+    two = two - ((two * weight).sum((1, 2)) / total).view(-1, 1, 1)
+    spread = ((one**2 * weight).sum((1, 2)) * (two**2 * weight).sum((1, 2))).clamp_min(1e-12).sqrt()
+    return (one * two * weight).sum((1, 2)) / spread

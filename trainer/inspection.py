@@ -1,0 +1,128 @@
+"""`cxr data check` and `cxr data split`: looking at data before anything is trained on it."""
+
+import base64
+import io
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from jinja2 import Environment, PackageLoader
+from PIL import Image
+
+from trainer.data import check
+from trainer.data.copies import find_copies
+from trainer.data.manifest import COLUMNS, read_manifest
+from trainer.data.split import SHARES, fill_groups, grouped_split, hold_out, source_split
+from trainer.errors import UsageError
+from trainer.evaluation.shortcuts import tell_apart
+from trainer.run import Run
+
+PICTURED = 40  # most pairs that the report shows of a kind
+
+
+def check_data(data: str, output: str | None) -> dict[str, Any]:
+    """Inspect a folder or manifest; write report.html and report.json to `output` where it is given.
+
+    Returns:
+        The report as JSON.
+
+    Raises:
+        UsageError: no such data.
+    """
+    manifest = read_manifest(data)
+    rows = manifest.rows
+    looks = check.look_at(rows["file"])
+    report = {"schema": 1, **check.find_faults(rows, looks, manifest.others), "shortcuts": _shortcuts(rows, looks)}
+    report["leaks"] = check.leaks(report)
+    if output:
+        folder = Run(output)
+        folder.write_json("report.json", report)
+        folder.write_text("report.html", _render(report, dict(zip(rows["file"], looks, strict=True)), data))
+    return report
+
+
+def split_data(data: str, output: str, strategy: str, task: str, collection: str | None, seed: int) -> list[str]:
+    """Write a manifest CSV with a split, its paths relative to itself where they can be.
+
+    Args:
+        strategy: `grouped`, `source` or `leave-one-collection-out`; the last writes one manifest a collection, or the one
+            of `collection`.
+
+    Returns:
+        What a user should know.
+
+    Raises:
+        UsageError: no such data, or data that the strategy does not fit.
+    """
+    manifest = read_manifest(data)
+    rows, notes = manifest.rows, manifest.notes
+    if strategy == "source":
+        notes += source_split(rows, task)
+        fill_groups(rows)
+        _write_manifest(rows, Path(output))
+        return notes
+    looks = check.look_at(rows["file"])
+    bad = [look.error for look in looks if look.error]
+    if bad:
+        notes.append(f"{len(bad)} files cannot be read and are left out (first: {bad[0]})")
+    rows = rows[[not look.error for look in looks]].reset_index(drop=True)
+    if rows.empty:
+        raise UsageError(f"{data}: no file can be read")
+    pairs = find_copies(np.stack([look.thumbnail for look in looks if not look.error]))
+    members = fill_groups(rows, [(one, two) for one, two, _ in pairs])
+    if strategy == "grouped":
+        notes += grouped_split(rows, members, SHARES, seed)
+        _write_manifest(rows, Path(output))
+        return notes
+    target = Path(output)
+    for name in [collection] if collection else sorted(set(rows["collection"])):
+        part, told = hold_out(rows, members, name, seed)
+        place = target if collection else target.with_name(f"{target.stem}-{name}{target.suffix}")
+        _write_manifest(part, place)
+        notes += [f"{place.name}: {note}" for note in told]
+    return notes
+
+
+def _write_manifest(rows: pd.DataFrame, target: Path) -> None:
+    root = target.absolute().parent
+    files = [os.path.relpath(file, root) if Path(file).is_relative_to(root) else file for file in rows["file"]]
+    Run(root).write_table(target.name, rows[list(COLUMNS)].assign(file=files))
+
+
+def _shortcuts(rows: pd.DataFrame, looks: list[check.Look]) -> dict[str, Any]:
+    """How well border pixels and global statistics tell the labels, over all and within each collection of several labels."""
+    places = np.array([place for place, look in enumerate(looks) if not look.error])
+    if not len(places):
+        return {}
+    pictures = check.thumbnails(looks, list(places))
+    rows = rows.iloc[places]
+    labels = rows["label"].to_numpy()
+    groups = np.where(rows["group"] == "", rows["sha256"], rows["group"])
+    parts = {"all": np.ones(len(rows), bool)}
+    if rows["collection"].nunique() > 1:
+        parts |= {name: (rows["collection"] == name).to_numpy() for name in sorted(set(rows["collection"]))}
+    kinds = {"border pixels": check.border_pixels(pictures), "global statistics": check.global_statistics(pictures)}
+    return {
+        kind: {part: tell_apart(features[chosen], labels[chosen], groups[chosen]) for part, chosen in parts.items()}
+        for kind, features in kinds.items()
+    }
+
+
+def _render(report: dict[str, Any], looks: dict[str, check.Look], data: str) -> str:
+    def picture(file: str) -> str:
+        stream = io.BytesIO()
+        Image.fromarray(looks[file].thumbnail).save(stream, "JPEG", quality=80)
+        return "data:image/jpeg;base64," + base64.b64encode(stream.getvalue()).decode()
+
+    root = Path(data).expanduser().absolute()
+    root = root if root.is_dir() else root.parent
+
+    def name(file: str) -> str:
+        return str(Path(file).relative_to(root)) if Path(file).is_relative_to(root) else file
+
+    environment = Environment(loader=PackageLoader("trainer"), autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    template = environment.get_template("check.html.jinja")
+    labels = sorted({label for counts in report["collections"].values() for label in counts})
+    return template.render(report=report, title=root.name, picture=picture, name=name, labels=labels, most=PICTURED)
