@@ -64,7 +64,7 @@ def split_data(data: str, output: str, strategy: str, task: str, collection: str
         _write_manifest(rows, Path(output))
         return notes
     looks = check.look_at(rows["file"])
-    bad = [look.error for look in looks if look.error]
+    bad = [f"{file}: {look.error}" for file, look in zip(rows["file"], looks, strict=True) if look.error]
     if bad:
         notes.append(f"{len(bad)} files cannot be read and are left out (first: {bad[0]})")
     rows = rows[[not look.error for look in looks]].reset_index(drop=True)

@@ -1,64 +1,144 @@
+"""Splits: nobody on two sides, nobody moves, the sources' own counts."""
+
 import pandas as pd
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trainer.data.split import SHARES, fill_groups, fill_splits, find_leaks
+from trainer.data.split import SHARES, fill_groups, fill_splits, find_leaks, hold_out, source_split
+from trainer.errors import UsageError
 
 
-def table(labels, groups=None, hashes=None) -> pd.DataFrame:
+def table(labels, groups=None, hashes=None, collections=None) -> pd.DataFrame:
     count = len(labels)
     hashes = hashes or [f"{index:064x}" for index in range(count)]
-    rows = pd.DataFrame({"file": hashes, "label": labels, "split": "", "group": groups or [""] * count, "collection": "", "sha256": hashes})
-    fill_groups(rows)
-    return rows
+    columns = {"file": hashes, "label": labels, "split": "", "group": groups or [""] * count, "collection": collections or [""] * count}
+    return pd.DataFrame({**columns, "sha256": hashes})
+
+
+def split(rows, seed=0, copies=()) -> list[str]:
+    return fill_splits(rows, fill_groups(rows, copies), seed)
 
 
 @given(st.lists(st.tuples(st.sampled_from("ab"), st.integers(0, 30)), min_size=1, max_size=120), st.integers(0, 5))
 def test_a_group_and_a_picture_are_on_one_side_only(images, seed):
     rows = table([label for label, _ in images], hashes=[f"{picture:064x}" for _, picture in images])
-    fill_splits(rows, seed)
+    split(rows, seed)
     assert (rows.groupby("sha256")["split"].nunique() == 1).all()
     assert (rows.groupby("group")["split"].nunique() == 1).all()
     assert set(rows["split"]) <= set(SHARES)
 
 
-@given(st.integers(0, 1000))
-def test_the_split_is_stratified_and_a_function_of_the_seed_alone(seed):
-    rows = table(["a"] * 300 + ["b"] * 100)
-    shuffled = rows.sample(frac=1, random_state=1)
-    fill_splits(rows, seed)
-    fill_splits(shuffled, seed)
-    assert rows["split"].equals(shuffled["split"].sort_index())
-    for label, count in (("a", 300), ("b", 100)):
-        for split, share in SHARES.items():
-            assert abs(((rows["label"] == label) & (rows["split"] == split)).sum() - share * count) <= 1
+@given(st.integers(0, 20), st.integers(100, 400), st.integers(1, 200))
+def test_adding_images_moves_no_old_one_and_order_does_not_matter(seed, count, more):
+    labels = ["ab"[index % 2] for index in range(count + more)]
+    old, new = table(labels[:count]), table(labels).sample(frac=1, random_state=seed)
+    split(old, seed)
+    split(new, seed)
+    assert old["split"].equals(new["split"].sort_index()[:count])
+
+
+def test_shares_are_kept_within_a_hundredth_in_every_label():
+    rows = table(["a", "b", "b", "b"] * 8000)
+    split(rows)
+    for _, part in rows.groupby("label"):
+        for name, share in SHARES.items():
+            assert abs((part["split"] == name).mean() - share) < 0.01
+
+
+def test_few_images_still_give_each_class_to_each_split():
+    for seed in range(20):
+        rows = table(["a"] * 4 + ["b"] * 4)
+        split(rows, seed)
+        assert (rows.groupby("label")["split"].nunique() == 3).all()
 
 
 def test_another_seed_gives_another_split():
     first, second = table(["a"] * 100), table(["a"] * 100)
-    fill_splits(first, 0)
-    fill_splits(second, 1)
+    split(first, 0)
+    split(second, 1)
     assert not first["split"].equals(second["split"])
 
 
-def test_a_copy_joins_two_groups():
+def test_a_copy_joins_two_groups_and_both_train_where_they_differ():
+    rows = table(["a"] * 400, groups=[f"patient-{index}" for index in range(400)])
+    split(rows)
+    sides = rows["split"].copy()
+    tested = [index for index in range(400) if sides[index] == "test"]
+    validated = [index for index in range(400) if sides[index] == "validation"]
+    joined = table(["a"] * 400, groups=[f"patient-{index}" for index in range(400)])
+    notes = split(joined, copies=[(tested[0], validated[0]), (tested[1], tested[2])])
+    assert joined["group"][tested[0]] == joined["group"][validated[0]]
+    assert joined["split"][[tested[0], validated[0]]].tolist() == ["train", "train"]
+    assert joined["split"][[tested[1], tested[2]]].tolist() == ["test", "test"]
+    assert any("2 groups were joined" in note for note in notes)
+    assert (joined["split"] != sides).sum() == 2
+
+
+def test_the_same_picture_joins_its_groups():
     rows = table(["a"] * 4, groups=["p1", "p2", "p3", ""], hashes=["x", "x", "y", "y"])
+    fill_groups(rows)
     assert rows["group"][0] == rows["group"][1]
     assert rows["group"][2] == rows["group"][3]
     assert rows["group"][0] != rows["group"][2]
 
 
 def test_a_missing_split_is_taken_from_train():
-    rows = table(["a", "b"] * 100)
-    rows["split"] = ["train"] * 160 + ["test"] * 40
-    notes = fill_splits(rows, 0)
+    rows = table(["a", "b"] * 1000)
+    rows["split"] = ["train"] * 1600 + ["test"] * 400
+    notes = split(rows)
     assert "no validation split was given" in notes[0]
-    assert (rows["split"] == "test").sum() == 40
-    assert (rows["split"] == "validation").sum() == 24
+    assert (rows["split"] == "test").sum() == 400
+    assert 200 < (rows["split"] == "validation").sum() < 280
+
+
+def test_one_collection_is_held_out():
+    rows = table(["a", "b"] * 150, groups=[f"p{index // 2}" for index in range(300)], collections=["x"] * 100 + ["y"] * 200)
+    part, notes = hold_out(rows, fill_groups(rows, [(0, 150)]), "x", 0)
+    assert (part.loc[part["collection"] == "x", "split"] == "external").all()
+    assert set(part.loc[part["collection"] == "y", "split"]) == {"train", "validation", "test"}
+    assert len(part) == 298  # the patient of 150 stands in x too
+    assert any("2 images of other collections are left out" in note for note in notes)
+    with pytest.raises(UsageError, match="x, y"):
+        hold_out(rows, fill_groups(rows), "z", 0)
+
+
+def test_the_sources_tb_split_is_by_file_number():
+    names = [(f"/d/Normal/Normal-{n}.png", "Normal") for n in range(1, 3501)]
+    names += [(f"/d/Tuberculosis/Tuberculosis-{n}.png", "Tuberculosis") for n in range(1, 701)]
+    rows = table([label for _, label in names])
+    rows["file"] = [file for file, _ in names]
+    source_split(rows, "tb")
+    assert rows["split"].value_counts().to_dict() == {"train": 2688, "validation": 672, "test": 840}
+    assert rows.loc[rows["file"] == "/d/Normal/Normal-2240.png", "split"].item() == "train"
+    assert rows.loc[rows["file"] == "/d/Tuberculosis/Tuberculosis-561.png", "split"].item() == "test"
+    rows["file"] = "/d/Normal/film.png"
+    with pytest.raises(UsageError, match=r"Normal-1\.png"):
+        source_split(rows, "tb")
+
+
+def test_the_sources_covid_split_is_stratified_and_seeded():
+    counts = {"COVID": 3616, "Lung_Opacity": 6012, "Normal": 10192, "Viral Pneumonia": 1345}
+    names = [(f"/d/{label}/{label}-{n}.png", label) for label, count in counts.items() for n in range(1, count + 1)]
+    rows = table([label for _, label in names])
+    rows["file"] = [file for file, _ in names]
+    shuffled = rows.sample(frac=1, random_state=0)
+    source_split(rows, "covid")
+    source_split(shuffled, "covid")
+    assert rows["split"].value_counts().to_dict() == {"train": 12699, "validation": 4233, "test": 4233}
+    assert rows["split"].equals(shuffled["split"].sort_index())
+    assert (rows["label"][rows["split"] == "test"] == "COVID").sum() == round(3616 / 5)
+
+
+def test_the_sources_three_class_split_is_its_folders():
+    rows = table(["Covid", "Normal"])
+    with pytest.raises(UsageError, match="own folders"):
+        source_split(rows, "three-class")
 
 
 def test_leaks_and_label_conflicts_are_found():
     rows = table(["a", "b", "a"], hashes=["x", "x", "y"])
+    fill_groups(rows)
     rows["split"] = ["train", "test", "train"]
     leak, conflict = find_leaks(rows)
     assert "LEAK: 1 groups" in leak

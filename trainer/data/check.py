@@ -42,7 +42,7 @@ def _look(file: str) -> Look:
     try:
         pixels = SMALL.read(file).pixels
     except (RadiographError, ImportError) as error:
-        return Look(error=str(error))
+        return Look(error=str(error).removeprefix(f"{file}: "))
     return Look(pixels.shape[1], pixels.shape[0], _bits(file), SMALL.resize(pixels))
 
 
