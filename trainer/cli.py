@@ -130,6 +130,18 @@ def _add_compare(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
 def _add_data(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     data = commands.add_parser("data", help="inspect data, split it, draw phantoms", epilog=DISCLAIMER)
     kinds = data.add_subparsers(dest="kind", required=True, metavar="COMMAND")
+    get = kinds.add_parser("get", help="fetch a public set and lay it out", epilog=DISCLAIMER)
+    get.add_argument("source", nargs="?", metavar="SOURCE", help="its name; without one the sets are listed")
+    get.add_argument("--output", metavar="DIR", help="where to lay it out: DIR/<label>/…, manifest.csv, SOURCE.json; masks in DIR_masks")
+    get.add_argument(
+        "--from",
+        dest="origins",
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="an archive or folder that you downloaded, instead of a download; NAME=FILE for each part of a merged set",
+    )
+    get.set_defaults(run=run_get)
     check = kinds.add_parser("check", help="find bad files, copies, label conflicts, leaks and shortcuts", epilog=DISCLAIMER)
     check.add_argument("data", metavar="DATA", help="a folder or a manifest, as for cxr train")
     check.add_argument("--output", metavar="DIR", help="write report.html (with thumbnails) and report.json there")
@@ -240,6 +252,25 @@ def run_recipes(options: argparse.Namespace) -> int:
     width = max(map(len, RECIPES))
     for recipe in RECIPES.values():
         print(f"{recipe.name:<{width}}  {recipe.summary}  [{recipe.backbone}]")
+    return 0
+
+
+def run_get(options: argparse.Namespace) -> int:
+    """cxr data get"""
+    from trainer.data.fetch import get_set
+    from trainer.data.sources import MERGED, PUBLIC_SETS
+
+    if not options.source:
+        for found in PUBLIC_SETS.values():
+            print(f"{found.name:<22}{found.title}")
+        for name, parts in MERGED.items():
+            print(f"{name:<22}{', '.join(parts)} merged")
+        return 0
+    if not options.output:
+        raise UsageError("data get: --output DIR is needed")
+    output = Path(options.output)
+    rows = get_set(options.source, output, options.origins, print)
+    print(f"{len(rows)} radiographs: cxr data check {output / 'manifest.csv'}, then cxr data split {output / 'manifest.csv'} --output …")
     return 0
 
 

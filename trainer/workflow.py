@@ -16,6 +16,7 @@ from accelerate import Accelerator
 from hub_cards.card import write_card
 from trainer.cxr_model import CxrForImageClassification, CxrImageProcessor, RadiographError
 from trainer.data.copies import find_copies, make_thumbnails
+from trainer.data.fetch import read_sources
 from trainer.data.manifest import Manifest, read_manifest
 from trainer.data.pixels import GreyImages, data_fingerprint, decode
 from trainer.data.split import fill_groups, fill_splits, find_leaks
@@ -90,6 +91,7 @@ def train(recipe: Recipe, options: TrainOptions) -> Run:
         resolved = {**to_json(recipe), "task": study.task.name, "labels": list(study.task.labels), "pretrained": options.pretrained}
         resolved["backbone"] = _public_name(backbone)
         environment = describe(list(options.command), recipe.seed, data_fingerprint(study.rows), precision, accelerator.num_processes)
+        environment["data_sources"] = read_sources(options.data)
         _open_run(run, resolved, environment, study, skipped)
     accelerator.wait_for_everyone()
     accelerator.init_trackers("cxr-hub", config={key: str(value) for key, value in to_json(recipe).items()})
