@@ -162,6 +162,12 @@ def _add_data(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -
     split.add_argument("--hold-out", metavar="COLLECTION", help="for leave-one-collection-out: only this one")
     split.add_argument("--seed", type=int, default=0, metavar="S", help="another seed is another split (default 0)")
     split.set_defaults(run=run_split)
+    push = kinds.add_parser("push", help="publish a prepared folder as a Hub dataset with its card", epilog=DISCLAIMER)
+    push.add_argument("data", metavar="DATA", help="a folder or a manifest, as for cxr train")
+    push.add_argument("--repo-id", required=True, metavar="ORG/NAME", help="the dataset repository; made where there is none")
+    push.add_argument("--licence", "--license", required=True, help="under which the pictures may be published, e.g. cc-by-4.0")
+    push.add_argument("--private", action="store_true", help="make the repository private")
+    push.set_defaults(run=run_push_data)
     phantom = kinds.add_parser("phantom", help="draw phantoms: radiographs of nobody, with a known finding and its mask", epilog=DISCLAIMER)
     phantom.add_argument("--output", required=True, metavar="DIR", help="a new folder; masks go to DIR_masks beside it")
     phantom.add_argument("--task", default="tb", help="whose labels: tb (default), covid or three-class")
@@ -296,6 +302,15 @@ def run_split(options: argparse.Namespace) -> int:
         raise UsageError(f"no task {options.task!r}; there are: {', '.join(TASKS)}")
     for note in split_data(options.data, options.output, options.split, options.task, options.hold_out, options.seed):
         print(note)
+    return 0
+
+
+def run_push_data(options: argparse.Namespace) -> int:
+    """cxr data push"""
+    from trainer.inspection import push_data
+
+    url = push_data(options.data, options.repo_id, options.licence, options.private, print)
+    print(f"{url}\n{DISCLAIMER}")
     return 0
 
 

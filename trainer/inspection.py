@@ -1,21 +1,29 @@
-"""`cxr data check` and `cxr data split`: looking at data before anything is trained on it."""
+"""`cxr data check`, `split` and `push`: what is done with data besides training on it."""
 
 import base64
 import io
 import os
+import secrets
+import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import httpx
 import numpy as np
 import pandas as pd
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from jinja2 import Environment, PackageLoader
 from PIL import Image
 
+from hub_cards.dataset import publish_dataset
 from trainer.data import check
 from trainer.data.copies import find_copies
+from trainer.data.fetch import read_sources
+from trainer.data.hub import write_parquet
 from trainer.data.manifest import COLUMNS, read_manifest
 from trainer.data.split import SHARES, fill_groups, grouped_split, hold_out, source_split
-from trainer.errors import UsageError
+from trainer.errors import UsageError, WorkError
 from trainer.evaluation.shortcuts import tell_apart
 from trainer.run import Run
 
@@ -83,6 +91,41 @@ def split_data(data: str, output: str, strategy: str, task: str, collection: str
         _write_manifest(part, place)
         notes += [f"{place.name}: {note}" for note in told]
     return notes
+
+
+def push_data(data: str, repo_id: str, licence: str, private: bool, tell: Callable[[str], None]) -> str:
+    """Publish a folder or manifest as a Hub dataset, in one commit; gives its address.
+
+    Pictures go as 8-bit grey PNG without headers or names, groups under salted names.
+
+    Raises:
+        UsageError: no such data, an empty licence, or a repository name or token that the Hub does not take.
+        WorkError: the upload failed.
+    """
+    if not licence.strip():
+        raise UsageError("--licence: say under which licence the pictures may be published; without one they are not")
+    rows = read_manifest(data).rows
+    fill_groups(rows)
+    sources = read_sources(data)
+    with tempfile.TemporaryDirectory(prefix="cxr-push-") as folder:
+        splits, errors = write_parquet(rows, Path(folder), secrets.token_bytes(16))
+        if errors:
+            tell(f"note: {len(errors)} files cannot be read and are left out (first: {errors[0]})")
+        classes = {label: int(count) for label, count in rows["label"].value_counts().sort_index().items()}
+        collections = sorted(set(rows["collection"]) - {""})
+        facts = {"splits": splits, "classes": classes, "collections": collections, "sources": sources, "patients_known": _patients(rows)}
+        try:
+            return publish_dataset(Path(folder), repo_id, licence.strip(), private, facts)
+        except HFValidationError as error:
+            raise UsageError(f"--repo-id {repo_id}: expected ORG/NAME ({str(error).splitlines()[0]})") from error
+        except (HfHubHTTPError, httpx.HTTPError) as error:
+            status = getattr(getattr(error, "response", None), "status_code", None)
+            cure = "log in (hf auth login) or set HF_TOKEN" if status in (401, 403) else "run the command again"
+            raise WorkError(f"the Hub did not take it ({(str(error).splitlines() or [''])[0]}): {cure}") from error
+
+
+def _patients(rows: pd.DataFrame) -> bool:
+    return bool((rows["group"] != rows["sha256"]).any())
 
 
 def _write_manifest(rows: pd.DataFrame, target: Path) -> None:

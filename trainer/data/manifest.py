@@ -1,6 +1,7 @@
 """A folder or a CSV becomes a manifest: one row an image, with its label, split, group, collection and sha256."""
 
 import hashlib
+import re
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -8,12 +9,14 @@ from pathlib import Path
 import pandas as pd
 from tqdm.auto import tqdm
 
+from trainer.data.hub import read_hub_dataset
 from trainer.errors import UsageError
 
 SPLITS = ("train", "validation", "test", "external")
 SPLIT_FOLDERS = {"train": "train", "training": "train", "val": "validation", "valid": "validation", "validation": "validation"}
 SPLIT_FOLDERS |= {"dev": "validation", "test": "test", "testing": "test", "external": "external"}
 SUFFIXES = {".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp", ".gif", ".jp2", ".dcm", ".dicom"}
+HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?")
 COLUMNS = ("file", "label", "split", "group", "collection", "sha256")
 
 
@@ -28,7 +31,7 @@ class Manifest:
 
 
 def read_manifest(data: str | Path) -> Manifest:
-    """List the images of a folder of class folders, of a folder with train/validation/test inside, or of a CSV.
+    """List the images of a folder of class folders, of a folder with train/validation/test inside, of a CSV or a Hub dataset.
 
     Raises:
         UsageError: no such data, no images, a column or a file that is missing, a file listed twice, or changed.
@@ -38,8 +41,11 @@ def read_manifest(data: str | Path) -> Manifest:
         manifest = _read_folder(path)
     elif path.is_file() and path.suffix.lower() == ".csv":
         manifest = _read_csv(path)
+    elif not path.exists() and HUB_ID.fullmatch(str(data)):
+        manifest = Manifest(read_hub_dataset(str(data)).reindex(columns=list(COLUMNS), fill_value=""))
     else:
-        raise UsageError(f"{data}: expected a folder of class folders or a manifest .csv" + ("" if path.exists() else " (not found)"))
+        missing = "" if path.exists() else " (not found), or a Hub dataset org/name[@revision]"
+        raise UsageError(f"{data}: expected a folder of class folders or a manifest .csv{missing}")
     if manifest.rows.empty:
         raise UsageError(f"{data}: no images found; expected DIR/<class>/*.png (or .jpg, .tif, .dcm …)")
     _add_sha256(manifest.rows)

@@ -1,0 +1,258 @@
+"""A local Hub: the HTTP API that the real huggingface_hub client speaks, with repositories as plain folders on disk.
+
+One branch (`main`), commits numbered by content. Tests may cut a transfer (`hub.fail = {...}`) and read what was asked.
+"""
+
+import hashlib
+import json
+import secrets
+import shutil
+import socket
+import threading
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import uvicorn
+from fastapi import FastAPI, HTTPException, Request, Response
+from fastapi.responses import JSONResponse, RedirectResponse
+
+TOKEN = "hf_localtesttoken"
+KINDS = {"models": "model", "datasets": "dataset", "spaces": "space"}
+
+
+@dataclass
+class Hub:
+    """Where the repositories lie and what was asked; `fail` maps a part of a path to the status it answers with, once each."""
+
+    root: Path
+    endpoint: str = ""
+    commits: dict[str, list[str]] = field(default_factory=dict)
+    requests: list[str] = field(default_factory=list)
+    fail: dict[str, list[int]] = field(default_factory=dict)
+    stored: dict[str, bytes] = field(default_factory=dict)
+
+    def folder(self, kind: str, name: str) -> Path:
+        return self.root / kind / name
+
+    def files(self, kind: str, name: str) -> dict[str, bytes]:
+        folder = self.folder(kind, name)
+        return {path.relative_to(folder).as_posix(): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def _entry(path: str, content: bytes) -> dict[str, Any]:
+    blob = hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
+    entry: dict[str, Any] = {"type": "file", "oid": blob, "size": len(content), "path": path}
+    if len(content) > 1_000_000 or path.endswith((".safetensors", ".parquet", ".png", ".onnx")):
+        entry["lfs"] = {"oid": hashlib.sha256(content).hexdigest(), "size": len(content), "pointerSize": 130}
+    return entry
+
+
+def build_app(hub: Hub) -> FastAPI:
+    app = FastAPI()
+
+    @app.middleware("http")
+    async def watch(request: Request, call_next: Any) -> Response:
+        asked = f"{request.method} {request.url.path}"
+        hub.requests.append(asked)
+        for part, statuses in hub.fail.items():
+            if part in asked and statuses:
+                return JSONResponse({"error": "asked for by a test"}, statuses.pop(0))
+        return await call_next(request)
+
+    def repository(kind: str, name: str, request: Request, write: bool = False) -> Path:
+        if write and request.headers.get("authorization") != f"Bearer {TOKEN}":
+            raise HTTPException(401, "a token is needed")
+        folder = hub.folder(kind, name)
+        if not folder.is_dir():
+            raise HTTPException(404, headers={"X-Error-Code": "RepoNotFound", "X-Error-Message": "no such repository"})
+        return folder
+
+    def head(kind: str, name: str, revision: str = "main") -> str:
+        commits = hub.commits[f"{kind}/{name}"]
+        if revision in ("main", "HEAD"):
+            return commits[-1]
+        if revision in commits:
+            return revision
+        raise HTTPException(404, headers={"X-Error-Code": "RevisionNotFound"})
+
+    @app.get("/api/whoami-v2")
+    def whoami(request: Request) -> Any:
+        if request.headers.get("authorization") != f"Bearer {TOKEN}":
+            raise HTTPException(401)
+        return {"type": "user", "name": "tester", "orgs": [{"name": "org"}], "auth": {"accessToken": {"role": "write"}}}
+
+    @app.post("/api/repos/create")
+    async def create(request: Request) -> Any:
+        if request.headers.get("authorization") != f"Bearer {TOKEN}":
+            raise HTTPException(401)
+        asked = await request.json()
+        kind, name = f"{asked.get('type') or 'model'}s", f"{asked.get('organization') or 'tester'}/{asked['name']}"
+        folder, url = hub.folder(kind, name), f"{hub.endpoint}/{'' if kind == 'models' else kind + '/'}{name}"
+        if folder.is_dir():
+            return JSONResponse({"error": "exists", "url": url, "name": name}, 409)
+        folder.mkdir(parents=True)
+        hub.commits[f"{kind}/{name}"] = [secrets.token_hex(20)]
+        return {"url": url, "name": name, "id": secrets.token_hex(12)}
+
+    @app.delete("/api/repos/delete")
+    async def delete(request: Request) -> Any:
+        asked = await request.json()
+        kind, name = f"{asked.get('type') or 'model'}s", f"{asked.get('organization') or 'tester'}/{asked['name']}"
+        shutil.rmtree(repository(kind, name, request, write=True))
+        return {}
+
+    @app.post("/api/validate-yaml")
+    async def validate() -> Any:
+        return {"errors": [], "warnings": []}
+
+    @app.get("/api/{kind}/{org}/{repo}")
+    @app.get("/api/{kind}/{org}/{repo}/revision/{revision:path}")
+    def info(kind: str, org: str, repo: str, request: Request, revision: str = "main") -> Any:
+        name = f"{org}/{repo}"
+        repository(kind, name, request)
+        siblings = [{"rfilename": path, "size": len(content)} for path, content in hub.files(kind, name).items()]
+        facts = {"id": name, "sha": head(kind, name, revision), "private": False, "tags": [], "downloads": 0, "likes": 0}
+        return {**facts, "modelId": name, "siblings": siblings, "lastModified": "2026-01-01T00:00:00.000Z", "cardData": {}}
+
+    @app.get("/api/{kind}/{org}/{repo}/refs")
+    def refs(kind: str, org: str, repo: str, request: Request) -> Any:
+        repository(kind, f"{org}/{repo}", request)
+        branch = {"name": "main", "ref": "refs/heads/main", "targetCommit": head(kind, f"{org}/{repo}")}
+        return {"branches": [branch], "tags": [], "converts": []}
+
+    @app.get("/api/{kind}/{org}/{repo}/tree/{revision}")
+    @app.get("/api/{kind}/{org}/{repo}/tree/{revision}/{path:path}")
+    def tree(kind: str, org: str, repo: str, revision: str, request: Request, path: str = "", recursive: bool = False) -> Any:
+        repository(kind, f"{org}/{repo}", request)
+        head(kind, f"{org}/{repo}", revision)
+        below = [item for item in hub.files(kind, f"{org}/{repo}").items() if not path or item[0].startswith(f"{path}/")]
+        if path and not below:
+            raise HTTPException(404, headers={"X-Error-Code": "EntryNotFound"})
+        depth = len(Path(path).parts) + 1
+        folders = sorted({"/".join(Path(file).parts[:depth]) for file, _ in below if len(Path(file).parts) > depth})
+        listed = [_entry(file, content) for file, content in below if recursive or len(Path(file).parts) == depth]
+        return [*({"type": "directory", "oid": "0" * 40, "size": 0, "path": folder} for folder in folders), *listed]
+
+    @app.post("/api/{kind}/{org}/{repo}/paths-info/{revision}")
+    async def paths_info(kind: str, org: str, repo: str, revision: str, request: Request) -> Any:
+        repository(kind, f"{org}/{repo}", request)
+        if "json" in request.headers.get("content-type", ""):
+            wanted = (await request.json())["paths"]
+        else:
+            wanted = (await request.form()).getlist("paths")
+        files = hub.files(kind, f"{org}/{repo}")
+        found = [_entry(path, files[path]) for path in wanted if path in files]
+        folders = [path for path in wanted if any(file.startswith(f"{path.rstrip('/')}/") for file in files)]
+        return [*found, *({"type": "directory", "oid": "0" * 40, "size": 0, "path": path} for path in folders)]
+
+    @app.post("/api/{kind}/{org}/{repo}/preupload/{revision}")
+    async def preupload(kind: str, org: str, repo: str, revision: str, request: Request) -> Any:
+        repository(kind, f"{org}/{repo}", request, write=True)
+        asked = (await request.json())["files"]
+        modes = {file["path"]: "lfs" if "lfs" in _entry(file["path"], b"x" * min(file["size"], 1_000_001)) else "regular" for file in asked}
+        return {"files": [{"path": path, "uploadMode": mode, "shouldIgnore": False} for path, mode in modes.items()]}
+
+    @app.post("/{prefix:path}.git/info/lfs/objects/batch")
+    async def batch(prefix: str, request: Request) -> Any:
+        objects = []
+        for wanted in (await request.json())["objects"]:
+            actions = {
+                "upload": {"href": f"{hub.endpoint}/lfs/{wanted['oid']}", "header": {}},
+                "verify": {"href": f"{hub.endpoint}/lfs-verify/{wanted['oid']}", "header": {}},
+            }
+            objects.append({**wanted, **({} if wanted["oid"] in hub.stored else {"actions": actions})})
+        return {"transfer": "basic", "objects": objects}
+
+    @app.put("/lfs/{oid}")
+    async def upload(oid: str, request: Request) -> Response:
+        content = await request.body()
+        if hashlib.sha256(content).hexdigest() != oid:
+            raise HTTPException(400, "damaged")
+        hub.stored[oid] = content
+        return Response()
+
+    @app.post("/lfs-verify/{oid}")
+    async def verify(oid: str) -> Any:
+        if oid not in hub.stored:
+            raise HTTPException(404)
+        return {}
+
+    @app.post("/api/{kind}/{org}/{repo}/commit/{revision}")
+    async def commit(kind: str, org: str, repo: str, revision: str, request: Request) -> Any:
+        import base64
+
+        name = f"{org}/{repo}"
+        folder = repository(kind, name, request, write=True)
+        for line in (await request.body()).decode().splitlines():
+            change = json.loads(line)
+            value = change["value"]
+            if change["key"] == "file":
+                content = base64.b64decode(value["content"]) if value.get("encoding") == "base64" else value["content"].encode()
+            elif change["key"] == "lfsFile":
+                content = hub.stored[value["oid"]]
+            elif change["key"] == "deletedFile":
+                (folder / value["path"]).unlink()
+                continue
+            else:
+                continue
+            (folder / value["path"]).parent.mkdir(parents=True, exist_ok=True)
+            (folder / value["path"]).write_bytes(content)
+        hub.commits[f"{kind}/{name}"].append(secrets.token_hex(20))
+        oid = hub.commits[f"{kind}/{name}"][-1]
+        url = f"{hub.endpoint}/{'' if kind == 'models' else kind + '/'}{name}/commit/{oid}"
+        return {"success": True, "commitOid": oid, "commitUrl": url, "hookOutput": ""}
+
+    def resolve(kind: str, name: str, revision: str, path: str, request: Request) -> Response:
+        repository(kind, name, request)
+        commit_id = head(kind, name, revision)
+        files = hub.files(kind, name)
+        if path not in files:
+            raise HTTPException(404, headers={"X-Error-Code": "EntryNotFound", "X-Repo-Commit": commit_id})
+        content, entry = files[path], _entry(path, files[path])
+        etag = entry.get("lfs", entry)["oid"]
+        facts = {"ETag": f'"{etag}"', "X-Repo-Commit": commit_id, "Accept-Ranges": "bytes"}
+        if "lfs" in entry:
+            hub.stored[etag] = content
+            facts |= {"X-Linked-Size": str(len(content)), "X-Linked-Etag": f'"{etag}"'}
+            return RedirectResponse(f"{hub.endpoint.replace('127.0.0.1', 'localhost')}/cdn/{etag}", 302, facts)  # another host, as there
+        return _ranged(content, request, facts)
+
+    @app.api_route("/cdn/{oid}", methods=["GET", "HEAD"])
+    def cdn(oid: str, request: Request) -> Response:
+        return _ranged(hub.stored[oid], request, {"ETag": f'"{oid}"'})
+
+    @app.api_route("/{kind}/{org}/{repo}/resolve/{revision}/{path:path}", methods=["GET", "HEAD"])
+    def resolve_other(kind: str, org: str, repo: str, revision: str, path: str, request: Request) -> Response:
+        return resolve(kind, f"{org}/{repo}", revision, path, request)
+
+    @app.api_route("/{org}/{repo}/resolve/{revision}/{path:path}", methods=["GET", "HEAD"])
+    def resolve_model(org: str, repo: str, revision: str, path: str, request: Request) -> Response:
+        return resolve("models", f"{org}/{repo}", revision, path, request)
+
+    return app
+
+
+def _ranged(content: bytes, request: Request, headers: dict[str, str]) -> Response:
+    asked = request.headers.get("range", "")
+    if asked.startswith("bytes="):
+        first, _, last = asked.removeprefix("bytes=").partition("-")
+        start, stop = int(first), int(last) + 1 if last else len(content)
+        headers = {**headers, "Content-Range": f"bytes {start}-{stop - 1}/{len(content)}"}
+        return Response(content[start:stop], 206, headers, media_type="application/octet-stream")
+    body = b"" if request.method == "HEAD" else content
+    return Response(body, 200, {**headers, "Content-Length": str(len(content))}, media_type="application/octet-stream")
+
+
+def start(root: Path) -> tuple[Hub, uvicorn.Server]:
+    """Serve a Hub on a free port, in a thread; stop it by `server.should_exit = True`."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    hub = Hub(root, f"http://127.0.0.1:{port}")
+    server = uvicorn.Server(uvicorn.Config(build_app(hub), port=port, log_level="error"))
+    threading.Thread(target=server.run, daemon=True).start()
+    while not server.started:
+        time.sleep(0.02)
+    return hub, server
