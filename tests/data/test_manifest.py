@@ -39,12 +39,18 @@ def test_split_folders_upper_case_suffixes_nested_folders_and_bare_dicom(phantom
     assert any("notes.txt" in note for note in manifest.notes)
 
 
-def test_labels_stay_when_a_metadata_csv_lies_beside_the_folders(phantoms, tmp_path):
+def test_a_metadata_csv_beside_the_folders_gives_patients_but_no_labels(phantoms, tmp_path):
     shutil.copytree(phantoms, tmp_path / "data")
-    (tmp_path / "data" / "metadata.csv").write_text("file_name,finding\nNormal/phantom-00000.png,none\n")
+    metadata = tmp_path / "data" / "metadata.csv"
+    metadata.write_text("file_name,label,patient_id\nNormal/phantom-00000.png,tuberculosis,p7\nNormal/phantom-00001.png,NORMAL,p8\n")
     manifest = read_manifest(tmp_path / "data")
     assert counts(manifest.rows, "label") == {"Normal": 24, "Tuberculosis": 24}
-    assert any("metadata.csv" in note for note in manifest.notes)
+    assert sorted(set(manifest.rows["group"])) == ["", "p7", "p8"]
+    assert manifest.rows.loc[manifest.rows["group"] == "p7", "file"].item().endswith("Normal/phantom-00000.png")
+    assert any("patient_id taken" in note for note in manifest.notes)
+    assert any("1 labels are not those of the folders" in note for note in manifest.notes)
+    metadata.write_text("name,finding\nNormal/phantom-00000.png,none\n")
+    assert any("no column file_name" in note for note in read_manifest(tmp_path / "data").notes)
 
 
 def write_csv(tmp_path, phantoms, **columns):

@@ -11,12 +11,14 @@ from tqdm.auto import tqdm
 
 from trainer.data.hub import read_hub_dataset
 from trainer.errors import UsageError
+from trainer.tasks import plain
 
 SPLITS = ("train", "validation", "test", "external")
 SPLIT_FOLDERS = {"train": "train", "training": "train", "val": "validation", "valid": "validation", "validation": "validation"}
 SPLIT_FOLDERS |= {"dev": "validation", "test": "test", "testing": "test", "external": "external"}
 SUFFIXES = {".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp", ".gif", ".jp2", ".dcm", ".dicom"}
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?")
+METADATA = {"group": ("group", "patient_id", "patient"), "collection": ("collection", "source")}  # columns of a metadata.csv
 COLUMNS = ("file", "label", "split", "group", "collection", "sha256")
 
 
@@ -59,10 +61,38 @@ def _read_folder(root: Path) -> Manifest:
         records = [row for split, folder in parts.items() for row in _class_folders(folder, split, manifest)]
     else:
         records = _class_folders(root, "", manifest)
-    if (root / "metadata.csv").exists():
-        manifest.notes.append(f"{root / 'metadata.csv'} is not read: labels come from the folders (pass a CSV to choose otherwise)")
     manifest.rows = pd.DataFrame(records, columns=list(COLUMNS))
+    if (root / "metadata.csv").is_file():
+        _add_metadata(root / "metadata.csv", manifest)
     return manifest
+
+
+def _add_metadata(path: Path, manifest: Manifest) -> None:
+    """Take patients and collections from a metadata.csv beside class folders; labels stay those of the folders."""
+    try:
+        table = pd.read_csv(path, dtype=str, keep_default_na=False)
+    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError):
+        manifest.notes.append(f"{path} cannot be read and is left out")
+        return
+    name = next((column for column in ("file_name", "file") if column in table), None)
+    if name is None:
+        manifest.notes.append(f"{path} has no column file_name and is left out")
+        return
+    table.index = pd.Index([str((path.parent / file).absolute()) for file in table[name]])
+    table = table[~table.index.duplicated()].reindex(manifest.rows["file"]).fillna("").reset_index(drop=True)
+    taken = []
+    for column, names in METADATA.items():
+        given = next((alias for alias in names if alias in table), None)
+        if given:
+            manifest.rows[column] = table[given].str.strip()
+            taken.append(given)
+    manifest.notes.append(f"{path}: {', '.join(taken) or 'nothing'} taken from it; labels come from the folders")
+    if "label" in table:
+        other = (table["label"] != "") & (table["label"].map(plain) != manifest.rows["label"].map(plain))
+        if other.any():
+            manifest.notes.append(
+                f"{path}: {int(other.sum())} labels are not those of the folders (first: {manifest.rows['file'][other].iloc[0]})"
+            )
 
 
 def _folders(root: Path) -> list[Path]:
