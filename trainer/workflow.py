@@ -15,7 +15,7 @@ from accelerate import Accelerator
 
 from hub_cards.card import write_card
 from trainer.cxr_model import CxrForImageClassification, CxrImageProcessor, RadiographError
-from trainer.data.copies import find_copies, make_thumbnails
+from trainer.data.copies import copies_among
 from trainer.data.fetch import read_sources
 from trainer.data.manifest import Manifest, read_manifest
 from trainer.data.pixels import GreyImages, data_fingerprint, decode
@@ -114,8 +114,7 @@ def prepare(recipe: Recipe, options: TrainOptions, processor: CxrImageProcessor,
     if len(skipped):
         tell(f"note: {len(skipped)} files cannot be read and are left out; skipped.csv names them")
     given = {"validation", "test"} <= set(rows["split"])
-    copies = [] if given else find_copies(make_thumbnails(images))
-    members = fill_groups(rows, [(one, two) for one, two, _ in copies])
+    members = fill_groups(rows, [] if given else copies_among(images))
     for note in [*manifest.notes, *fill_splits(rows, members, recipe.seed), *find_leaks(rows)]:
         tell(f"note: {note}")
     study = Study(task, rows, _indices(rows, task), images)

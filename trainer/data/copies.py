@@ -5,6 +5,9 @@ copies. Here local contrast is levelled first, every pair is compared, and what 
 then agrees in its fine structure, another film of the same chest does not.
 """
 
+import json
+import os
+
 import numpy as np
 import torch
 from torch.nn import functional as F
@@ -15,11 +18,23 @@ from trainer.data.pixels import GreyImages
 SIDE = 96  # pixels of the thumbnails
 ALIKE, COPY = 0.60, 0.90  # correlation of candidates before they are laid over each other, and of copies after it
 ROUNDS = ((SIDE // 2, 10, 0.70), (SIDE // 2, 20, 0.80), (SIDE, 20, COPY))  # resolution, steps, correlation to go on
+VERSION = 1  # to be raised when the search changes: kept results are then not used
 NEIGHBOURS = 8  # most candidates for a picture, and twice as many candidates as pictures in all: the likeliest
 CHUNK = 512
 
 
-def make_thumbnails(images: GreyImages) -> np.ndarray:
+def copies_among(images: GreyImages) -> list[tuple[int, int]]:
+    """Pairs of near copies among decoded images, looked for once and kept beside their cache."""
+    kept = images.cache.with_name(f"{images.cache.name}-copies-{VERSION}.json")
+    if not kept.is_file():
+        found = find_copies(_thumbnails(images))
+        writing = kept.with_suffix(f".{os.getpid()}")
+        writing.write_text(json.dumps([pair[:2] for pair in found]))
+        os.replace(writing, kept)
+    return [(one, two) for one, two in json.loads(kept.read_text())]
+
+
+def _thumbnails(images: GreyImages) -> np.ndarray:
     """uint8 [N, 96, 96] of decoded images."""
     chunks = []
     for start in range(0, len(images), CHUNK):

@@ -21,11 +21,12 @@ MAX_BAD_SHARE = 0.01
 
 @dataclass
 class GreyImages:
-    """Decoded images, row i being row i of the manifest they were made from."""
+    """Decoded images, row i being row i of the manifest they were made from; `cache` begins the names of their cache files."""
 
     table: datasets.Dataset
     height: int
     width: int
+    cache: Path
 
     def __len__(self) -> int:
         return len(self.table)
@@ -81,7 +82,7 @@ def decode(rows: pd.DataFrame, processor: CxrImageProcessor) -> tuple[pd.DataFra
         raise WorkError(f"{len(skipped)} of {len(rows)} files cannot be read (at most 1 % may be):\n  {first}")
     if len(skipped):
         table = table.select(good)
-    return rows.iloc[good].reset_index(drop=True), GreyImages(table.with_format("arrow"), height, width), skipped
+    return rows.iloc[good].reset_index(drop=True), GreyImages(table.with_format("arrow"), height, width, folder / fingerprint), skipped
 
 
 def data_fingerprint(rows: pd.DataFrame) -> str:
