@@ -73,7 +73,7 @@ def show_check(report: dict[str, Any]) -> str:
         ("pictures of an absurd size", report["absurd_sizes"]),
         ("files that are no pictures", report["not_pictures"]),
     ]
-    lines = [f"{report['images']} radiographs"]
+    lines = [f"{report['images']} radiographs, " + (f"splits: {', '.join(report['splits'])}" if report["splits"] else "no split given")]
     for name, found in counts:
         lines.append(f"  {len(found):>6}  {name}" + (f"   (first: {_first(found[0])})" if found else ""))
     lines.append("told without the lungs (cross-validated AUROC, 95 % interval):")

@@ -46,18 +46,18 @@ def _thumbnails(images: GreyImages) -> np.ndarray:
 
 def find_copies(thumbnails: np.ndarray) -> list[tuple[int, int, float]]:
     """Pairs of near copies among uint8 [N, 96, 96] thumbnails: (first, second, similarity in .9..1), first < second."""
-    levelled = {SIDE // 2: _levelled(thumbnails, SIDE // 2, 2.0), SIDE: _levelled(thumbnails, SIDE, 4.0)}
-    pairs = _alike(levelled[SIDE // 2].flatten(1))
+    pairs = _alike(thumbnails)
     moves, scores = torch.zeros(len(pairs), 4), torch.zeros(len(pairs))
     for side, steps, least in ROUNDS:
-        moves, scores = _overlay(levelled[side], pairs, moves, steps)
+        moves, scores = _overlay(thumbnails, side, pairs, moves, steps)
         kept = scores >= least
         pairs, moves, scores = pairs[kept], moves[kept], scores[kept]
     return [(one, two, score) for (one, two), score in zip(pairs.tolist(), scores.tolist(), strict=True)]
 
 
-def _levelled(thumbnails: np.ndarray, side: int, sigma: float) -> torch.Tensor:
+def _levelled(thumbnails: np.ndarray, side: int) -> torch.Tensor:
     """Local contrast normalisation: minus the local mean, by the local standard deviation; float32 [N, side, side]."""
+    sigma = side / 24
     reach = int(3 * sigma)
     bell = torch.exp(-0.5 * (torch.arange(-reach, reach + 1) / sigma) ** 2)
     bell /= bell.sum()
@@ -66,22 +66,17 @@ def _levelled(thumbnails: np.ndarray, side: int, sigma: float) -> torch.Tensor:
         across = F.conv2d(F.pad(images, (reach, reach, 0, 0), "reflect"), bell.view(1, 1, 1, -1))
         return F.conv2d(F.pad(across, (0, 0, reach, reach), "reflect"), bell.view(1, 1, -1, 1))
 
-    chunks = []
-    for start in range(0, len(thumbnails), CHUNK):
-        images = torch.from_numpy(thumbnails[start : start + CHUNK]).float().unsqueeze(1)
-        images = F.avg_pool2d(images, SIDE // side)
-        detail = images - blurred(images)
-        chunks.append((detail / (blurred(detail**2).clamp_min(0).sqrt() + 2)).squeeze(1))
-    return torch.cat(chunks)
+    images = F.avg_pool2d(torch.from_numpy(thumbnails).float().unsqueeze(1), SIDE // side)
+    detail = images - blurred(images)
+    return (detail / (blurred(detail**2).clamp_min(0).sqrt() + 2)).squeeze(1)
 
 
-def _alike(vectors: torch.Tensor) -> torch.Tensor:
-    """Candidates [P, 2]: every picture is compared with every other, by the correlation of `vectors` [N, D], in bf16."""
-    vectors = vectors - vectors.mean(1, keepdim=True)
-    norms = vectors.norm(dim=1, keepdim=True)
-    vectors = torch.where(norms > 1, vectors / norms.clamp_min(1e-6), 0.0).bfloat16()  # an empty picture is like none
+def _alike(thumbnails: np.ndarray) -> torch.Tensor:
+    """Candidates [P, 2]: every picture is compared with every other, by the correlation of their detail, in bf16."""
+    starts = range(0, len(thumbnails), CHUNK)
+    vectors = torch.cat([_unit(_levelled(thumbnails[start : start + CHUNK], SIDE // 2)) for start in starts])
     found, strength = [], []
-    for start in tqdm(range(0, len(vectors), CHUNK), desc="comparing all pairs", unit="block", leave=False):
+    for start in tqdm(starts, desc="comparing all pairs", unit="block", leave=False):
         alike = (vectors[start : start + CHUNK] @ vectors[start:].T).float()
         best = alike.topk(min(NEIGHBOURS + 1, alike.shape[1]), dim=1)
         row, column = torch.nonzero(best.values > ALIKE, as_tuple=True)
@@ -92,7 +87,14 @@ def _alike(vectors: torch.Tensor) -> torch.Tensor:
     return torch.cat(found)[likeliest]
 
 
-def _overlay(images: torch.Tensor, pairs: torch.Tensor, moves: torch.Tensor, steps: int) -> tuple[torch.Tensor, torch.Tensor]:
+def _unit(images: torch.Tensor) -> torch.Tensor:
+    """bf16 [N, D] of mean 0 and length 1; an empty picture is all 0, so that it is like none."""
+    vectors = images.flatten(1) - images.flatten(1).mean(1, keepdim=True)
+    norms = vectors.norm(dim=1, keepdim=True)
+    return torch.where(norms > 1, vectors / norms.clamp_min(1e-6), 0.0).bfloat16()
+
+
+def _overlay(thumbnails: np.ndarray, side: int, pairs: torch.Tensor, moves: torch.Tensor, steps: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Shift and scale the second of each pair to fit the first, by gradient ascent on their correlation.
 
     Returns:
@@ -101,7 +103,8 @@ def _overlay(images: torch.Tensor, pairs: torch.Tensor, moves: torch.Tensor, ste
     best_moves, best = moves.clone(), torch.full((len(pairs),), -1.0)
     for start in tqdm(range(0, len(pairs), CHUNK), desc="laying over each other", unit="block", leave=False):
         part = slice(start, start + CHUNK)
-        first, second = images[pairs[part, 0]], images[pairs[part, 1]].unsqueeze(1)
+        first, second = (_levelled(thumbnails[pairs[part, place].numpy()], side) for place in (0, 1))
+        second = second.unsqueeze(1)
         move = moves[part].clone().requires_grad_()
         optimizer = torch.optim.Adam([move], lr=0.01)
         for _ in range(steps):
