@@ -22,7 +22,7 @@ from trainer.data.copies import find_copies
 from trainer.data.fetch import read_sources
 from trainer.data.hub import write_parquet
 from trainer.data.manifest import COLUMNS, read_manifest
-from trainer.data.split import SHARES, fill_groups, grouped_split, hold_out, source_split
+from trainer.data.split import fill_groups, hold_out, source_split, split_around
 from trainer.errors import UsageError, WorkError
 from trainer.evaluation.shortcuts import tell_apart
 from trainer.run import Run
@@ -55,8 +55,8 @@ def split_data(data: str, output: str, strategy: str, task: str, collection: str
     """Write a manifest CSV with a split, its paths relative to itself where they can be.
 
     Args:
-        strategy: `grouped`, `source` or `leave-one-collection-out`; the last writes one manifest a collection, or the one
-            of `collection`.
+        strategy: `grouped` (what is `external` stays so), `source` or `leave-one-collection-out`; the last writes one
+            manifest a collection, or the one of `collection`.
 
     Returns:
         What a user should know.
@@ -81,9 +81,9 @@ def split_data(data: str, output: str, strategy: str, task: str, collection: str
     pairs = find_copies(np.stack([look.thumbnail for look in looks if not look.error]))
     members = fill_groups(rows, [(one, two) for one, two, _ in pairs])
     if strategy == "grouped":
-        notes += grouped_split(rows, members, SHARES, seed)
+        rows, told = split_around(rows, rows["split"] == "external", members, seed)
         _write_manifest(rows, Path(output))
-        return notes
+        return [*notes, *told]
     target = Path(output)
     for name in [collection] if collection else sorted(set(rows["collection"])):
         part, told = hold_out(rows, members, name, seed)

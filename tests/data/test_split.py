@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trainer.data.split import SHARES, fill_groups, fill_splits, find_leaks, hold_out, source_split
+from trainer.data.split import SHARES, fill_groups, fill_splits, find_leaks, hold_out, source_split, split_around
 from trainer.errors import UsageError
 
 
@@ -98,9 +98,19 @@ def test_one_collection_is_held_out():
     assert (part.loc[part["collection"] == "x", "split"] == "external").all()
     assert set(part.loc[part["collection"] == "y", "split"]) == {"train", "validation", "test"}
     assert len(part) == 298  # the patient of 150 stands in x too
-    assert any("2 images of other collections are left out" in note for note in notes)
+    assert any("2 images are left out" in note for note in notes)
     with pytest.raises(UsageError, match="x, y"):
         hold_out(rows, fill_groups(rows), "z", 0)
+
+
+def test_what_is_external_stays_so():
+    rows = table(["a", "b"] * 100, groups=[f"p{index // 2}" for index in range(200)])
+    outside = rows.index < 50
+    rows, notes = split_around(rows, pd.Series(outside), fill_groups(rows, [(0, 150)]), 0)
+    assert (rows.loc[rows.index < 50, "split"] == "external").all()
+    assert "external" not in set(rows.loc[rows.index >= 50, "split"])
+    assert len(rows) == 198
+    assert any("2 images are left out" in note for note in notes)
 
 
 def test_the_sources_tb_split_is_by_file_number():

@@ -9,9 +9,10 @@ import pandas as pd
 from sklearn.model_selection import train_test_split
 
 from trainer.errors import UsageError
+from trainer.tasks import plain
 
 SHARES = {"test": 0.15, "validation": 0.15, "train": 0.70}
-SOURCE_TB = {"Normal": (2240, 2800), "Tuberculosis": (448, 560)}  # the last file number of train and of validation
+SOURCE_TB = {"normal": (2240, 2800), "tuberculosis": (448, 560)}  # the last file number of train and of validation
 
 
 Members = dict[str, set[str]]
@@ -106,7 +107,7 @@ def _fill_empty(rows: pd.DataFrame, placed: dict[str, str], shares: dict[str, fl
 
 
 def hold_out(rows: pd.DataFrame, members: Members, collection: str, seed: int) -> tuple[pd.DataFrame, list[str]]:
-    """One collection becomes `external`, the rest is split by group; what it shares with the rest is left out of the rest.
+    """One collection becomes `external`, the rest is split by group.
 
     Raises:
         UsageError: there is no such collection, or nothing besides it.
@@ -114,17 +115,20 @@ def hold_out(rows: pd.DataFrame, members: Members, collection: str, seed: int) -
     known = sorted(set(rows["collection"]))
     if collection not in known or len(known) < 2:
         raise UsageError(f"--hold-out {collection}: the data has the collections {', '.join(name or '(none)' for name in known)}")
-    outside = rows["collection"] == collection
+    return split_around(rows, rows["collection"] == collection, members, seed)
+
+
+def split_around(rows: pd.DataFrame, outside: pd.Series, members: Members, seed: int) -> tuple[pd.DataFrame, list[str]]:
+    """Rows marked by `outside` are external, the others are split by group; whom both hold is left out of the others."""
     shared = ~outside & rows["group"].isin(rows.loc[outside, "group"])
-    rows = rows[~shared].copy()
-    inside = rows[rows["collection"] != collection].copy()
+    inside = rows[~outside & ~shared].copy()
     notes = grouped_split(inside, members, SHARES, seed)
-    rows["split"] = inside["split"].reindex(rows.index).fillna("external")
+    rows = rows[~shared].assign(split=inside["split"]).fillna({"split": "external"})
     if shared.any():
-        notes.append(f"{int(shared.sum())} images of other collections are left out: {collection} holds the same patient or picture")
+        notes.append(f"{int(shared.sum())} images are left out: the external images show the same patient or picture")
     absent = sorted(set(rows["label"]) - set(inside["label"]))
     if absent:
-        notes.append(f"only {collection} has {', '.join(absent)}: nothing else could teach it")
+        notes.append(f"only external images show {', '.join(absent)}: nothing else could teach it")
     return rows, notes
 
 
@@ -143,15 +147,15 @@ def source_split(rows: pd.DataFrame, task: str) -> list[str]:
         for name, part in (("train", train), ("validation", validation), ("test", test)):
             rows.loc[part.index, "split"] = name
     elif (rows["split"] == "").any():
-        raise UsageError("--split source: its three-class split are its own folders train, val and test; this data has none")
+        raise UsageError("--split source: its three-class split is its own folders train, val and test; this data has none")
     return [f"the source's split: {_counts(rows)} (by image: patients may stand on two sides; cxr data check tells)"]
 
 
 def _tb_side(file: str, label: str) -> str:
     number = re.search(r"(\d+)\.\w+$", file)
-    if number is None or label not in SOURCE_TB:
+    if number is None or plain(label) not in SOURCE_TB:
         raise UsageError(f"{file}: --split source needs files named as Normal-1.png … Tuberculosis-700.png")
-    train, validation = SOURCE_TB[label]
+    train, validation = SOURCE_TB[plain(label)]
     return "train" if int(number[1]) <= train else "validation" if int(number[1]) <= validation else "test"
 
 
