@@ -1,6 +1,7 @@
 """Stopped half-way, gone on: nothing is lost and nothing differs."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -53,7 +54,7 @@ def test_kill_9_in_the_middle_of_epoch_3_then_resume_gives_the_same_weights(whol
         env={**os.environ, "TQDM_MININTERVAL": "0"},  # the progress bar shows every step
     )
     shown = b""
-    while b"epoch 3/5:  38%" not in shown:  # the progress bar says so after 3 of 8 steps
+    while not re.search(rb"epoch 3/5: +[2-6]\d%", shown):  # the progress bar says so in the middle of the epoch
         piece = os.read(process.stderr.fileno(), 4096)
         assert piece, f"the training ended before it could be killed: {shown[-500:]!r}"
         shown += piece
