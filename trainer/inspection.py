@@ -108,10 +108,9 @@ def push_data(data: str, repo_id: str, licence: str, private: bool, tell: Callab
     fill_groups(rows)
     sources = read_sources(data)
     with tempfile.TemporaryDirectory(prefix="cxr-push-") as folder:
-        splits, errors = write_parquet(rows, Path(folder), secrets.token_bytes(16))
+        splits, classes, errors = write_parquet(rows, Path(folder), secrets.token_bytes(16))
         if errors:
             tell(f"note: {len(errors)} files cannot be read and are left out (first: {errors[0]})")
-        classes = {label: int(count) for label, count in rows["label"].value_counts().sort_index().items()}
         collections = sorted(set(rows["collection"]) - {""})
         facts = {"splits": splits, "classes": classes, "collections": collections, "sources": sources, "patients_known": _patients(rows)}
         try:

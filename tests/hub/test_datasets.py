@@ -88,7 +88,10 @@ def test_published_pictures_are_grey(hub, run, tmp_path):
     folder = tmp_path / "colour"
     for label in ("a", "b"):
         (folder / label).mkdir(parents=True)
+        (folder / label / "cut.png").write_bytes(b"cut off")
         Image.new("RGB", (80, 80), (200, 10, 10)).save(folder / label / "film.jpg", exif=b"Exif\x00\x00MM\x00*\x00\x00\x00\x08\x00\x00")
     assert run("data", "push", folder, "--repo-id", "org/colour", "--licence", "mit").returncode == 0
     loaded = run("-c", LOAD, "org/colour", python=True, token=False)
     assert '"mode": "L"' in loaded.stdout
+    card = hub.files("datasets", "org/colour")["README.md"].decode()
+    assert "\n| a | 1 |\n| b | 1 |\n" in card  # what could not be read is not counted

@@ -1,6 +1,5 @@
 """`cxr data get`: fetch a public set, lay it out as class folders with a manifest, and keep its terms beside it."""
 
-import hashlib
 import json
 import os
 import shutil
@@ -20,7 +19,7 @@ import httpx
 import pandas as pd
 from tqdm.auto import tqdm
 
-from trainer.data.manifest import SUFFIXES
+from trainer.data.manifest import SUFFIXES, file_sha256
 from trainer.data.sources import INTO_THREE, MERGED, PUBLIC_SETS, Place, PublicSet
 from trainer.errors import UsageError, WorkError
 
@@ -215,7 +214,7 @@ def download(url: str, folder: Path, sha256: str = "", wait: float = 2.0) -> Pat
                     f"{url}: {error or type(error).__name__}; run the command again to go on, or give the file: --from FILE"
                 ) from error
             time.sleep(wait * 2**attempt)
-    if sha256 and _digest(target) != sha256:
+    if sha256 and file_sha256(target) != sha256:
         target.unlink()
         raise WorkError(f"{url}: its sha256 is not {sha256}: it arrived damaged or was changed")
     return target
@@ -238,11 +237,6 @@ def _transfer(url: str, part: Path) -> None:
             bar.close()
     if total and part.stat().st_size < total:
         raise httpx.ReadError("the connection ended early")
-
-
-def _digest(file: Path) -> str:
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def _replace(target: Path, text: str) -> None:

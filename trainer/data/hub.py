@@ -3,6 +3,7 @@
 import hashlib
 import io
 import os
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,16 +14,9 @@ from tqdm.auto import tqdm
 
 from trainer.cxr_model import RadiographError
 from trainer.cxr_model.image_processing_cxr import read_radiograph
+from trainer.data.manifest import SPLIT_FOLDERS
 from trainer.errors import UsageError
 
-SPLIT_NAMES = {
-    "train": "train",
-    "validation": "validation",
-    "valid": "validation",
-    "val": "validation",
-    "test": "test",
-    "external": "external",
-}
 OPTIONAL = ("group", "collection")
 SHARD = 1000  # images in a parquet file
 
@@ -43,10 +37,10 @@ def read_hub_dataset(reference: str) -> pd.DataFrame:
         reason = (str(error).splitlines() or [""])[0]
         raise UsageError(f"{reference}: neither a folder, a CSV nor a dataset that can be loaded ({reason})") from error
     folder = Path(datasets.config.HF_DATASETS_CACHE) / "cxr-hub-files" / name.replace("/", "--")
-    splits = {split: SPLIT_NAMES.get(split, "") for split in found} if len(found) > 1 else dict.fromkeys(found, "")
+    splits = {split: SPLIT_FOLDERS.get(split, "") for split in found} if len(found) > 1 else dict.fromkeys(found, "")
     unknown = sorted(split for split, known in splits.items() if len(found) > 1 and not known)
     if unknown:
-        raise UsageError(f"{reference}: unknown split {', '.join(unknown)}; expected {', '.join(SPLIT_NAMES)}")
+        raise UsageError(f"{reference}: unknown split {', '.join(unknown)}; expected {', '.join(SPLIT_FOLDERS)}")
     rows = [row for split, part in found.items() for row in _rows(part, splits[split], folder, reference)]
     return pd.DataFrame(rows)
 
@@ -76,7 +70,7 @@ def _columns(features: datasets.Features, reference: str) -> tuple[str, str]:
     return images[0], labels[0]
 
 
-def write_parquet(rows: pd.DataFrame, folder: Path, salt: bytes) -> tuple[dict[str, int], list[str]]:
+def write_parquet(rows: pd.DataFrame, folder: Path, salt: bytes) -> tuple[dict[str, int], dict[str, int], list[str]]:
     """Pictures as 8-bit grey PNG inside parquet files, FOLDER/data/<split>-….parquet; no header, EXIF or file name goes along.
 
     Args:
@@ -84,7 +78,7 @@ def write_parquet(rows: pd.DataFrame, folder: Path, salt: bytes) -> tuple[dict[s
         salt: hides the group names.
 
     Returns:
-        Images of each split, and the errors of files that were left out.
+        Images of each split, images of each label, and the errors of files that were left out.
     """
     labels = sorted(set(rows["label"]))
     features = datasets.Features(
@@ -96,7 +90,8 @@ def write_parquet(rows: pd.DataFrame, folder: Path, salt: bytes) -> tuple[dict[s
         }
     )
     errors: list[str] = []
-    counts: dict[str, int] = {}
+    splits: Counter[str] = Counter()
+    classes: Counter[str] = Counter()
     (folder / "data").mkdir(parents=True, exist_ok=True)
     bar = tqdm(total=len(rows), desc="packing", unit="image", leave=False)
     for split, part in rows.groupby(rows["split"].replace("", "train")):
@@ -115,9 +110,10 @@ def write_parquet(rows: pd.DataFrame, folder: Path, salt: bytes) -> tuple[dict[s
                 packed.append({"image": image, "label": row["label"], "group": group, "collection": row["collection"]})
             target = folder / "data" / f"{split}-{number:05d}-of-{len(starts):05d}.parquet"
             datasets.Dataset.from_list(packed, features=features).to_parquet(target)
-            counts[str(split)] = counts.get(str(split), 0) + len(packed)
+            splits[str(split)] += len(packed)
+            classes.update(row["label"] for row in packed)
     bar.close()
-    return counts, errors
+    return dict(splits), dict(sorted(classes.items())), errors
 
 
 def _png(file: str) -> bytes:

@@ -9,7 +9,6 @@ from pathlib import Path
 import pandas as pd
 from tqdm.auto import tqdm
 
-from trainer.data.hub import read_hub_dataset
 from trainer.errors import UsageError
 from trainer.tasks import plain
 
@@ -44,6 +43,8 @@ def read_manifest(data: str | Path) -> Manifest:
     elif path.is_file() and path.suffix.lower() == ".csv":
         manifest = _read_csv(path)
     elif not path.exists() and HUB_ID.fullmatch(str(data)):
+        from trainer.data.hub import read_hub_dataset  # heavy: folders and CSVs need none of it
+
         manifest = Manifest(read_hub_dataset(str(data)).reindex(columns=list(COLUMNS), fill_value=""))
     else:
         missing = "" if path.exists() else " (not found), or a Hub dataset org/name[@revision]"
@@ -167,13 +168,14 @@ def _check_splits(path: Path, rows: pd.DataFrame) -> None:
 def _add_sha256(rows: pd.DataFrame) -> None:
     """Hash every file; a hash that the manifest gives must still be true."""
     with ThreadPoolExecutor() as pool:
-        hashes = list(tqdm(pool.map(_sha256, rows["file"]), total=len(rows), desc="reading files", unit="file", leave=False))
+        hashes = list(tqdm(pool.map(file_sha256, rows["file"]), total=len(rows), desc="reading files", unit="file", leave=False))
     changed = [file for file, old, new in zip(rows["file"], rows["sha256"], hashes, strict=True) if old and old != new]
     if changed:
         raise UsageError(f"{len(changed)} files are not those of the manifest: their sha256 differs (first: {changed[0]})")
     rows["sha256"] = hashes
 
 
-def _sha256(file: str) -> str:
+def file_sha256(file: str | Path) -> str:
+    """Of a file's bytes, in hexadecimal."""
     with open(file, "rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
