@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
+from facts import facts_html
 from models import ModelError, ModelSource, read_sources
 from predictor import Answer, Predictor
 from view import CSS, DISCLAIMER, answer_html, film_html
@@ -50,6 +51,8 @@ def _tab(predictor: Predictor) -> None:
         with gr.Column():
             words = gr.HTML()
             scores = gr.Label(label="Scores", num_top_classes=len(predictor.labels), show_heading=False, visible=False)
+    with gr.Accordion("About this model: figures, data, citation", open=False):
+        gr.HTML(facts_html(predictor.facts, predictor.source), elem_classes="cxr-facts")
     prediction = gr.JSON(visible=False)
 
     def show(path: str | None) -> tuple[Any, ...]:

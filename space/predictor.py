@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from facts import read_facts
 from models import ModelError, ModelSource
 from PIL import Image
 from safetensors import SafetensorError
@@ -32,7 +33,7 @@ class Predictor:
         Raises:
             ModelError: it cannot be loaded, or weights are missing from it.
         """
-        self.task = source.task
+        self.task, self.source = source.task, source
         options: dict[str, Any] = {"revision": source.revision, "trust_remote_code": True}
         try:
             self.processor = AutoImageProcessor.from_pretrained(source.model, **options)
@@ -42,6 +43,7 @@ class Predictor:
         if info["missing_keys"]:
             raise ModelError(f"the {source.task} model {source.model} lacks weights: {sorted(info['missing_keys'])[:3]}")
         self.model = model.eval()
+        self.facts = read_facts(source)
 
     @property
     def labels(self) -> list[str]:

@@ -23,6 +23,9 @@ CSS = """
 .cxr-note {background: var(--background-fill-secondary)}
 .cxr-warning {border-left-color: #d97706; font-weight: 600}
 .cxr-answer {font-size: 1.5rem; font-weight: 650; margin: .2rem 0 .1rem}
+.cxr-facts table {border-collapse: collapse; margin: .4rem 0; width: 100%}
+.cxr-facts th, .cxr-facts td {text-align: left; padding: .2rem .8rem .2rem 0; border-bottom: 1px solid var(--border-color-primary)}
+.cxr-facts caption {text-align: left; font-weight: 600}
 .cxr-film {position: relative; background: #000; border-radius: 8px; overflow: hidden; line-height: 0}
 .cxr-film img {width: 100%; display: block}
 .cxr-film img + img {position: absolute; inset: 0; height: 100%; opacity: var(--heat, .55)}

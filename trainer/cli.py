@@ -93,6 +93,9 @@ def _add_train(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         metavar="GB",
         help="room for what frozen layers give, computed once and kept in RUN while it trains (default 8; 0: compute it in each epoch)",
     )
+    parser.add_argument(
+        "--compile", action="store_true", help="compile the network with torch.compile: minutes at the start, worth it on a GPU"
+    )
     parser.add_argument("--report-to", choices=("none", "tensorboard", "trackio"), default="none", help="also log to a tracker")
     parser.set_defaults(run=run_train)
 
@@ -193,6 +196,7 @@ def run_train(options: argparse.Namespace) -> int:
         resume=options.resume,
         report_to=options.report_to,
         bank_size=int(options.bank_size * 1e9),
+        compile=options.compile,
         command=tuple(options.command_words),
     )
     run = workflow.train(recipe, choices)

@@ -22,21 +22,12 @@ PACKAGES = (
 )
 
 
-def describe(command: list[str], seed: int, fingerprint: str, precision: str, processes: int) -> dict[str, Any]:
-    """The content of environment.json.
-
-    Args:
-        command: the arguments of the command line; a path in it is cut down to its last name.
-        seed: the recipe's.
-        fingerprint: of the data.
-        precision: what was computed in.
-        processes: how many trained.
-    """
+def describe(command: list[str]) -> dict[str, Any]:
+    """The machine, the versions and the command, for environment.json; a path in the command is cut down to its last name."""
     import torch
 
     from trainer import __version__
 
-    gpus = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
     return {
         "cxr_hub": __version__,
         "python": platform.python_version(),
@@ -44,13 +35,9 @@ def describe(command: list[str], seed: int, fingerprint: str, precision: str, pr
         "system": f"{platform.system()} {platform.machine()}",
         "processor": _processor(),
         "threads": torch.get_num_threads(),
-        "gpus": gpus,
-        "processes": processes,
-        "precision": precision,
+        "gpus": [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())],
         "memory_format": "channels_last",
         "command": " ".join(["cxr", *(_without_path(word) for word in command)]),
-        "seed": seed,
-        "data_fingerprint": fingerprint,
         "date": datetime.now(UTC).strftime("%Y-%m-%d"),
     }
 

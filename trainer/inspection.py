@@ -106,7 +106,7 @@ def push_data(data: str, repo_id: str, licence: str, private: bool, tell: Callab
         raise UsageError("--licence: say under which licence the pictures may be published; without one they are not")
     rows = read_manifest(data).rows
     fill_groups(rows)
-    sources = read_sources(data)
+    sources = read_sources(rows["file"])
     with tempfile.TemporaryDirectory(prefix="cxr-push-") as folder:
         splits, classes, errors = write_parquet(rows, Path(folder), secrets.token_bytes(16))
         if errors:

@@ -1,5 +1,6 @@
 """The whole way, step by step: data -> training -> evaluation -> run -> card; and what is asked of a run afterwards."""
 
+import os
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -51,6 +52,7 @@ class TrainOptions:
     resume: bool = False
     report_to: str = "none"
     bank_size: int = 0
+    compile: bool = False
     command: tuple[str, ...] = ()
 
 
@@ -90,8 +92,15 @@ def train(recipe: Recipe, options: TrainOptions) -> Run:
     if accelerator.is_main_process:
         resolved = {**to_json(recipe), "task": study.task.name, "labels": list(study.task.labels), "pretrained": options.pretrained}
         resolved["backbone"] = _public_name(backbone)
-        environment = describe(list(options.command), recipe.seed, data_fingerprint(study.rows), precision, accelerator.num_processes)
-        environment["data_sources"] = read_sources(options.data)
+        environment = {
+            **describe(list(options.command)),
+            "processes": accelerator.num_processes,
+            "precision": precision,
+            "compiled": options.compile,
+            "seed": recipe.seed,
+            "data_fingerprint": data_fingerprint(study.rows),
+            "data_sources": read_sources(study.rows["file"]),
+        }
         _open_run(run, resolved, environment, study, skipped)
     accelerator.wait_for_everyone()
     accelerator.init_trackers("cxr-hub", config={key: str(value) for key, value in to_json(recipe).items()})
@@ -216,7 +225,11 @@ def _accelerator(precision: str, options: TrainOptions, run: Run) -> Accelerator
     if log_with and not find_spec(log_with):
         raise UsageError(f"--report-to {log_with}: it is not installed; pip install {log_with}")
     on_cpu = best_device().type == "cpu"  # said aloud, or several processes on a CPU would not find each other
-    return Accelerator(cpu=on_cpu, mixed_precision=precision, log_with=log_with, project_dir=str(run.checkpoints))
+    processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    if on_cpu and processes > 1:  # launchers give each process one thread, whatever the machine has
+        torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // processes if hasattr(os, "sched_getaffinity") else 1))
+    backend = "inductor" if options.compile else None
+    return Accelerator(cpu=on_cpu, mixed_precision=precision, log_with=log_with, project_dir=str(run.checkpoints), dynamo_backend=backend)
 
 
 def _open_run(run: Run, resolved: dict[str, Any], environment: dict[str, Any], study: Study, skipped: pd.DataFrame) -> None:

@@ -119,6 +119,15 @@ def test_no_error_at_all_still_leaves_a_width():
             assert figure["low"] < 0.95
 
 
+def test_always_the_same_answer_still_leaves_a_width():
+    """Each draw then has a balanced accuracy of one half."""
+    truth, scores = np.array([0] * 30 + [1] * 12), np.tile([0.9, 0.1], (42, 1))
+    figure = intervals(truth, scores, np.arange(42), classification_figures(truth, scores))["metrics"]["balanced_accuracy"]
+    assert figure["value"] == 0.5
+    assert figure["low"] < 0.35
+    assert figure["high"] > 0.65
+
+
 def test_a_report_by_collection():
     truth, scores = sample(90, 3)
     rows = pd.DataFrame({"group": np.arange(90).astype(str), "collection": ["north", "south", ""] * 30})

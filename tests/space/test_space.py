@@ -105,6 +105,39 @@ def test_a_visitor_reads_the_answer_in_a_browser(space, films, run):
     assert outside == []
 
 
+@pytest.fixture
+def facts(monkeypatch):
+    """space/facts.py, imported by its bare name as the Space does."""
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "space"))
+    import facts
+
+    return facts
+
+
+def test_a_tab_tells_figures_licence_and_citation(facts, run, tmp_path):
+    from models import ModelSource
+
+    copy = tmp_path / "run"
+    shutil.copytree(run, copy, ignore=shutil.ignore_patterns("checkpoints"))
+    environment = json.loads((copy / "environment.json").read_text())
+    terms = {"name": "set", "title": "A set <b>", "page": "https://example.org/set", "licence": "CC BY 4.0", "citation": "Doe J. 2020."}
+    (copy / "environment.json").write_text(json.dumps({**environment, "data_sources": [terms]}))
+    source = ModelSource("tb", str(copy))
+    shown = facts.facts_html(facts.read_facts(source), source)
+    test = json.loads((copy / "metrics.json").read_text())["splits"]["test"]
+    assert f"test, n = {test['n']}" in shown
+    assert all(f"{test['metrics']['auroc'][key]:.3f}".removeprefix("0") in shown for key in ("value", "low", "high"))
+    assert "Licence: CC BY 4.0. Doe J. 2020." in shown
+    assert "A set &lt;b&gt;" in shown
+
+
+def test_a_model_without_figures_says_so(facts, tmp_path):
+    from models import ModelSource
+
+    source = ModelSource("tb", str(tmp_path))
+    assert "carries no figures" in facts.facts_html(facts.read_facts(source), source)
+
+
 def start(folder: Path, **settings: str) -> subprocess.CompletedProcess[str]:
     environment = {key: value for key, value in os.environ.items() if not key.startswith("CXR_")}
     words = [sys.executable, "app.py"]

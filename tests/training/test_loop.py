@@ -1,5 +1,6 @@
 """The loop: order, accumulation, freezing, schedule, stopping."""
 
+import threading
 from dataclasses import replace
 
 import numpy as np
@@ -18,7 +19,7 @@ from trainer.recipes import get_recipe
 from trainer.training.augment import augment, draw
 from trainer.training.build import balanced_weights, build_model
 from trainer.training.checkpoint import Progress
-from trainer.training.feed import PixelFeed
+from trainer.training.feed import PixelFeed, ahead
 from trainer.training.loop import TrainingData, epoch_steps, fit, make_optimizer, set_learning_rate, train_epoch
 
 PLAIN = replace(
@@ -152,6 +153,31 @@ def test_schedules():
     assert [rate(epoch, schedule="cosine") for epoch in (0, 5, 10)] == pytest.approx([1, 0.5, 0])
     assert [rate(epoch, schedule="exponential") for epoch in (0, 20)] == pytest.approx([1, 0.1])
     assert [rate(epoch, schedule="constant", warmup_epochs=2.0) for epoch in (0, 1, 2)] == pytest.approx([0, 0.5, 1], abs=1e-2)
+
+
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+def test_what_is_made_ahead_comes_in_order_and_its_errors_arrive(device):
+    """Any device but a CPU has the next batch made beside it, by a thread."""
+    assert list(ahead(lambda job: job * job, range(5), torch.device(device))) == [0, 1, 4, 9, 16]
+    assert list(ahead(abs, [], torch.device(device))) == []
+    made = ahead(lambda job: 1 // job, [1, 0, 1], torch.device(device))
+    assert next(made) == 1
+    with pytest.raises(ZeroDivisionError):
+        next(made)
+
+
+def test_what_is_made_ahead_is_made_while_the_last_is_used():
+    begun = threading.Event()
+
+    def make(job):
+        if job == 1:
+            begun.set()
+        return job
+
+    made = ahead(make, [0, 1], torch.device("meta"))
+    assert next(made) == 0
+    assert begun.wait(timeout=5)  # nobody has asked for it yet
+    assert next(made) == 1
 
 
 def test_class_weights_are_scikit_learns():

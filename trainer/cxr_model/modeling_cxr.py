@@ -96,7 +96,7 @@ class CxrForImageClassification(PreTrainedModel):
         losses = F.cross_entropy(logits.float(), labels, reduction="none")
         if self.config.class_weights is None:
             return losses
-        return losses * torch.tensor(self.config.class_weights, device=losses.device)[labels]
+        return losses * sum((labels == index) * weight for index, weight in enumerate(self.config.class_weights))
 
     def heatmap(self, output: CxrOutput, class_index: int | Tensor) -> Tensor:
         """Grad-CAM (Selvaraju et al. 2017, arXiv:1610.02391) of logit c minus the logsumexp of the others.

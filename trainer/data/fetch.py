@@ -1,12 +1,14 @@
 """`cxr data get`: fetch a public set, lay it out as class folders with a manifest, and keep its terms beside it."""
 
+import base64
+import hashlib
 import json
 import os
 import shutil
 import tarfile
 import time
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from functools import partial
@@ -19,11 +21,12 @@ import httpx
 import pandas as pd
 from tqdm.auto import tqdm
 
-from trainer.data.manifest import SUFFIXES, file_sha256
+from trainer.data.manifest import SUFFIXES
 from trainer.data.sources import INTO_THREE, MERGED, PUBLIC_SETS, Place, PublicSet
 from trainer.errors import UsageError, WorkError
 
 RETRIES = 5
+TERMS = "SOURCE.json"  # beside the data: what it is, its licence, whom to cite
 Files = dict[PurePosixPath, Callable[[], IO[bytes]]]
 
 
@@ -63,7 +66,7 @@ def get_set(name: str, output: Path, origins: list[str], tell: Callable[[str], N
     facts = [
         {key: value for key, value in asdict(part).items() if key in ("name", "title", "page", "licence", "citation")} for part in parts
     ]
-    _replace(output / "SOURCE.json", json.dumps({"name": name, "images": len(table), "sets": facts}, indent=2))
+    _replace(output / TERMS, json.dumps({"name": name, "images": len(table), "sets": facts}, indent=2))
     return table
 
 
@@ -193,8 +196,10 @@ def _download(source: PublicSet, output: Path) -> list[str]:
     return [str(download(url, output / ".download")) for url in source.urls]
 
 
-def download(url: str, folder: Path, sha256: str = "", wait: float = 2.0) -> Path:
+def download(url: str, folder: Path, wait: float = 2.0) -> Path:
     """Fetch a file over HTTPS into `folder`; a broken transfer goes on where it stopped, now or in the next run.
+
+    Where the server publishes an MD5 (Content-MD5, or x-goog-hash as Google's storage has it), the whole file is checked.
 
     Raises:
         WorkError: it cannot be fetched, or its checksum is another.
@@ -214,9 +219,6 @@ def download(url: str, folder: Path, sha256: str = "", wait: float = 2.0) -> Pat
                     f"{url}: {error or type(error).__name__}; run the command again to go on, or give the file: --from FILE"
                 ) from error
             time.sleep(wait * 2**attempt)
-    if sha256 and file_sha256(target) != sha256:
-        target.unlink()
-        raise WorkError(f"{url}: its sha256 is not {sha256}: it arrived damaged or was changed")
     return target
 
 
@@ -237,6 +239,19 @@ def _transfer(url: str, part: Path) -> None:
             bar.close()
     if total and part.stat().st_size < total:
         raise httpx.ReadError("the connection ended early")
+    published = _published_md5(answer.headers)
+    with part.open("rb") as stream:
+        if published and hashlib.file_digest(stream, "md5").digest() != published:
+            part.unlink()
+            raise WorkError(f"{url}: it arrived damaged, its MD5 is not the published one; run the command again to fetch it anew")
+
+
+def _published_md5(headers: httpx.Headers) -> bytes:
+    marks = [
+        headers.get("Content-MD5", ""),
+        *(part.strip().removeprefix("md5=") for part in headers.get("x-goog-hash", "").split(",") if "md5=" in part),
+    ]
+    return next((base64.b64decode(mark) for mark in marks if mark), b"")
 
 
 def _replace(target: Path, text: str) -> None:
@@ -245,8 +260,11 @@ def _replace(target: Path, text: str) -> None:
     os.replace(writing, target)
 
 
-def read_sources(data: str) -> list[dict[str, Any]]:
-    """The public sets that `data` was laid out from, with licence and citation; none where it is a user's own."""
-    path = Path(data).expanduser()
-    file = (path if path.is_dir() else path.parent) / "SOURCE.json"
-    return json.loads(file.read_text(encoding="utf-8"))["sets"] if file.is_file() else []
+def read_sources(files: Iterable[str]) -> list[dict[str, Any]]:
+    """The public sets that these pictures were laid out from, with licence and citation; none where they are a user's own."""
+    folders = {folder for file in files for folder in Path(file).parents[:3]}  # below <split>/<label>/, or one of the two
+    found: dict[str, dict[str, Any]] = {}
+    for file in sorted(folder / TERMS for folder in folders):
+        if file.is_file():
+            found |= {part["name"]: part for part in json.loads(file.read_text(encoding="utf-8"))["sets"]}
+    return list(found.values())

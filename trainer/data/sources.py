@@ -118,6 +118,7 @@ JAEGER = (
     "of pulmonary diseases. Quant Imaging Med Surg 2014;4(6):475-7."
 )
 TB_HANDLE = "tawsifurrahman/tuberculosis-tb-chest-xray-dataset"
+KERMANY_FILE = "f12eaf6d-6023-432f-acc9-80c9d7393433"  # ChestXRay2017.zip of version 2
 COVID_HANDLE = "tawsifurrahman/covid19-radiography-database"
 PA_HANDLE = "amanullahasraf/covid19-pneumonia-normal-chest-xray-pa-dataset"
 
@@ -156,7 +157,7 @@ PUBLIC_SETS = {
             "Kermany DS, Goldbaum M, Cai W, et al. Identifying Medical Diagnoses and Treatable Diseases by Image-Based Deep "
             "Learning. Cell 2018;172(5):1122-1131. doi:10.17632/rscbjbr9sj.2",
             place_kermany,
-            by_hand="download ChestXRay2017.zip there",
+            urls=(f"https://data.mendeley.com/public-files/datasets/rscbjbr9sj/files/{KERMANY_FILE}/file_downloaded",),
         ),
         PublicSet(
             "covid-pa",

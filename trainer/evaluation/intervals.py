@@ -36,7 +36,7 @@ def intervals(truth: np.ndarray, scores: np.ndarray, groups: np.ndarray, figures
         if value is None:
             return {"value": None, "low": None, "high": None, "method": None}
         low, high, method = closed.get(key) or (*_percentiles(resampled[key]), name)
-        if low == high and value in (0.0, 1.0):  # no draw differs: as wide as so many groups without one error allow
+        if low is not None and low == high:  # no draw differs: as wide as so many groups allow
             low, high, _ = wilson(round(value * smallest), smallest)
             method = "Wilson on the smallest class's groups"
         return {"value": value, "low": low, "high": high, "method": method}

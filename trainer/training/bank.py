@@ -26,7 +26,7 @@ from trainer.cxr_model import CxrForImageClassification
 from trainer.errors import WorkError
 from trainer.recipes import Recipe
 from trainer.training.augment import DRAWS, draw, draw_for_epoch
-from trainer.training.feed import PixelFeed
+from trainer.training.feed import PixelFeed, ahead, send
 from trainer.training.fused import fuse
 
 FLIP = 2  # the column of `draw` that decides about mirroring
@@ -55,7 +55,7 @@ class Bank:
         return self._get(self.places[samples])
 
     def _get(self, rows: np.ndarray) -> torch.Tensor:
-        return self.activations[torch.from_numpy(rows)].to(self.device)
+        return send(self.activations[torch.from_numpy(rows)], self.device)
 
 
 def count_views(recipe: Recipe) -> int:
@@ -235,8 +235,8 @@ def _fill(
     model.eval()
     bar = tqdm(mine, desc="frozen layers, once", unit="batch", leave=False, disable=not accelerator.is_local_main_process)
     with torch.inference_mode(), accelerator.autocast():
-        for rows, values in bar:
-            given, _ = _activations(model, cut, values())
+        for (rows, _), values in zip(bar, ahead(lambda batch: batch[1](), mine, accelerator.device), strict=True):
+            given, _ = _activations(model, cut, values)
             activations[torch.from_numpy(rows)] = given.to(activations.device, activations.dtype)
             filled[rows] = 1
 

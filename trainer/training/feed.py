@@ -1,7 +1,9 @@
 """What a model is shown: batches of pixel values, made on the device from the decoded grey images."""
 
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -10,6 +12,9 @@ from trainer.cxr_model import CxrImageProcessor
 from trainer.data.pixels import GreyImages
 from trainer.recipes import Recipe
 from trainer.training.augment import augment, draw_for_epoch
+
+Job = TypeVar("Job")
+Made = TypeVar("Made")
 
 
 class PlainFeed(Protocol):
@@ -39,7 +44,7 @@ class Pixels:
         return self._values(self._grey(samples))
 
     def _grey(self, samples: np.ndarray) -> torch.Tensor:
-        return self.images.batch(samples).to(self.device)
+        return send(self.images.batch(samples), self.device)
 
     def _values(self, grey: torch.Tensor) -> torch.Tensor:
         return self.processor.to_pixel_values(grey).contiguous(memory_format=torch.channels_last)
@@ -59,5 +64,23 @@ class PixelFeed(Pixels):
         """With what `augment.draw` drew for them."""
         grey = self._grey(samples)
         if self.recipe.augment == "random":
-            grey = augment(grey, draws.to(self.device), self.recipe)
+            grey = augment(grey, send(draws, self.device), self.recipe)
         return self._values(grey)
+
+
+def send(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """A tensor of the CPU on `device`; a GPU fetches it from pinned memory while the CPU goes on."""
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
+
+
+def ahead(make: Callable[[Job], Made], jobs: Sequence[Job], device: torch.device) -> Iterator[Made]:
+    """What `make` gives for each job; beside a GPU the next one is made while this one is used. A CPU has no hands free."""
+    if device.type == "cpu" or not jobs:
+        yield from map(make, jobs)
+        return
+    with ThreadPoolExecutor(max_workers=1) as worker:
+        coming = worker.submit(make, jobs[0])
+        for job in jobs[1:]:
+            made, coming = coming.result(), worker.submit(make, job)
+            yield made
+        yield coming.result()

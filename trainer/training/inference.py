@@ -8,7 +8,7 @@ from accelerate import Accelerator
 from torch import nn
 from tqdm.auto import tqdm
 
-from trainer.training.feed import PlainFeed
+from trainer.training.feed import PlainFeed, ahead
 
 
 def best_device() -> torch.device:
@@ -30,10 +30,10 @@ def predict_logits(
     share = -(-len(indices) // processes)
     mine = np.resize(indices, share * processes)[rank * share : (rank + 1) * share]
     model.eval()
-    logits = []
-    starts = tqdm(range(0, share, batch_size), desc=title, leave=False, disable=title is None or rank > 0)
+    batches = [mine[start : start + batch_size] for start in range(0, share, batch_size)]
+    device = accelerator.device if accelerator else next(model.parameters()).device
+    loaded = tqdm(ahead(feed.plain, batches, device), total=len(batches), desc=title, leave=False, disable=title is None or rank > 0)
     with torch.inference_mode(), precision:
-        for start in starts:
-            logits.append(model(feed.plain(mine[start : start + batch_size])).logits.float())
+        logits = [model(values).logits.float() for values in loaded]
     joined = torch.cat(logits)
     return (accelerator.gather(joined) if accelerator else joined)[: len(indices)].cpu()

@@ -17,7 +17,7 @@ from trainer.errors import WorkError
 from trainer.recipes import Recipe
 from trainer.training.bank import open_bank
 from trainer.training.checkpoint import Checkpoints, Progress
-from trainer.training.feed import Feed, PixelFeed
+from trainer.training.feed import Feed, PixelFeed, ahead, send
 from trainer.training.fused import fuse
 from trainer.training.inference import predict_logits
 
@@ -105,16 +105,21 @@ def train_epoch(
     """One pass over the training images; gives the mean loss of an image, class weights included."""
     plain: CxrForImageClassification = accelerator.unwrap_model(model)
     parts = recipe.gradient_accumulation
-    steps = epoch_steps(data.train, recipe.batch_size, accelerator.num_processes * parts, recipe.seed, epoch)
+    passes = accelerator.num_processes * parts
+    steps = epoch_steps(data.train, recipe.batch_size, passes, recipe.seed, epoch)
+    mine = [samples for step in steps for samples in np.array_split(step, passes)[accelerator.process_index * parts :][:parts]]
+
+    def load(samples: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
+        return feed.training(samples, epoch), send(torch.from_numpy(data.labels[samples]), accelerator.device)
+
+    loaded = ahead(load, mine, accelerator.device)
     total = torch.zeros((), device=accelerator.device)
     model.train()
     bar = tqdm(steps, desc=f"epoch {epoch + 1}/{recipe.epochs}", unit="step", leave=False, disable=not accelerator.is_main_process)
     for number, step in enumerate(bar):
         set_learning_rate(optimizer, recipe, epoch + number / len(steps))
-        mine = np.array_split(step, accelerator.num_processes * parts)[accelerator.process_index * parts :][:parts]
-        for part, samples in enumerate(mine):
-            values = feed.training(samples, epoch)
-            labels = torch.from_numpy(data.labels[samples]).to(accelerator.device)
+        for part in range(parts):
+            values, labels = next(loaded)
             with accelerator.no_sync(model) if part < parts - 1 else nullcontext():
                 losses = plain.sample_losses(model(values).logits, labels)
                 accelerator.backward(losses.sum() * (accelerator.num_processes / len(step)))

@@ -1,0 +1,226 @@
+"""One contestant of bench/train.py: `python peers.py NAME DATA BACKBONE MODE EPOCHS BATCH LEARNING_RATE` prints its figures as JSON."""
+
+import json
+import statistics
+import sys
+import tempfile
+import time
+from dataclasses import dataclass, field
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+
+@dataclass
+class Job:
+    """What is trained, and the clock."""
+
+    data: str
+    backbone: str
+    mode: str
+    epochs: int
+    batch_size: int
+    learning_rate: float
+    ticks: list[float] = field(default_factory=list)
+
+    @property
+    def pretrained(self) -> bool:
+        """Whether the backbone has weights, or is a configuration alone."""
+        return not Path(self.backbone).is_dir() or any(Path(self.backbone).glob("*.safetensors"))
+
+    def tick(self, *_: Any) -> None:
+        """A training step begins."""
+        self.ticks.append(time.perf_counter())
+
+    def figures(self, seconds: float, loss: float, accuracy: float) -> dict[str, float]:
+        """As `bench/train.py` reads them."""
+        steps = [late - early for early, late in zip(self.ticks, self.ticks[1:], strict=False)]
+        each = 1000 * statistics.median(steps[len(steps) // 4 :]) / self.batch_size
+        return {"seconds": round(seconds, 2), "per_image_ms": round(each, 3), "validation_loss": loss, "accuracy": accuracy}
+
+
+def ours(job: Job) -> dict[str, float]:
+    """`cxr train` up to its final evaluation."""
+    from trainer import workflow
+    from trainer.recipes import get_recipe, override
+    from trainer.training import loop
+
+    settings = [f"epochs={job.epochs}", f"batch_size={job.batch_size}", f"learning_rate={job.learning_rate}", "augment=none"]
+    settings += [
+        "weight_decay=0",
+        "input_dropout=0",
+        "schedule=constant",
+        "warmup_epochs=0",
+        "class_weights=none",
+        "patience=0",
+        "gradient_clip=1",
+    ]
+    settings += ["unfreeze=none"] if job.mode == "frozen" else []
+    recipe = override(get_recipe("tb"), settings)
+    original = loop.set_learning_rate
+    loop.set_learning_rate = lambda *words: (job.tick(), original(*words))[1]
+    found: dict[str, float] = {}
+
+    def stop_clock(run: Any, study: Any, processor: Any, progress: Any, model: Any) -> None:
+        last = progress.history[-1]
+        found.update(job.figures(time.perf_counter() - start, last["validation_loss"], last["validation_accuracy"]))
+
+    workflow.finish = stop_clock
+    with tempfile.TemporaryDirectory() as folder:
+        options = workflow.TrainOptions(job.data, f"{folder}/run", job.backbone, job.pretrained, bank_size=8 * 10**9)
+        start = time.perf_counter()
+        workflow.train(recipe, options)
+    return found
+
+
+def trainer(job: Job, bf16: bool = False) -> dict[str, float]:
+    """transformers.Trainer with its defaults, images decoded as they are asked for."""
+    import numpy as np
+    from datasets import load_dataset
+    from transformers import (
+        AutoConfig,
+        AutoImageProcessor,
+        AutoModelForImageClassification,
+        MobileNetV2ImageProcessor,
+        Trainer,
+        TrainerCallback,
+        TrainingArguments,
+        set_seed,
+    )
+
+    class Clock(TrainerCallback):
+        def on_step_begin(self, *_: Any, **__: Any) -> None:
+            job.tick()
+
+    start = time.perf_counter()
+    set_seed(0)
+    if job.pretrained:
+        processor = AutoImageProcessor.from_pretrained(job.backbone)
+        model = AutoModelForImageClassification.from_pretrained(job.backbone, num_labels=2, ignore_mismatched_sizes=True)
+    else:
+        processor = MobileNetV2ImageProcessor(size={"height": 224, "width": 224}, do_center_crop=False)
+        model = AutoModelForImageClassification.from_config(AutoConfig.from_pretrained(job.backbone, num_labels=2))
+    if hasattr(model, "dropout"):
+        model.dropout.p = 0.0
+    if job.mode == "frozen":
+        model.base_model.requires_grad_(False)
+
+    def prepare(rows: dict[str, Any]) -> dict[str, Any]:
+        pictures = [image.convert("RGB").resize((224, 224)) for image in rows["image"]]
+        return {"pixel_values": list(processor(pictures, return_tensors="pt")["pixel_values"]), "labels": rows["label"]}
+
+    films = {
+        split: load_dataset("imagefolder", data_dir=f"{job.data}/{split}", split="train").with_transform(prepare)
+        for split in ("train", "validation")
+    }
+    with tempfile.TemporaryDirectory() as folder:
+        arguments = TrainingArguments(
+            folder,
+            num_train_epochs=job.epochs,
+            per_device_train_batch_size=job.batch_size,
+            per_device_eval_batch_size=64,
+            learning_rate=job.learning_rate,
+            lr_scheduler_type="constant",
+            eval_strategy="epoch",
+            save_strategy="no",
+            report_to="none",
+            remove_unused_columns=False,
+            disable_tqdm=True,
+            bf16=bf16,
+        )
+        peer = Trainer(
+            model,
+            arguments,
+            train_dataset=films["train"],
+            eval_dataset=films["validation"],
+            compute_metrics=lambda found: {"accuracy": float(np.mean(found.predictions.argmax(1) == found.label_ids))},
+            callbacks=[Clock()],
+        )
+        peer.train()
+    last = [row for row in peer.state.log_history if "eval_loss" in row][-1]
+    return job.figures(time.perf_counter() - start, last["eval_loss"], last["eval_accuracy"])
+
+
+def fastai(job: Job) -> dict[str, float]:
+    """fastai's Learner on the same network; its image loaders, normalisation and optimiser."""
+    from fastai.vision.all import Adam, Callback, CrossEntropyLossFlat, ImageDataLoaders, Learner, Normalize, Resize, accuracy
+    from torch import nn
+    from transformers import AutoConfig, AutoModelForImageClassification
+
+    class Clock(Callback):
+        def before_batch(self) -> None:
+            if self.training:
+                job.tick()
+
+    start = time.perf_counter()
+    if job.pretrained:
+        found = AutoModelForImageClassification.from_pretrained(job.backbone, num_labels=2, ignore_mismatched_sizes=True)
+    else:
+        found = AutoModelForImageClassification.from_config(AutoConfig.from_pretrained(job.backbone, num_labels=2))
+    if hasattr(found, "dropout"):
+        found.dropout.p = 0.0
+    if job.mode == "frozen":
+        found.base_model.requires_grad_(False)
+
+    class Logits(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.network = found
+
+        def forward(self, values: Any) -> Any:
+            return self.network(values).logits
+
+    normalise = Normalize.from_stats([0.5] * 3, [0.5] * 3)
+    loaders = ImageDataLoaders.from_folder(
+        job.data, train="train", valid="validation", bs=job.batch_size, item_tfms=Resize(224, method="squish"), batch_tfms=normalise
+    )
+    learner = Learner(loaders, Logits(), loss_func=CrossEntropyLossFlat(), opt_func=Adam, metrics=accuracy, cbs=Clock())
+    with learner.no_bar(), learner.no_logging():
+        learner.fit(job.epochs, job.learning_rate, wd=0)
+    _, loss, right = learner.recorder.values[-1]
+    return job.figures(time.perf_counter() - start, float(loss), float(right))
+
+
+def keras(job: Job) -> dict[str, float]:
+    """Keras on TensorFlow, as the two reproduced projects trained; random weights, for Keras' own lie behind a download."""
+    import keras
+
+    class Clock(keras.callbacks.Callback):
+        def on_train_batch_begin(self, *_: Any) -> None:
+            job.tick()
+
+    name = "ResNet50" if "resnet" in Path(job.backbone).name.lower() else "MobileNetV2"
+    start = time.perf_counter()
+    train, validation = (
+        keras.utils.image_dataset_from_directory(f"{job.data}/{split}", image_size=(224, 224), batch_size=job.batch_size, verbose=False)
+        for split in ("train", "validation")
+    )
+    network = getattr(keras.applications, name)(include_top=False, weights=None, pooling="avg", input_shape=(224, 224, 3))
+    network.trainable = job.mode == "full"
+    model = keras.Sequential([keras.layers.Rescaling(1 / 127.5, offset=-1), network, keras.layers.Dense(1, activation="sigmoid")])
+    model.compile(keras.optimizers.Adam(job.learning_rate), loss="binary_crossentropy", metrics=["accuracy"])
+    history = model.fit(train, validation_data=validation, epochs=job.epochs, verbose=0, callbacks=[Clock()]).history
+    return job.figures(time.perf_counter() - start, history["val_loss"][-1], history["val_accuracy"][-1])
+
+
+CONTESTANTS = {"ours": ours, "trainer": trainer, "trainer-bf16": lambda job: trainer(job, bf16=True), "fastai": fastai, "keras": keras}
+HUGGING_FACE = ("datasets", "transformers.trainer", "transformers.models.mobilenet_v2.modeling_mobilenet_v2")
+IMPORTS = {
+    "ours": ("trainer.workflow",),
+    "trainer": HUGGING_FACE,
+    "trainer-bf16": HUGGING_FACE,
+    "fastai": ("fastai.vision.all", *HUGGING_FACE[2:]),
+    "keras": ("keras",),
+}
+
+
+def main() -> None:
+    """Command line."""
+    name, data, backbone, mode, epochs, batch_size, learning_rate = sys.argv[1:]
+    for module in IMPORTS[name]:  # before any clock starts
+        import_module(module)
+    print(json.dumps(CONTESTANTS[name](Job(data, backbone, mode, int(epochs), int(batch_size), float(learning_rate)))))
+
+
+if __name__ == "__main__":
+    main()

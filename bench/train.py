@@ -1,0 +1,63 @@
+"""How long a fine-tuning takes: this trainer, transformers.Trainer (fp32 and bf16), fastai and Keras, on the same images.
+
+`python bench/train.py --mode frozen --backbone DIR_OR_ID` trains a head on a frozen network, `--mode full` all of it.
+Same images, epochs, batch size, optimiser and learning rate, no augmentation. Each contestant has a process of its own;
+its clock starts after its imports and stops when the weights are trained, validation in each epoch included, the final
+evaluation and the card apart. `per image` is the median interval between two training steps by the batch size, the first
+steps left out. A contestant that is not installed is left out aloud; fastai and Keras can live in a Python of their own
+(--fastai-python, --keras-python). Keras trains its own network of the same name and learns on TensorFlow.
+"""
+
+import argparse
+import tempfile
+from functools import partial
+from pathlib import Path
+
+from common import ROOT, describe_machine, draw_splits, interleave, median, run_child, write_report
+
+PEERS = {"ours": "ours", "Trainer": "trainer", "Trainer, bf16": "trainer-bf16", "fastai": "fastai", "Keras": "keras"}
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--mode", choices=("frozen", "full"), default="frozen")
+    parser.add_argument("--backbone", default="google/mobilenet_v2_1.0_224", help="a Hub id or a folder; a config alone is random weights")
+    parser.add_argument("--images", type=int, default=2000, help="training images; a fifth as many validate (default 2000)")
+    parser.add_argument("--epochs", type=int, default=20)
+    parser.add_argument("--batch-size", type=int, default=32)
+    parser.add_argument("--learning-rate", type=float, default=1e-3)
+    parser.add_argument("--repeats", type=int, default=1)
+    parser.add_argument("--peers", nargs="+", choices=list(PEERS.values()), default=list(PEERS.values()))
+    parser.add_argument("--fastai-python", default="", help="a Python that has fastai and transformers")
+    parser.add_argument("--keras-python", default="", help="a Python that has Keras and TensorFlow")
+    parser.add_argument("--phantoms", type=Path, help="keep the drawn images here")
+    parser.add_argument("--json", type=Path, metavar="FILE")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as place:
+        data = draw_splits(options.phantoms or Path(place), options.images, options.images // 5)
+        given = (data, options.backbone, options.mode, options.epochs, options.batch_size, options.learning_rate)
+        own = {"fastai": options.fastai_python, "keras": options.keras_python}
+        contestants = {
+            name: partial(
+                run_child, [str(ROOT / "bench" / "peers.py"), peer, *map(str, given)], **({"python": own[peer]} if own.get(peer) else {})
+            )
+            for name, peer in PEERS.items()
+            if peer in options.peers
+        }
+        results = interleave(contestants, options.repeats)
+    ours = results["ours"]
+    print(f"{options.mode}, {options.images} images, {options.epochs} epochs, batch {options.batch_size}, {Path(options.backbone).name}\n")
+    print("| trainer | to trained weights, s | x | per image, ms | x | validation loss | accuracy |")
+    print("|---|---|---|---|---|---|---|")
+    for name, runs in results.items():
+        seconds, each = median(runs, "seconds"), median(runs, "per_image_ms")
+        ratios = seconds / median(ours, "seconds"), each / median(ours, "per_image_ms")
+        loss, accuracy = median(runs, "validation_loss"), median(runs, "accuracy")
+        print(f"| {name} | {seconds:.1f} | {ratios[0]:.1f} | {each:.2f} | {ratios[1]:.1f} | {loss:.4f} | {accuracy:.4f} |")
+    settings = {key: str(value) for key, value in vars(options).items()}
+    write_report(options.json, machine=describe_machine(), settings=settings, results=results)
+
+
+if __name__ == "__main__":
+    main()

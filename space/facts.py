@@ -1,0 +1,75 @@
+"""What a model's own files say about it: its figures with their intervals, the data it learned from and whom to cite."""
+
+import html
+import json
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import hf_hub_download
+from huggingface_hub.errors import EntryNotFoundError
+from models import ModelSource
+
+SHOWN = {
+    "accuracy": "accuracy",
+    "sensitivity": "sensitivity",
+    "specificity": "specificity",
+    "auroc": "AUROC",
+    "macro_auroc": "AUROC (mean)",
+}
+SPLITS = ("test", "external")
+
+
+def read_facts(source: ModelSource) -> dict[str, Any]:
+    """metrics.json and environment.json of a model, by their stem; what it does not carry is absent."""
+    found = {}
+    for name in ("metrics", "environment"):
+        try:
+            file = _file(source, f"{name}.json")
+            found[name] = json.loads(file.read_text(encoding="utf-8"))
+        except (EntryNotFoundError, FileNotFoundError):
+            continue
+    return found
+
+
+def facts_html(facts: dict[str, Any], source: ModelSource) -> str:
+    """How well it did on whom, and its data with licence and citation."""
+    splits = facts.get("metrics", {}).get("splits", {})
+    parts = [_table({name: splits[name] for name in SPLITS if name in splits})] if splits else []
+    sets = facts.get("environment", {}).get("data_sources", [])
+    if sets:
+        parts.append(f"<p>Learned from:</p><ul>{''.join(_citation(found) for found in sets)}</ul>")
+    if source.revision:
+        address = html.escape(f"https://huggingface.co/{source.model}/tree/{source.revision}")
+        parts.append(f'<p><a href="{address}" target="_blank" rel="noopener">{html.escape(source.model)}: the model card</a></p>')
+    return "".join(parts) or "<p>This model carries no figures.</p>"
+
+
+def _file(source: ModelSource, name: str) -> Path:
+    return Path(hf_hub_download(source.model, name, revision=source.revision)) if source.revision else Path(source.model, name)
+
+
+def _table(splits: dict[str, Any]) -> str:
+    measured = next(iter(splits.values()))["metrics"]
+    names = [name for name in SHOWN if name in measured]
+    head = "".join(f'<th scope="col">{SHOWN[name]}</th>' for name in names)
+    rows = "".join(
+        _row(f"{title}, n = {part['n']}", [_figure(part["metrics"].get(name)) for name in names]) for title, part in splits.items()
+    )
+    return f"<table><caption>Figures with 95 % intervals</caption><thead><tr><td></td>{head}</tr></thead><tbody>{rows}</tbody></table>"
+
+
+def _row(title: str, cells: list[str]) -> str:
+    return f'<tr><th scope="row">{title}</th>{"".join(f"<td>{cell}</td>" for cell in cells)}</tr>'
+
+
+def _figure(figure: dict[str, Any] | None) -> str:
+    if figure is None or figure["value"] is None:
+        return "–"
+    value, *interval = (f"{figure[key]:.3f}".removeprefix("0") for key in ("value", "low", "high") if figure[key] is not None)
+    return f"{value} ({'–'.join(interval)})" if interval else value
+
+
+def _citation(found: dict[str, Any]) -> str:
+    title, page, licence, citation = (html.escape(found[key]) for key in ("title", "page", "licence", "citation"))
+    linked = f'<a href="{page}" target="_blank" rel="noopener">{title}</a>' if page.startswith("https://") else title
+    return f"<li>{linked}. Licence: {licence}. {citation}</li>"
