@@ -67,6 +67,16 @@ def run(phantoms, tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def covid_run(tmp_path_factory) -> Path:
+    """A run of four classes, one epoch on phantoms."""
+    folder = tmp_path_factory.mktemp("covid")
+    write_phantoms(folder / "phantoms", "covid", 48, seed=3)
+    words = ["train", "covid", "--data", str(folder / "phantoms"), "--output", str(folder / "run"), *QUICK, "--set", "epochs=1"]
+    assert main(words) == 0
+    return folder / "run"
+
+
+@pytest.fixture(scope="session")
 def film(phantoms) -> Path:
     return phantoms / "Tuberculosis" / "phantom-00000.png"
 

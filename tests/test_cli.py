@@ -206,7 +206,12 @@ def test_compare_puts_runs_beside_their_sources(run, tmp_path, capsys):
     (other / "recipe.json").write_text(json.dumps({**recipe, "source": source}))
     assert main(["compare", str(run), str(other)]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == 5
+    assert len(lines) == 8
+    assert lines[5] == "quick and other on the same 4 test pictures:"
+    assert all(
+        line.endswith("p = 1 (" + method + "): not distinguishable")
+        for line, method in zip(lines[6:], ("McNemar, exact", "DeLong, paired"), strict=True)
+    )
     assert lines[4].startswith("| – its source – | a paper | 840 | .995 |")
     (other / "metrics.json").unlink()
     assert main(["compare", str(other)]) == 2

@@ -111,6 +111,13 @@ def _add_evaluate(commands: "argparse._SubParsersAction[argparse.ArgumentParser]
         help="default: test; data without splits is used whole",
     )
     parser.add_argument("--output", metavar="FILE", help="write the figures as JSON; the run itself is never changed")
+    parser.add_argument(
+        "--prevalence",
+        type=float,
+        action="append",
+        metavar="P",
+        help="for predictive values: the share of the ill among those asked about, e.g. --prevalence .02 (default .01, .05 and .20)",
+    )
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     parser.set_defaults(run=run_evaluate)
 
@@ -185,7 +192,7 @@ def run_train(options: argparse.Namespace) -> int:
 
     recipe = override(get_recipe(options.recipe), options.set)
     from trainer import workflow
-    from trainer.show import show_report
+    from trainer.show import show_metrics
 
     choices = workflow.TrainOptions(
         data=options.data,
@@ -201,23 +208,26 @@ def run_train(options: argparse.Namespace) -> int:
     )
     run = workflow.train(recipe, choices)
     if int(os.environ.get("RANK", "0")) == 0:
-        for split, report in run.read_json("metrics.json")["splits"].items():
-            print(show_report(split, report))
+        print(show_metrics(run.read_json("metrics.json")))
         print(f"run: {run.path}   (its card: {run.path / 'README.md'})\n{DISCLAIMER}")
     return 0
 
 
 def run_evaluate(options: argparse.Namespace) -> int:
     """cxr evaluate"""
-    from trainer import workflow
+    from trainer.assessment import evaluate
+    from trainer.evaluation.points import PREVALENCES
     from trainer.run import Run, find_run
-    from trainer.show import show_report
+    from trainer.show import show_metrics
 
-    result = workflow.evaluate(find_run(options.model), options.data, options.split)
+    prevalences = tuple(options.prevalence or PREVALENCES)
+    if not all(0 < prevalence < 1 for prevalence in prevalences):
+        raise UsageError("--prevalence: a share between 0 and 1, e.g. .02")
+    result = evaluate(find_run(options.model), options.data, options.split, prevalences)
     if options.output:
         target = Path(options.output)
         Run(target.parent).write_json(target.name, result)
-    print(json.dumps(result, indent=2) if options.json else show_report(options.split, result["splits"][options.split]))
+    print(json.dumps(result, indent=2) if options.json else show_metrics(result))
     if result["skipped"]:
         print(f"note: {result['skipped']} files could not be read and are left out", file=sys.stderr)
     print(DISCLAIMER, file=sys.stderr)
@@ -240,6 +250,7 @@ def run_predict(options: argparse.Namespace) -> int:
 
 def run_compare(options: argparse.Namespace) -> int:
     """cxr compare"""
+    from trainer.comparison import compare_runs
     from trainer.run import find_run
     from trainer.show import show_comparison
 
@@ -248,6 +259,7 @@ def run_compare(options: argparse.Namespace) -> int:
         if not run.finished:
             raise UsageError(f"{run.path}: not a finished run")
     print(show_comparison([(run.path.name, run.read_json("recipe.json"), run.read_json("metrics.json")) for run in runs], options.split))
+    print("\n".join(compare_runs(runs, options.split)))
     print(DISCLAIMER, file=sys.stderr)
     return 0
 

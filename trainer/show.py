@@ -5,6 +5,25 @@ from typing import Any
 from hub_cards.figures import show_figure, show_number
 
 
+def show_metrics(metrics: dict[str, Any]) -> str:
+    """metrics.json as text: each split, then its operating points and its calibration."""
+    parts = []
+    for split, report in metrics["splits"].items():
+        parts.append(show_report(split, report))
+        for point in metrics["operating_points"]:
+            if found := point["on"].get(split):
+                values = next(iter(found["predictive_values"]))
+                shown = "  ".join(f"{name} {show_figure(found[name])}" for name in ("sensitivity", "specificity"))
+                shown += f"  PPV {show_figure(values['ppv'])} at a prevalence of {values['prevalence']:g}"
+                parts.append(f"  {point['name']}, {point['label']} from {show_number(point['threshold'])} ({point['aim']}): {shown}")
+        if calibration := metrics.get("calibration"):
+            found = calibration["splits"][split]
+            shown = "  ".join(f"{name} {show_figure(found['after'][name])}" for name in ("ece", "brier", "nll"))
+            before = ", ".join(show_figure({**found["before"][name], "low": None}) for name in ("ece", "brier", "nll"))
+            parts.append(f"  calibration: {shown}   (before: {before})")
+    return "\n".join(parts)
+
+
 def show_report(split: str, report: dict[str, Any]) -> str:
     """A split of metrics.json as a small table: overall, by class, by collection; 95 % intervals in brackets."""
     lines = [f"\n{split}: n = {report['n']} images, {report['groups']} groups; 95 % intervals in brackets"]

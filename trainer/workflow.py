@@ -1,4 +1,4 @@
-"""The whole way, step by step: data -> training -> evaluation -> run -> card; and what is asked of a run afterwards."""
+"""The whole way, step by step: data -> training -> assessment -> run; and predictions of a run."""
 
 import os
 import sys
@@ -8,36 +8,31 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import torch
 import transformers
 from accelerate import Accelerator
 
 from hub_cards.card import write_card
-from trainer.cxr_model import CxrForImageClassification, CxrImageProcessor, RadiographError
+from trainer.assessment import Study, finish, label_indices
+from trainer.cxr_model import CxrImageProcessor, RadiographError
 from trainer.data.copies import copies_among
 from trainer.data.fetch import read_sources
 from trainer.data.manifest import Manifest, read_manifest
-from trainer.data.pixels import GreyImages, data_fingerprint, decode
+from trainer.data.pixels import data_fingerprint, decode
 from trainer.data.split import fill_groups, fill_splits, find_leaks
 from trainer.environment import describe
 from trainer.errors import UsageError
-from trainer.evaluation import figures
-from trainer.evaluation.report import split_report
 from trainer.recipes import Recipe, to_json
 from trainer.run import Run
-from trainer.tasks import TASKS, Task, choose_labels, plain
+from trainer.tasks import TASKS, Task, choose_labels
 from trainer.training.bank import remove_bank
 from trainer.training.build import balanced_weights, build_model, build_processor, default_processor
-from trainer.training.checkpoint import Checkpoints, Progress
-from trainer.training.feed import PixelFeed, Pixels
-from trainer.training.fused import fuse
-from trainer.training.inference import best_device, predict_logits
+from trainer.training.feed import PixelFeed
+from trainer.training.inference import best_device
 from trainer.training.loop import TrainingData, choose_precision, fit
 
 transformers.utils.logging.disable_progress_bar()  # of loading weights: milliseconds
-REPORTED = ("validation", "test", "external")
 
 
 @dataclass(frozen=True)
@@ -54,20 +49,6 @@ class TrainOptions:
     bank_size: int = 0
     compile: bool = False
     command: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class Study:
-    """Data that is ready: matched labels, a split, decoded images."""
-
-    task: Task
-    rows: pd.DataFrame
-    truth: np.ndarray
-    images: GreyImages
-
-    def indices(self, split: str) -> np.ndarray:
-        """Rows of a split."""
-        return np.flatnonzero(self.rows["split"] == split)
 
 
 def train(recipe: Recipe, options: TrainOptions) -> Run:
@@ -126,66 +107,12 @@ def prepare(recipe: Recipe, options: TrainOptions, processor: CxrImageProcessor,
     members = fill_groups(rows, [] if given else copies_among(images))
     for note in [*manifest.notes, *fill_splits(rows, members, recipe.seed), *find_leaks(rows)]:
         tell(f"note: {note}")
-    study = Study(task, rows, _indices(rows, task), images)
+    study = Study(task, rows, label_indices(rows, task), images)
     for split in ("train", "validation", "test"):
         absent = [label for index, label in enumerate(task.labels) if not (study.truth[study.indices(split)] == index).any()]
         if absent:
             raise UsageError(f"{options.data}: the {split} split has no image of {', '.join(absent)}; give more images or another split")
     return study, skipped
-
-
-def finish(run: Run, study: Study, processor: CxrImageProcessor, progress: Progress, model: CxrForImageClassification) -> None:
-    """From the best weights to a finished run: model, predictions, figures, metrics, and last of all the card."""
-    history = pd.DataFrame(progress.history)
-    run.write_table("history.csv", history.astype({"epoch": int}))
-    run.write_figure("curves", figures.curves(progress.history, progress.best_epoch))
-    best = CxrForImageClassification(model.config)
-    best.load_state_dict(Checkpoints(run.checkpoints).load_best(progress))
-    run.write_model(best.eval(), processor)
-    best, processor = run.load_model()
-    fuse(best.to(best_device(), memory_format=torch.channels_last))
-    reports, predictions = {}, []
-    for split in (name for name in REPORTED if len(study.indices(name))):
-        rows, truth, scores = score(best, processor, study, split)
-        reports[split] = split_report(rows, truth, scores, study.task.labels)
-        predictions.append(_prediction_table(rows, scores, study.task.labels))
-        run.write_figure(f"confusion-{split}", figures.confusion(reports[split], study.task.labels, split))
-    run.write_table("predictions.csv", pd.concat(predictions))
-    run.write_json("metrics.json", {"schema": 1, "splits": reports})
-    write_card(run.path)
-
-
-def score(
-    model: CxrForImageClassification, processor: CxrImageProcessor, study: Study, split: str
-) -> tuple[pd.DataFrame, np.ndarray, np.ndarray]:
-    """Rows, label indices [N] and scores float64 [N, C] of a split, computed in fp32."""
-    indices = study.indices(split)
-    feed = Pixels(study.images, processor, model.device)
-    logits = predict_logits(model, feed, indices, title=f"evaluating {split}")
-    return study.rows.iloc[indices], study.truth[indices], logits.double().softmax(dim=1).numpy()
-
-
-def evaluate(run: Run, data: str, split: str) -> dict[str, Any]:
-    """Figures of a run on a split of some data, or on all of it where the data has no splits. Never writes into the run.
-
-    Raises:
-        UsageError: no such split, or classes that the model does not know.
-    """
-    model, processor = run.load_model()
-    labels = tuple(model.config.id2label[index] for index in range(model.config.num_labels))
-    manifest = read_manifest(data)
-    if (manifest.rows["split"] == "").all():
-        manifest.rows["split"] = split
-    manifest.rows = manifest.rows[manifest.rows["split"] == split].reset_index(drop=True)
-    if manifest.rows.empty:
-        raise UsageError(f"{data}: has no {split} split")
-    task = _known_labels(manifest, labels)
-    fill_groups(manifest.rows)
-    rows, images, skipped = decode(manifest.rows, processor)
-    study = Study(task, rows, _indices(rows, task), images)
-    fuse(model.to(best_device(), memory_format=torch.channels_last))
-    rows, truth, scores = score(model, processor, study, split)
-    return {"schema": 1, "splits": {split: split_report(rows, truth, scores, labels)}, "skipped": len(skipped)}
 
 
 def predict(run: Run, files: list[str]) -> Iterator[dict[str, Any]]:
@@ -264,21 +191,6 @@ def _match_labels(manifest: Manifest, task: Task, positive: str | None) -> Task:
     return found
 
 
-def _known_labels(manifest: Manifest, labels: tuple[str, ...]) -> Task:
-    """Match data to a trained model's labels; some of them may be absent from it."""
-    known = {plain(label): label for label in labels}
-    unknown = sorted({name for name in manifest.rows["label"] if plain(name) not in known})
-    if unknown:
-        raise UsageError(f"the model answers {', '.join(labels)}; the data has {', '.join(unknown)}")
-    manifest.rows["label"] = [known[plain(name)] for name in manifest.rows["label"]]
-    return Task("run", labels, "")
-
-
-def _indices(rows: pd.DataFrame, task: Task) -> np.ndarray:
-    places = {label: index for index, label in enumerate(task.labels)}
-    return rows["label"].map(places).to_numpy(np.int64)
-
-
 def _class_weights(recipe: Recipe, study: Study) -> list[float] | None:
     if recipe.class_weights == "none":
         return None
@@ -294,10 +206,3 @@ def _class_weights(recipe: Recipe, study: Study) -> list[float] | None:
 def _public_name(backbone: str) -> str:
     """A Hub id as it is; a folder by its last name, for no path is published."""
     return Path(backbone).resolve().name if Path(backbone).is_dir() else backbone
-
-
-def _prediction_table(rows: pd.DataFrame, scores: np.ndarray, labels: tuple[str, ...]) -> pd.DataFrame:
-    table = rows[["sha256", "split", "label"]].assign(prediction=[labels[index] for index in scores.argmax(axis=1)])
-    for index, label in enumerate(labels):
-        table[f"p:{label}"] = scores[:, index]
-    return table

@@ -12,10 +12,6 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import QUICK
-from trainer.cli import main
-from trainer.data.phantom import write_phantoms
-
 SPACE = Path(__file__).parents[2] / "space"
 
 
@@ -24,16 +20,6 @@ def space_folder(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("deployed") / "space"
     shutil.copytree(SPACE, folder, ignore=shutil.ignore_patterns("__pycache__"))
     return folder
-
-
-@pytest.fixture(scope="session")
-def covid_run(tmp_path_factory) -> Path:
-    """A run of four classes, one epoch on phantoms."""
-    folder = tmp_path_factory.mktemp("covid")
-    write_phantoms(folder / "phantoms", "covid", 48, seed=3)
-    words = ["train", "covid", "--data", str(folder / "phantoms"), "--output", str(folder / "run"), *QUICK, "--set", "epochs=1"]
-    assert main(words) == 0
-    return folder / "run"
 
 
 @pytest.fixture(scope="session")

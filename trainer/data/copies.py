@@ -17,10 +17,11 @@ from trainer.data.pixels import GreyImages
 
 SIDE = 96  # pixels of the thumbnails
 ALIKE, COPY = 0.60, 0.90  # correlation of candidates before they are laid over each other, and of copies after it
-ROUNDS = ((SIDE // 2, 10, 0.70), (SIDE // 2, 20, 0.80), (SIDE, 20, COPY))  # resolution, steps, correlation to go on
-VERSION = 1  # to be raised when the search changes: kept results are then not used
+ROUNDS = ((SIDE // 2, 10, 0.70), (SIDE // 2, 20, 0.80), (SIDE, 1, 0.80), (SIDE, 20, COPY))  # resolution, steps, correlation to go on
+VERSION = 2  # to be raised when the search changes: kept results are then not used
 NEIGHBOURS = 8  # most candidates for a picture, and twice as many candidates as pictures in all: the likeliest
-CHUNK = 512
+CHUNK = 512  # pictures compared with all at a time
+TOGETHER = 128  # pairs laid over each other at a time: as many as fit a processor's cache
 
 
 def copies_among(images: GreyImages) -> list[tuple[int, int]]:
@@ -101,8 +102,8 @@ def _overlay(thumbnails: np.ndarray, side: int, pairs: torch.Tensor, moves: torc
         The moves [P, 4] (scales and shifts of x and y) and the best correlations [P].
     """
     best_moves, best = moves.clone(), torch.full((len(pairs),), -1.0)
-    for start in tqdm(range(0, len(pairs), CHUNK), desc="laying over each other", unit="block", leave=False):
-        part = slice(start, start + CHUNK)
+    for start in tqdm(range(0, len(pairs), TOGETHER), desc="laying over each other", unit="block", leave=False):
+        part = slice(start, start + TOGETHER)
         first, second = (_levelled(thumbnails[pairs[part, place].numpy()], side) for place in (0, 1))
         second = second.unsqueeze(1)
         move = moves[part].clone().requires_grad_()

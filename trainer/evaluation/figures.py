@@ -4,6 +4,9 @@ from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
+from sklearn.metrics import precision_recall_curve, roc_curve
+
+from trainer.evaluation.calibration import equal_mass_bins
 
 BLUE, ORANGE = "#1f5fa8", "#d9731a"
 
@@ -41,4 +44,57 @@ def confusion(report: dict[str, Any], labels: tuple[str, ...], split: str) -> Fi
         axes.set_yticks(range(len(labels)), labels)
         for (row, column), value in np.ndenumerate(values):
             axes.text(column, row, form.format(value), ha="center", va="center", color="white" if shares[row, column] > 0.5 else "black")
+    return figure
+
+
+def reliability(truth: np.ndarray, raw: np.ndarray, scores: np.ndarray, split: str) -> Figure:
+    """How often the answer was right where the model was so sure, before and after calibration, in bins of equal mass."""
+    figure = Figure(figsize=(4.6, 4.4), layout="constrained")
+    axes = figure.subplots()
+    lowest = 1 / scores.shape[1]
+    axes.plot([lowest, 1], [lowest, 1], color="0.6", lw=1, ls="--", label="as sure as right")
+    for found, colour, title in ((raw, ORANGE, "before calibration"), (scores, BLUE, "after")):
+        confidence, right = found.max(axis=1), found.argmax(axis=1) == truth
+        bins = equal_mass_bins(confidence)
+        places = [bins == place for place in range(bins.max() + 1)]
+        sure, share = ([values[place].mean() for place in places] for values in (confidence, right))
+        axes.plot(sure, share, color=colour, marker="o", ms=4, label=title)
+    axes.set(title=f"Reliability, {split}, n = {len(truth)}", xlabel="highest score", ylabel="share of right answers")
+    axes.grid(alpha=0.25)
+    axes.legend(frameon=False, fontsize=8)
+    return figure
+
+
+def thresholds(
+    truth: np.ndarray, scores: np.ndarray, labels: tuple[str, ...], indices: list[int], points: list[dict[str, Any]], split: str
+) -> Figure:
+    """ROC and precision-recall curves of the labels that are looked for, with the operating points on them."""
+    figure = Figure(figsize=(9.5, 4.4), layout="constrained")
+    figure.suptitle(f"{split}, n = {len(truth)}")
+    roc, recall = figure.subplots(1, 2)
+    for index in indices:
+        positive = truth == index
+        if positive.all() or not positive.any():
+            continue
+        rise = roc_curve(positive, scores[:, index])
+        precision, found, _ = precision_recall_curve(positive, scores[:, index])
+        (line,) = roc.plot(rise[0], rise[1], label=f"{labels[index]} (n = {positive.sum()})")
+        recall.plot(found, precision, color=line.get_color())
+        for point in points:
+            if point["label"] == labels[index] and split in point["on"]:
+                figures = point["on"][split]
+                roc.plot(1 - figures["specificity"]["value"], figures["sensitivity"]["value"], "o", color=line.get_color(), ms=5)
+                roc.annotate(
+                    point["name"],
+                    (1 - figures["specificity"]["value"], figures["sensitivity"]["value"]),
+                    fontsize=7,
+                    xytext=(5, -8),
+                    textcoords="offset points",
+                )
+    roc.plot([0, 1], [0, 1], color="0.6", lw=1, ls="--")
+    roc.set(title="ROC", xlabel="1 - specificity", ylabel="sensitivity")
+    recall.set(title="Precision and recall", xlabel="recall (sensitivity)", ylabel="precision at this split's prevalence", ylim=(0, 1.02))
+    for axes in (roc, recall):
+        axes.grid(alpha=0.25)
+    roc.legend(frameon=False, fontsize=8, loc="lower right")
     return figure

@@ -4,6 +4,7 @@ Sources: Wilson, J. Am. Stat. Assoc. 22 (1927) 209; DeLong et al., Biometrics 44
 Sun and Xu, IEEE Signal Process. Lett. 21 (2014) 1389; cluster bootstrap: Field and Welsh, J. R. Stat. Soc. B 69 (2007) 369.
 """
 
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,8 @@ from scipy.stats import binomtest, norm, rankdata
 RESAMPLES = 1000
 Z = float(norm.ppf(0.975))
 Interval = tuple[float, float, str]
+Figure = dict[str, Any]  # {"value", "low", "high", "method"}
+UNDEFINED: Figure = {"value": None, "low": None, "high": None, "method": None}
 
 
 def intervals(truth: np.ndarray, scores: np.ndarray, groups: np.ndarray, figures: dict[str, Any], seed: int = 0) -> dict[str, Any]:
@@ -34,7 +37,7 @@ def intervals(truth: np.ndarray, scores: np.ndarray, groups: np.ndarray, figures
 
     def dressed(key: tuple[Any, ...], value: float | None) -> dict[str, Any]:
         if value is None:
-            return {"value": None, "low": None, "high": None, "method": None}
+            return UNDEFINED
         low, high, method = closed.get(key) or (*_percentiles(resampled[key]), name)
         if low is not None and low == high:  # no draw differs: as wide as so many groups allow
             low, high, _ = wilson(round(value * smallest), smallest)
@@ -52,6 +55,42 @@ def intervals(truth: np.ndarray, scores: np.ndarray, groups: np.ndarray, figures
     return {"metrics": metrics, "per_class": per_class, "confusion": figures["confusion"]}
 
 
+def share(hits: np.ndarray, among: np.ndarray, groups: np.ndarray) -> Figure:
+    """The share of `hits` (bool [N]) in the images `among` (bool [N]): Wilson, or a bootstrap where groups hold several."""
+    hits, groups = hits[among], groups[among]
+    if not len(hits):
+        return UNDEFINED
+    count = len(np.unique(groups))
+    if count == len(hits):
+        low, high, method = wilson(hits.sum(), len(hits))
+    else:
+        low, high = np.percentile(np.concatenate([weights @ hits / weights.sum(axis=1) for weights in resample(groups)]), [2.5, 97.5])
+        method = "cluster bootstrap"
+        if low == high:
+            low, high, _ = wilson(round(hits.mean() * count), count)
+            method = "Wilson on the groups"
+    return {"value": float(hits.mean()), "low": float(low), "high": float(high), "method": method}
+
+
+def spread(statistic: Callable[[np.ndarray], np.ndarray], groups: np.ndarray) -> Figure:
+    """A figure that is never negative, with the standard error of its bootstrap: `statistic` maps weights [R, N] to [R].
+
+    For figures that resampling biases (a calibration error): percentiles would miss the value itself.
+    """
+    value = float(statistic(np.ones((1, len(groups))))[0])
+    half = Z * float(np.concatenate([statistic(weights) for weights in resample(groups)]).std())
+    return {"value": value, "low": max(0.0, value - half), "high": value + half, "method": "bootstrap over groups, normal"}
+
+
+def resample(groups: np.ndarray, seed: int = 0) -> Iterator[np.ndarray]:
+    """RESAMPLES draws of whole groups as weights of the images, in chunks [100, N]."""
+    _, member = np.unique(groups, return_inverse=True)
+    count = int(member.max()) + 1
+    rng = np.random.default_rng(seed)
+    for _ in range(RESAMPLES // 100):
+        yield rng.multinomial(count, np.full(count, 1 / count), size=100)[:, member].astype(np.float64)
+
+
 def wilson(successes: int, trials: int) -> Interval:
     """Wilson's score interval of a proportion."""
     interval = binomtest(int(successes), int(trials)).proportion_ci(method="wilson")
@@ -64,11 +103,8 @@ def delong(positive: np.ndarray, scores: np.ndarray) -> Interval:
     Where the variance is 0 (every pair is ordered right, or every one wrong) DeLong gives no width; then the interval is
     Wilson's for as many cases as the smaller class has, which is wider than the truth.
     """
-    cases, controls = scores[positive], scores[~positive]
-    m, n = len(cases), len(controls)
-    ranks = rankdata(np.concatenate([cases, controls]))
-    above = (ranks[:m] - rankdata(cases)) / n  # for each case: share of controls below it
-    below = 1 - (ranks[m:] - rankdata(controls)) / m
+    above, below = placements(positive, scores)
+    m, n = len(above), len(below)
     area = above.mean()
     variance = (above.var(ddof=1) / m if m > 1 else 0.0) + (below.var(ddof=1) / n if n > 1 else 0.0)
     if variance <= 0:
@@ -76,6 +112,14 @@ def delong(positive: np.ndarray, scores: np.ndarray) -> Interval:
         return low, high, "Wilson on the smaller class"
     half = Z * np.sqrt(variance)
     return float(max(0.0, area - half)), float(min(1.0, area + half)), "DeLong"
+
+
+def placements(positive: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """For each case the share of controls scored below it, for each control the share of cases above it (ties one half)."""
+    cases, controls = scores[positive], scores[~positive]
+    m, n = len(cases), len(controls)
+    ranks = rankdata(np.concatenate([cases, controls]))
+    return (ranks[:m] - rankdata(cases)) / n, 1 - (ranks[m:] - rankdata(controls)) / m
 
 
 def _closed_forms(truth: np.ndarray, scores: np.ndarray) -> dict[tuple[Any, ...], Interval]:
@@ -93,13 +137,7 @@ def _closed_forms(truth: np.ndarray, scores: np.ndarray) -> dict[tuple[Any, ...]
 
 def _bootstrap(truth: np.ndarray, scores: np.ndarray, groups: np.ndarray, seed: int) -> dict[tuple[Any, ...], np.ndarray]:
     """Each figure on RESAMPLES draws of whole groups, by weights; nan where a draw leaves it undefined."""
-    _, member = np.unique(groups, return_inverse=True)
-    count = int(member.max()) + 1
-    rng = np.random.default_rng(seed)
-    chunks = []
-    for _ in range(RESAMPLES // 100):
-        drawn = rng.multinomial(count, np.full(count, 1 / count), size=100)
-        chunks.append(_weighted_figures(truth, scores, drawn[:, member].astype(np.float64)))
+    chunks = [_weighted_figures(truth, scores, weights) for weights in resample(groups, seed)]
     return {key: np.concatenate([chunk[key] for chunk in chunks]) for key in chunks[0]}
 
 

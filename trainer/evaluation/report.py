@@ -5,8 +5,46 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from trainer.evaluation.calibration import calibration_figures, undo_temperature
 from trainer.evaluation.intervals import intervals
 from trainer.evaluation.metrics import classification_figures
+from trainer.evaluation.points import PREVALENCES, point_figures
+
+Scored = tuple[pd.DataFrame, np.ndarray, np.ndarray]  # manifest rows with group and collection, label indices [N], scores [N, C]
+
+
+def assess(
+    parts: dict[str, Scored],
+    labels: tuple[str, ...],
+    calibration: dict[str, Any] | None,
+    points: list[dict[str, Any]],
+    prevalences: tuple[float, ...] = PREVALENCES,
+) -> dict[str, Any]:
+    """metrics.json from what a model scored.
+
+    Args:
+        parts: each split.
+        labels: in the order of the scores.
+        calibration: the model's record of its temperature, which the scores have in them already.
+        points: its operating points, chosen on validation.
+        prevalences: for predictive values.
+    """
+    groups = {name: rows["group"].to_numpy() for name, (rows, _, _) in parts.items()}
+    report: dict[str, Any] = {"schema": 1, "splits": {name: split_report(*part, labels) for name, part in parts.items()}}
+    if calibration:
+        report["calibration"] = {**calibration, "splits": {}}
+        for name, (_, truth, scores) in parts.items():
+            raw = undo_temperature(scores, calibration["temperature"])
+            before, after = (calibration_figures(truth, found, groups[name]) for found in (raw, scores))
+            report["calibration"]["splits"][name] = {"n": len(truth), "before": before, "after": after}
+    report["operating_points"] = []
+    for point in points:
+        found = {name: point_figures(point, truth, scores, groups[name], labels, prevalences) for name, (_, truth, scores) in parts.items()}
+        chosen = {key: (found.get("validation") or {}).get(key) for key in ("sensitivity", "specificity")}
+        report["operating_points"].append(
+            {"split": "validation", **chosen, **point, "on": {name: figures for name, figures in found.items() if figures}}
+        )
+    return report
 
 
 def split_report(rows: pd.DataFrame, truth: np.ndarray, scores: np.ndarray, labels: tuple[str, ...]) -> dict[str, Any]:

@@ -27,14 +27,15 @@ def tell_apart(features: np.ndarray, labels: np.ndarray, groups: np.ndarray) -> 
         {"label", "n", "positives", "auroc", "low", "high", "method", "shortcut"} for each label.
     """
     names = sorted(set(labels))
+    groups = np.unique(groups, return_inverse=True)[1]  # numbers: scikit-learn compares names one by one
     found = []
     for label in names[1:] if len(names) == 2 else names:
         truth = labels == label
-        if min(len(set(groups[truth])), len(set(groups[~truth]))) < FOLDS:
+        if min(len(np.unique(groups[truth])), len(np.unique(groups[~truth]))) < FOLDS:
             continue
         scores = np.zeros(len(labels))
         for train, test in GroupKFold(FOLDS, shuffle=True, random_state=0).split(features, truth, groups):
-            model = make_pipeline(StandardScaler(), LogisticRegression(class_weight="balanced", max_iter=200))
+            model = make_pipeline(StandardScaler(), LogisticRegression(class_weight="balanced", solver="newton-cholesky"))
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", ConvergenceWarning)
                 model.fit(features[train], truth[train])
