@@ -62,7 +62,7 @@ class Predictor:
             output = self.model(self.processor.to_pixel_values(grey))
         (decided,) = self.model.decide(output)
         heat = self.model.heatmap(output, self.labels.index(decided["label"]))[0].numpy()
-        prediction = {"file": name, **decided, "warnings": list(radiograph.warnings)}
+        prediction = {"file": name, **decided, "warnings": [*radiograph.warnings, *decided["warnings"]]}
         return Answer(prediction, _preview(radiograph.pixels), heat)
 
 

@@ -14,6 +14,13 @@ WARNINGS = {
     "multi-frame": "This file holds several pictures; only the first was read.",
     "lateral-view": "The file says it is a lateral view; the model knows frontal ones only.",
     "not-chest": "The file says it is not a chest radiograph.",
+    "unfamiliar": "This picture is unlike the radiographs that the model learned from: do not trust the answer.",
+    "coloured": "This picture is coloured; a radiograph is grey.",
+    "tiny": "This picture is very small.",
+    "extreme-aspect": "This picture is much longer than wide, or wider than long.",
+    "blank": "This picture is almost blank.",
+    "inverted": "Black and white seem to be exchanged.",
+    "rotated": "The picture seems to be turned by 90 degrees.",
 }
 # Dark violet, red, orange, pale yellow: brighter means more, in colour and in print.
 STOPS = np.array([[40, 10, 84], [150, 38, 103], [229, 92, 48], [251, 180, 26], [252, 255, 164]])

@@ -1,5 +1,6 @@
 """From trained weights to a finished run, and a run's figures on other data."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +16,7 @@ from trainer.data.split import fill_groups
 from trainer.errors import UsageError
 from trainer.evaluation import figures
 from trainer.evaluation.calibration import fit_temperature, undo_temperature
+from trainer.evaluation.familiarity import fit_familiarity, usual_chest
 from trainer.evaluation.points import PREVALENCES, SCREENING, choose_points, looked_for
 from trainer.evaluation.report import Scored, assess
 from trainer.run import Run
@@ -22,9 +24,10 @@ from trainer.tasks import Task, plain
 from trainer.training.checkpoint import Checkpoints, Progress
 from trainer.training.feed import Pixels
 from trainer.training.fused import fuse
-from trainer.training.inference import best_device, predict_logits
+from trainer.training.inference import best_device, run_over
 
 REPORTED = ("validation", "test", "external")
+FAMILIAR, OUTLINED = 2000, 500  # most training radiographs that familiarity and the usual outline are fitted on
 
 
 @dataclass(frozen=True)
@@ -48,29 +51,33 @@ def finish(run: Run, study: Study, processor: CxrImageProcessor, progress: Progr
     run.write_figure("curves", figures.curves(progress.history, progress.best_epoch))
     best = CxrForImageClassification(model.config)
     best.load_state_dict(Checkpoints(run.checkpoints).load_best(progress))
-    points = calibrate(best.eval(), processor, study)
-    run.write_model(best, processor)
+    points = fit_decisions(best.eval(), processor, study)
+    run.write_model(best.to(memory_format=torch.contiguous_format), processor)
     best, processor = run.load_model()
     parts = {split: score(best, processor, study, split) for split in REPORTED if len(study.indices(split))}
     metrics = assess(parts, study.task.labels, best.config.calibration, points)
     for split, part in parts.items():
         _draw(run, metrics, split, part, study.task.labels)
-    run.write_table(
-        "predictions.csv", pd.concat([_prediction_table(rows, scores, study.task.labels) for rows, _, scores in parts.values()])
-    )
+    run.write_table("predictions.csv", pd.concat([_prediction_table(part, study.task.labels) for part in parts.values()]))
     run.write_json("metrics.json", metrics)
     write_card(run.path)
 
 
-def calibrate(model: CxrForImageClassification, processor: CxrImageProcessor, study: Study) -> list[dict[str, Any]]:
-    """Fit what is fitted on validation, and put it into the model: the temperature in its last layer, the point that decides.
+def fit_decisions(model: CxrForImageClassification, processor: CxrImageProcessor, study: Study) -> list[dict[str, Any]]:
+    """Fit what a decision needs besides the weights, and put it where it is applied.
+
+    On validation: the temperature (into the last layer), the operating points (the first of two labels decides), the
+    threshold of familiarity. On training radiographs: their features and their outline.
 
     Returns:
         The operating points.
     """
-    indices, labels = study.indices("validation"), study.task.labels
-    logits = _logits(model, processor, study, indices, "calibrating").double()
-    truth = study.truth[indices]
+    labels, validation = study.task.labels, study.indices("validation")
+    train = np.random.default_rng(0).permutation(study.indices("train"))[:FAMILIAR]
+    found = _run(
+        model, processor, study, validation, "calibrating", lambda output: torch.cat([output.logits, _pooled(output)], dim=1)
+    ).double()
+    logits, features, truth = found[:, : len(labels)], found[:, len(labels) :], study.truth[validation]
     temperature = fit_temperature(logits.numpy(), truth)
     with torch.no_grad():
         for parameter in model.classifier.parameters():
@@ -80,14 +87,21 @@ def calibrate(model: CxrForImageClassification, processor: CxrImageProcessor, st
     deciding = next((point for point in points if point["name"] == SCREENING), None)
     if len(labels) == 2 and deciding and deciding["threshold"] is not None:
         model.config.operating_point = {key: deciding[key] for key in ("name", "label", "threshold")}
+    fit_familiarity(model, _run(model, processor, study, train, "what is familiar", _pooled).numpy(), features.numpy())
+    processor.usual_chest = usual_chest(study.images.batch(train[:OUTLINED]).numpy())
     return points
 
 
 def score(model: CxrForImageClassification, processor: CxrImageProcessor, study: Study, split: str) -> Scored:
-    """Rows, label indices [N] and scores float64 [N, C] of a split, computed in fp32."""
-    indices = study.indices(split)
-    logits = _logits(model, processor, study, indices, f"evaluating {split}")
-    return study.rows.iloc[indices], study.truth[indices], logits.double().softmax(dim=1).numpy()
+    """A split as the model scores it, in fp32."""
+    indices, known = study.indices(split), bool(model.config.familiarity)
+
+    def both(output: Any) -> torch.Tensor:
+        return torch.cat([output.logits, output.familiarity[:, None]], dim=1) if known else output.logits
+
+    found = _run(model, processor, study, indices, f"evaluating {split}", both).double()
+    scores = found[:, : len(study.task.labels)].softmax(dim=1).numpy()
+    return Scored(study.rows.iloc[indices], study.truth[indices], scores, found[:, -1].numpy() if known else None)
 
 
 def evaluate(run: Run, data: str, split: str, prevalences: tuple[float, ...] = PREVALENCES) -> dict[str, Any]:
@@ -119,13 +133,25 @@ def label_indices(rows: pd.DataFrame, task: Task) -> np.ndarray:
     return rows["label"].map(places).to_numpy(np.int64)
 
 
-def _logits(model: CxrForImageClassification, processor: CxrImageProcessor, study: Study, indices: np.ndarray, title: str) -> torch.Tensor:
+def _run(
+    model: CxrForImageClassification,
+    processor: CxrImageProcessor,
+    study: Study,
+    indices: np.ndarray,
+    title: str,
+    pick: Callable[[Any], torch.Tensor],
+) -> torch.Tensor:
     fuse(model.to(best_device(), memory_format=torch.channels_last))
-    return predict_logits(model, Pixels(study.images, processor, model.device), indices, title=title)
+    return run_over(model, Pixels(study.images, processor, model.device), indices, title=title, pick=pick)
+
+
+def _pooled(output: Any) -> torch.Tensor:
+    features: torch.Tensor = output.feature_map.mean(dim=(2, 3))
+    return features
 
 
 def _draw(run: Run, metrics: dict[str, Any], split: str, part: Scored, labels: tuple[str, ...]) -> None:
-    _, truth, scores = part
+    truth, scores = part.truth, part.scores
     run.write_figure(f"confusion-{split}", figures.confusion(metrics["splits"][split], labels, split))
     run.write_figure(
         f"thresholds-{split}", figures.thresholds(truth, scores, labels, looked_for(labels), metrics["operating_points"], split)
@@ -144,8 +170,8 @@ def _known_labels(manifest: Manifest, labels: tuple[str, ...]) -> Task:
     return Task("run", labels, "")
 
 
-def _prediction_table(rows: pd.DataFrame, scores: np.ndarray, labels: tuple[str, ...]) -> pd.DataFrame:
-    table = rows[["sha256", "split", "label"]].assign(prediction=[labels[index] for index in scores.argmax(axis=1)])
+def _prediction_table(part: Scored, labels: tuple[str, ...]) -> pd.DataFrame:
+    table = part.rows[["sha256", "split", "label"]].assign(prediction=[labels[index] for index in part.scores.argmax(axis=1)])
     for index, label in enumerate(labels):
-        table[f"p:{label}"] = scores[:, index]
+        table[f"p:{label}"] = part.scores[:, index]
     return table

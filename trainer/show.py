@@ -21,6 +21,8 @@ def show_metrics(metrics: dict[str, Any]) -> str:
             shown = "  ".join(f"{name} {show_figure(found['after'][name])}" for name in ("ece", "brier", "nll"))
             before = ", ".join(show_figure({**found["before"][name], "low": None}) for name in ("ece", "brier", "nll"))
             parts.append(f"  calibration: {shown}   (before: {before})")
+        if familiarity := metrics.get("familiarity"):
+            parts.append(f"  called unfamiliar: {show_figure(familiarity['splits'][split]['flagged'])}")
     return "\n".join(parts)
 
 

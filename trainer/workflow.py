@@ -128,7 +128,7 @@ def predict(run: Run, files: list[str]) -> Iterator[dict[str, Any]]:
         grey = torch.from_numpy(processor.resize(radiograph.pixels).copy()).unsqueeze(0).to(model.device)
         with torch.inference_mode():
             (answer,) = model.decide(model(processor.to_pixel_values(grey)))
-        yield {"file": file, **answer, "warnings": list(radiograph.warnings)}
+        yield {"file": file, **answer, "warnings": [*radiograph.warnings, *answer["warnings"]]}
 
 
 def _already_done(run: Run, options: TrainOptions) -> bool:

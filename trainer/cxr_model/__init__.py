@@ -1,11 +1,20 @@
 """The code that travels with every model. It only applies: whatever is fitted is fitted in trainer/evaluation."""
 
 from .configuration_cxr import CxrConfig
-from .image_processing_cxr import CxrImageProcessor, Radiograph, RadiographError, read_radiograph
+from .image_processing_cxr import CxrImageProcessor, Radiograph, RadiographError, outline, read_radiograph
 from .modeling_cxr import CxrForImageClassification, CxrOutput
 
 CxrConfig.register_for_auto_class()
 CxrForImageClassification.register_for_auto_class("AutoModelForImageClassification")
 CxrImageProcessor.register_for_auto_class()
 
-__all__ = ["CxrConfig", "CxrForImageClassification", "CxrImageProcessor", "CxrOutput", "Radiograph", "RadiographError", "read_radiograph"]
+__all__ = [
+    "CxrConfig",
+    "CxrForImageClassification",
+    "CxrImageProcessor",
+    "CxrOutput",
+    "Radiograph",
+    "RadiographError",
+    "outline",
+    "read_radiograph",
+]

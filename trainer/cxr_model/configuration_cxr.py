@@ -29,6 +29,7 @@ class CxrConfig(PreTrainedConfig):
     class_weights: list[float] | None = None  # one loss weight a label, in label order
     operating_point: dict[str, Any] | None = None  # {"name", "label", "threshold"}: the decision; None: the argmax
     calibration: dict[str, Any] | None = None  # a record of the temperature in the last layer; `forward` never reads it
+    familiarity: dict[str, Any] | None = None  # {"components", "outside", "threshold"}: numbers of `CxrForImageClassification.familiarity`
     cxr_version: int = CXR_VERSION
 
     def __post_init__(self, **kwargs: Any) -> None:

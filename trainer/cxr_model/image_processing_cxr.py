@@ -9,7 +9,7 @@ import logging
 import os
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -33,6 +33,8 @@ DEEP_MODES = ("I;16", "I;16L", "I;16B", "I;16N", "I", "F")
 LATERAL_VIEWS = {"LL", "RL", "LLD", "RLD", "LATERAL", "LAT", "LPO", "RPO", "LAO", "RAO"}
 CHEST_PARTS = ("CHEST", "THORAX", "LUNG", "TORAX")
 OTHER_MODALITIES = {"CT", "MR", "US", "PT", "NM", "MG", "XA", "RF", "SM", "OP"}
+TINY, LONGEST, FLAT, COLOURED = 64, 2.0, 4.0, 12.0  # pixels a side; sides' ratio; grey levels: spread of a blank, between channels
+TURNED, INVERTED = 0.1, -0.2  # correlation with the usual chest: gained by a quarter turn; of the picture itself
 
 
 class RadiographError(ValueError):
@@ -85,6 +87,7 @@ class CxrImageProcessor(BaseImageProcessor):
 
     `size` is {"height", "width"} in pixels, `resample` Pillow's filter number (0 nearest, 2 bilinear, 3 bicubic);
     `rescale_factor` multiplies the uint8 values before `image_mean` and `image_std`, one a channel, are applied.
+    `usual_chest` is the mean `outline` of the training radiographs, 256 numbers; without it no picture is called inverted or rotated.
     """
 
     model_input_names = ["pixel_values"]  # noqa: RUF012  transformers' own convention
@@ -96,6 +99,7 @@ class CxrImageProcessor(BaseImageProcessor):
         rescale_factor: float = 1 / 255,
         image_mean: Sequence[float] = (0.5, 0.5, 0.5),
         image_std: Sequence[float] = (0.5, 0.5, 0.5),
+        usual_chest: Sequence[int] | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -105,8 +109,26 @@ class CxrImageProcessor(BaseImageProcessor):
         self.rescale_factor = rescale_factor
         self.image_mean = list(image_mean)
         self.image_std = list(image_std)
+        self.usual_chest = None if usual_chest is None else list(usual_chest)
 
-    read = staticmethod(read_radiograph)
+    def read(self, source: Any) -> Radiograph:
+        """`read_radiograph`, and what of `tiny`, `extreme-aspect`, `blank`, `inverted` and `rotated` the picture seems to be."""
+        found = read_radiograph(source)
+        return replace(found, warnings=(*found.warnings, *self._doubts(found.pixels)))
+
+    def _doubts(self, pixels: np.ndarray) -> list[str]:
+        short, long = sorted(pixels.shape)
+        codes = [code for code, doubt in (("tiny", short < TINY), ("extreme-aspect", long > LONGEST * short)) if doubt]
+        if pixels.std() < FLAT:
+            return [*codes, "blank"]
+        if self.usual_chest is not None:
+            usual, shown = np.asarray(self.usual_chest, np.float32).reshape(16, 16), outline(pixels)
+            upright, *turned = (float((np.rot90(usual, turns) * shown).sum() / np.linalg.norm(usual)) for turns in (0, 1, 3))
+            if upright < INVERTED and -upright > max(turned):
+                codes.append("inverted")
+            elif max(turned) > upright + TURNED:
+                codes.append("rotated")
+        return codes
 
     def resize(self, pixels: np.ndarray) -> np.ndarray:
         """uint8 [H, W] -> uint8 [height, width]; the aspect ratio is not kept."""
@@ -114,9 +136,9 @@ class CxrImageProcessor(BaseImageProcessor):
         return np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling(self.resample)))
 
     def to_pixel_values(self, grey: torch.Tensor) -> torch.Tensor:
-        """uint8 [B, height, width] -> float32 [B, 3, height, width], normalised, on the same device."""
-        mean, std = (torch.tensor(values, device=grey.device).view(1, -1, 1, 1) for values in (self.image_mean, self.image_std))
-        return (grey.unsqueeze(1).float() * self.rescale_factor - mean) / std
+        """uint8 [B, height, width] -> float32 [B, 3, height, width], normalised, channels last, on the same device."""
+        mean, std = (torch.tensor(values, device=grey.device) for values in (self.image_mean, self.image_std))
+        return ((grey.unsqueeze(-1).float() * self.rescale_factor - mean) / std).permute(0, 3, 1, 2)
 
     def preprocess(self, images: Any, return_tensors: str | None = None, **kwargs: Any) -> BatchFeature:
         """One source of `read_radiograph`, or a list of them -> {"pixel_values": [B, 3, height, width]}, `pt` or `np`."""
@@ -127,6 +149,17 @@ class CxrImageProcessor(BaseImageProcessor):
         grey = torch.from_numpy(np.stack([self.resize(self.read(source).pixels) for source in sources]))
         values = self.to_pixel_values(grey)
         return BatchFeature({"pixel_values": values.numpy() if return_tensors == "np" else values})
+
+
+def outline(pixels: np.ndarray) -> np.ndarray:
+    """What uint8 [H, W] looks like from afar, without black borders: float32 [16, 16] of mean 0 and length 1 (0 where blank)."""
+    small = np.asarray(Image.fromarray(pixels).resize((96, 96), Image.Resampling.BOX))
+    rows, columns = (np.flatnonzero((small > 20).mean(axis=axis) > 0.1) for axis in (1, 0))
+    if min(len(rows), len(columns)) >= 10:
+        small = small[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+    seen = np.asarray(Image.fromarray(small).resize((16, 16), Image.Resampling.BOX), np.float32)
+    seen -= seen.mean()
+    return seen / max(float(np.linalg.norm(seen)), 1e-6)
 
 
 def _name(source: Any) -> str:
@@ -181,10 +214,20 @@ def _read_picture(image: Image.Image) -> Radiograph:
     image = ImageOps.exif_transpose(image)
     if image.mode in DEEP_MODES:
         grey = _array_to_grey(np.asarray(image))
-        grey = 255 - grey if white_is_zero else grey  # Pillow inverts only the 8-bit ones
+        grey, coloured = 255 - grey if white_is_zero else grey, False  # Pillow inverts only the 8-bit ones
     else:
-        grey = np.asarray(_flatten(image).convert("L"))
-    return Radiograph(grey, ("multi-frame",) if frames > 1 else ())
+        flat = _flatten(image)
+        grey, coloured = np.asarray(flat.convert("L")), _is_coloured(flat)
+    codes = {"multi-frame": frames > 1, "coloured": coloured}
+    return Radiograph(grey, tuple(code for code, present in codes.items() if present))
+
+
+def _is_coloured(image: Image.Image) -> bool:
+    """Whether the channels differ by more than a JPEG makes of grey."""
+    if image.mode != "RGB":
+        return False
+    small = np.asarray(image.resize((64, 64), Image.Resampling.BOX), np.int16)
+    return float(np.ptp(small, axis=2).mean()) > COLOURED
 
 
 def _flatten(image: Image.Image) -> Image.Image:

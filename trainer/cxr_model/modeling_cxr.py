@@ -52,7 +52,16 @@ class CxrForImageClassification(PreTrainedModel):
             size = width
         self.head = nn.Sequential(*layers)
         self.classifier = nn.Linear(size, 1 if config.num_labels == 2 else config.num_labels)
+        if config.familiarity:
+            self.add_familiarity(config.familiarity)
         self.post_init()
+
+    def add_familiarity(self, settings: dict[str, Any]) -> None:
+        """Make room for what a fitted familiarity needs: the mean, directions [k, D] and spreads [k] of training features."""
+        self.config.familiarity = settings
+        count, size = settings["components"], self.config.feature_size
+        for name, shape in (("mean", (size,)), ("axes", (count, size)), ("spread", (count,))):
+            self.register_buffer(f"familiarity_{name}", torch.zeros(shape))
 
     @classmethod
     def from_pretrained(cls, *args: Any, **kwargs: Any) -> Any:
@@ -88,8 +97,23 @@ class CxrForImageClassification(PreTrainedModel):
         feature_map = self.backbone(pixel_values.to(self.dtype)).last_hidden_state
         logits = self.classify(feature_map)
         loss = None if labels is None else self.sample_losses(logits, labels).mean()
-        output = CxrOutput(loss=loss, logits=logits, feature_map=feature_map)
+        output = CxrOutput(loss=loss, logits=logits, familiarity=self.familiarity(feature_map), feature_map=feature_map)
         return output.to_tuple() if return_dict is False else output
+
+    def familiarity(self, feature_map: Tensor) -> Tensor | None:
+        """How much pictures resemble the training radiographs, [B] in 0..1; below .5 as few of those are. None where not fitted.
+
+        Mahalanobis distance d under a probabilistic PCA (Tipping and Bishop 1999) of the pooled features: spread within the
+        first directions, and what is outside of them; 1 / (1 + d / threshold).
+        """
+        settings = self.config.familiarity
+        if not settings:
+            return None
+        apart = feature_map.detach().float().mean(dim=(2, 3)) - self.familiarity_mean.float()
+        inside = apart @ self.familiarity_axes.float().T
+        outside = (apart.square().sum(dim=1) - inside.square().sum(dim=1)).clamp_min(0) / settings["outside"]
+        distance = (inside / self.familiarity_spread.float()).square().sum(dim=1) + settings["components"] * outside
+        return 1 / (1 + distance / settings["threshold"])
 
     def sample_losses(self, logits: Tensor, labels: Tensor) -> Tensor:
         """w_y x cross-entropy of each image, [B], in float32."""
@@ -117,13 +141,17 @@ class CxrForImageClassification(PreTrainedModel):
         return cam / cam.amax(dim=(1, 2), keepdim=True).clamp_min(torch.finfo(cam.dtype).tiny)
 
     def decide(self, output: CxrOutput) -> list[dict[str, Any]]:
-        """Scores and a decision for each image of a batch: {"label", "scores", "decision", "familiarity"}.
+        """Scores and a decision for each image of a batch: {"label", "scores", "decision", "familiarity", "warnings"}.
 
-        The decision follows `config.operating_point`; without one it is the argmax (for two labels, a threshold of .5).
+        `warnings` is ["unfamiliar"] where the picture is unlike the training radiographs, else empty. The decision follows
+        `config.operating_point`; without one it is the argmax (for two labels, a threshold of .5).
         """
         scores = output["logits"].float().softmax(dim=-1).tolist()
         familiarity = output.familiarity.tolist() if output.familiarity is not None else [None] * len(scores)
-        return [{**self._decision(row), "familiarity": known} for row, known in zip(scores, familiarity, strict=True)]
+        return [
+            {**self._decision(row), "familiarity": known, "warnings": ["unfamiliar"] if known is not None and known < 0.5 else []}
+            for row, known in zip(scores, familiarity, strict=True)
+        ]
 
     def _decision(self, row: list[float]) -> dict[str, Any]:
         scores = {self.config.id2label[index]: score for index, score in enumerate(row)}

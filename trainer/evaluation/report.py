@@ -1,16 +1,25 @@
 """What metrics.json says of one split: figures overall, for each class, and within each collection."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 
 from trainer.evaluation.calibration import calibration_figures, undo_temperature
-from trainer.evaluation.intervals import intervals
+from trainer.evaluation.intervals import intervals, share
 from trainer.evaluation.metrics import classification_figures
 from trainer.evaluation.points import PREVALENCES, point_figures
 
-Scored = tuple[pd.DataFrame, np.ndarray, np.ndarray]  # manifest rows with group and collection, label indices [N], scores [N, C]
+UNFAMILIAR = 0.5  # the familiarity below which a picture is called unlike the training radiographs
+
+
+class Scored(NamedTuple):
+    """A split that was scored: manifest rows with group and collection, label indices [N], scores [N, C], familiarity [N]."""
+
+    rows: pd.DataFrame
+    truth: np.ndarray
+    scores: np.ndarray
+    familiarity: np.ndarray | None
 
 
 def assess(
@@ -29,21 +38,30 @@ def assess(
         points: its operating points, chosen on validation.
         prevalences: for predictive values.
     """
-    groups = {name: rows["group"].to_numpy() for name, (rows, _, _) in parts.items()}
-    report: dict[str, Any] = {"schema": 1, "splits": {name: split_report(*part, labels) for name, part in parts.items()}}
+    groups = {name: part.rows["group"].to_numpy() for name, part in parts.items()}
+    report: dict[str, Any] = {"schema": 1, "splits": {name: split_report(*part[:3], labels) for name, part in parts.items()}}
     if calibration:
         report["calibration"] = {**calibration, "splits": {}}
-        for name, (_, truth, scores) in parts.items():
+        for name, (_, truth, scores, _) in parts.items():
             raw = undo_temperature(scores, calibration["temperature"])
             before, after = (calibration_figures(truth, found, groups[name]) for found in (raw, scores))
             report["calibration"]["splits"][name] = {"n": len(truth), "before": before, "after": after}
     report["operating_points"] = []
     for point in points:
-        found = {name: point_figures(point, truth, scores, groups[name], labels, prevalences) for name, (_, truth, scores) in parts.items()}
+        found = {
+            name: point_figures(point, truth, scores, groups[name], labels, prevalences) for name, (_, truth, scores, _) in parts.items()
+        }
         chosen = {key: (found.get("validation") or {}).get(key) for key in ("sensitivity", "specificity")}
         report["operating_points"].append(
             {"split": "validation", **chosen, **point, "on": {name: figures for name, figures in found.items() if figures}}
         )
+    flagged = {
+        name: {"n": len(part.rows), "flagged": share(part.familiarity < UNFAMILIAR, np.ones(len(part.rows), bool), groups[name])}
+        for name, part in parts.items()
+        if part.familiarity is not None
+    }
+    if flagged:
+        report["familiarity"] = {"method": "Mahalanobis distance, probabilistic PCA", "threshold": UNFAMILIAR, "splits": flagged}
     return report
 
 

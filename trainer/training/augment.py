@@ -24,21 +24,26 @@ def augment(grey: torch.Tensor, draws: torch.Tensor, recipe: Recipe) -> torch.Te
     """Move and re-expose images as the recipe says.
 
     Args:
-        grey: [B, H, W], 0..255.
+        grey: uint8 [B, H, W].
         draws: what `draw` gave for these images, on the same device.
 
     Returns:
         float32 [B, H, W], 0..255; black where the picture was moved away.
     """
-    images = grey.float()
+    images = _expose(grey, draws, recipe) if recipe.intensity else grey.float()
     if recipe.flip or recipe.rotate or recipe.translate or recipe.zoom:
         grid = F.affine_grid(_matrices(draws, recipe), [len(images), 1, *images.shape[1:]], align_corners=False)
         images = F.grid_sample(images.unsqueeze(1), grid, padding_mode="zeros", align_corners=False).squeeze(1)
-    if recipe.intensity:
-        gain, offset, gamma = (draws[:, column].view(-1, 1, 1) * recipe.intensity for column in (6, 7, 8))
-        shown = ((images / 255 - 0.5) * (1 + gain) + 0.5 + offset / 2).clamp(0, 1)
-        images = 255 * shown ** torch.exp(gamma)
     return images
+
+
+def _expose(grey: torch.Tensor, draws: torch.Tensor, recipe: Recipe) -> torch.Tensor:
+    """Contrast, brightness and gamma as a table of the 256 grey levels for each image."""
+    levels = torch.arange(256, device=grey.device) / 255
+    gain, offset, gamma = (draws[:, column].unsqueeze(1) * recipe.intensity for column in (6, 7, 8))
+    shown = ((levels - 0.5) * (1 + gain) + 0.5 + offset / 2).clamp(0, 1)
+    table = 255 * shown ** torch.exp(gamma)
+    return table.gather(1, grey.flatten(1).long()).view(grey.shape)
 
 
 def _matrices(draws: torch.Tensor, recipe: Recipe) -> torch.Tensor:

@@ -41,13 +41,10 @@ class Pixels:
 
     def plain(self, samples: np.ndarray) -> torch.Tensor:
         """Not augmented."""
-        return self._values(self._grey(samples))
+        return self.processor.to_pixel_values(self._grey(samples))
 
     def _grey(self, samples: np.ndarray) -> torch.Tensor:
         return send(self.images.batch(samples), self.device)
-
-    def _values(self, grey: torch.Tensor) -> torch.Tensor:
-        return self.processor.to_pixel_values(grey).contiguous(memory_format=torch.channels_last)
 
 
 @dataclass(frozen=True)
@@ -65,7 +62,7 @@ class PixelFeed(Pixels):
         grey = self._grey(samples)
         if self.recipe.augment == "random":
             grey = augment(grey, send(draws, self.device), self.recipe)
-        return self._values(grey)
+        return self.processor.to_pixel_values(grey)
 
 
 def send(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:

@@ -1,6 +1,8 @@
-"""Logits of many decoded images, in the given order, on one process or on many."""
+"""What a model says of many decoded images, in the given order, on one process or on many."""
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from operator import attrgetter
 
 import numpy as np
 import torch
@@ -8,6 +10,7 @@ from accelerate import Accelerator
 from torch import nn
 from tqdm.auto import tqdm
 
+from trainer.cxr_model import CxrOutput
 from trainer.training.feed import PlainFeed, ahead
 
 
@@ -16,15 +19,16 @@ def best_device() -> torch.device:
     return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
 
 
-def predict_logits(
+def run_over(
     model: nn.Module,
     feed: PlainFeed,
     indices: np.ndarray,
     accelerator: Accelerator | None = None,
     batch_size: int = 64,
     title: str | None = None,
+    pick: Callable[[CxrOutput], torch.Tensor] = attrgetter("logits"),
 ) -> torch.Tensor:
-    """Logits float32 [N, C] on the CPU; every process gets all of them. `title` shows a progress bar."""
+    """Logits, or what `pick` takes of the output, float32 [N, C] on the CPU; every process gets all. `title` shows a bar."""
     processes, rank = (accelerator.num_processes, accelerator.process_index) if accelerator else (1, 0)
     precision: AbstractContextManager[object] = accelerator.autocast() if accelerator else nullcontext()
     share = -(-len(indices) // processes)
@@ -34,6 +38,6 @@ def predict_logits(
     device = accelerator.device if accelerator else next(model.parameters()).device
     loaded = tqdm(ahead(feed.plain, batches, device), total=len(batches), desc=title, leave=False, disable=title is None or rank > 0)
     with torch.inference_mode(), precision:
-        logits = [model(values).logits.float() for values in loaded]
-    joined = torch.cat(logits)
+        found = [pick(model(values)).float() for values in loaded]
+    joined = torch.cat(found)
     return (accelerator.gather(joined) if accelerator else joined)[: len(indices)].cpu()

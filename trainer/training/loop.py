@@ -19,7 +19,7 @@ from trainer.training.bank import open_bank
 from trainer.training.checkpoint import Checkpoints, Progress
 from trainer.training.feed import Feed, PixelFeed, ahead, send
 from trainer.training.fused import fuse
-from trainer.training.inference import predict_logits
+from trainer.training.inference import run_over
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ def fit(
     while progress.epoch < recipe.epochs and not progress.stale(recipe.patience):
         start = time.perf_counter()
         train_loss = train_epoch(accelerator, trained, optimizer, shown, data, recipe, progress.epoch)
-        logits = predict_logits(trained, shown, data.validation, accelerator, title="validating")
+        logits = run_over(trained, shown, data.validation, accelerator, title="validating")
         targets = torch.from_numpy(data.labels[data.validation])
         row = {
             "epoch": progress.epoch + 1,

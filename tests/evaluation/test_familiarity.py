@@ -1,0 +1,126 @@
+"""What is unlike the training radiographs is told, by the model itself and by its processor."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from tests.cxr_model.test_model import make
+from trainer import workflow
+from trainer.cxr_model import CxrForImageClassification, CxrImageProcessor, outline
+from trainer.evaluation.familiarity import fit_familiarity, usual_chest
+from trainer.run import Run
+
+
+@pytest.fixture(scope="module")
+def fitted():
+    """A model whose familiarity is fitted on features in a thin cloud; and 1,000 more of these features."""
+    rng = np.random.default_rng(0)
+    model = make()
+    size = model.config.feature_size
+    mixing = rng.normal(0, 1, (5, size))
+
+    def draw(count: int) -> np.ndarray:
+        return (3 + rng.normal(0, 1, (count, 5)) @ mixing + rng.normal(0, 0.1, (count, size))).astype(np.float32)
+
+    fit_familiarity(model, draw(1500), draw(1000))
+    return model, draw
+
+
+def known(model, features) -> np.ndarray:
+    return model.familiarity(torch.from_numpy(features)[:, :, None, None].expand(-1, -1, 3, 3)).numpy()
+
+
+def test_one_in_a_hundred_of_its_own_is_called_unfamiliar_and_nearly_all_others(fitted):
+    model, draw = fitted
+    own = draw(4000)
+    assert 0.002 < (known(model, own) < 0.5).mean() < 0.025
+    aside = own[:500] + np.random.default_rng(1).normal(0, 1, (500, own.shape[1])).astype(np.float32)  # outside of the cloud
+    far = 3 + 8 * (own[:500] - 3)  # in its directions, too far
+    assert (known(model, aside) < 0.5).mean() > 0.99
+    assert (known(model, far) < 0.5).mean() > 0.9
+
+
+def test_it_travels_with_the_weights_and_is_small(fitted, tmp_path):
+    model, draw = fitted
+    model.save_pretrained(tmp_path)
+    loaded = CxrForImageClassification.from_pretrained(tmp_path)
+    assert loaded.config.familiarity == model.config.familiarity
+    features = draw(50)
+    assert known(loaded, features) == pytest.approx(known(model, features), abs=1e-6)
+    buffers = {name: buffer for name, buffer in model.named_buffers() if name.startswith("familiarity")}
+    assert model.config.familiarity["components"] <= 64
+    assert sum(buffer.numel() * buffer.element_size() for buffer in buffers.values()) <= 150_000
+
+
+def test_one_pass_gives_it_beside_the_logits_and_a_decision_warns(fitted):
+    model, _ = fitted
+    calls = []
+    handle = model.backbone.register_forward_hook(lambda *_: calls.append(1))
+    with torch.inference_mode():
+        (answer,) = model.decide(model(torch.randn(1, 3, 64, 64)))
+    handle.remove()
+    assert len(calls) == 1
+    assert 0 <= answer["familiarity"] < 0.5  # its features are not of that cloud
+    assert answer["warnings"] == ["unfamiliar"]
+
+
+def test_a_run_warns_of_what_is_no_radiograph(run, film, tmp_path):
+    metrics = Run(run).read_json("metrics.json")
+    assert set(metrics["familiarity"]["splits"]) == {"validation", "test"}
+    noise = tmp_path / "noise.png"
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (300, 300), np.uint8)).save(noise)
+    chest, other = workflow.predict(Run(run), [str(film), str(noise)])
+    assert "unfamiliar" in other["warnings"]
+    assert other["familiarity"] < chest["familiarity"]
+
+
+@pytest.fixture(scope="module")
+def chests(phantoms) -> list[np.ndarray]:
+    return [np.asarray(Image.open(file)) for file in sorted(phantoms.rglob("*.png"))]
+
+
+def test_turned_and_inverted_films_are_told(chests):
+    processor = CxrImageProcessor(usual_chest=usual_chest(np.stack(chests[::2])))
+    for chest in chests[1::2]:
+        assert processor.read(chest).warnings == ()
+        assert processor.read(np.rot90(chest).copy()).warnings == processor.read(np.rot90(chest, 3).copy()).warnings == ("rotated",)
+        assert "inverted" in processor.read(255 - chest).warnings
+    assert CxrImageProcessor().read(255 - chests[0]).warnings == ()  # nothing is known of chests
+
+
+def test_the_usual_chest_travels_with_the_processor(chests, tmp_path):
+    processor = CxrImageProcessor(usual_chest=usual_chest(np.stack(chests)))
+    processor.save_pretrained(tmp_path)
+    assert CxrImageProcessor.from_pretrained(tmp_path).usual_chest == processor.usual_chest
+    assert len(processor.usual_chest) == 256
+
+
+def test_borders_do_not_change_the_outline(chests):
+    framed = np.pad(chests[0], ((0, 0), (90, 90)))
+    plain = outline(chests[0])
+    assert (outline(framed) * plain).sum() > 0.9
+    assert np.linalg.norm(plain) == pytest.approx(1)
+
+
+@pytest.mark.parametrize(
+    ("picture", "codes"),
+    [
+        (np.full((100, 100), 90, np.uint8), {"blank"}),
+        (np.random.default_rng(0).integers(0, 255, (40, 50), np.uint8), {"tiny"}),
+        (np.random.default_rng(0).integers(0, 255, (100, 250), np.uint8), {"extreme-aspect"}),
+        (np.random.default_rng(0).integers(0, 255, (100, 110), np.uint8), set()),
+    ],
+)
+def test_plain_doubts(picture, codes):
+    assert set(CxrImageProcessor().read(picture).warnings) == codes
+
+
+def test_colour_is_told_and_grey_in_three_channels_is_not(tmp_path, chests):
+    grey = Image.fromarray(chests[0]).convert("RGB")
+    grey.save(tmp_path / "grey.jpg", quality=60)
+    Image.merge("RGB", (grey.getchannel(0), grey.getchannel(0).point(lambda value: value // 2), grey.getchannel(0))).save(
+        tmp_path / "pink.jpg"
+    )
+    assert CxrImageProcessor().read(tmp_path / "grey.jpg").warnings == ()
+    assert CxrImageProcessor().read(tmp_path / "pink.jpg").warnings == ("coloured",)

@@ -1,0 +1,45 @@
+"""Is a picture like the training radiographs at all? Fitted on features and outlines; applied by the model and its processor.
+
+Of relative Mahalanobis, k nearest neighbours, ViM and a Mahalanobis distance under a probabilistic PCA (Tipping and
+Bishop, J. R. Stat. Soc. B 61 (1999) 611) the last was best on the same data: see bench/familiarity.py.
+"""
+
+from typing import Any
+
+import numpy as np
+import torch
+
+from trainer.cxr_model import CxrForImageClassification, outline
+
+FALSE_ALARMS = 0.01  # share of validation radiographs that are called unfamiliar
+MOST_COMPONENTS, MOST_BYTES = 64, 150_000
+
+
+def fit_familiarity(model: CxrForImageClassification, train: np.ndarray, validation: np.ndarray) -> None:
+    """Put the familiarity of pooled features into a model.
+
+    Args:
+        train: features [N, D] of training radiographs.
+        validation: features [M, D] that the threshold is chosen on.
+    """
+    size = train.shape[1]
+    count = max(1, min(MOST_COMPONENTS, MOST_BYTES // 4 // size - 1, len(train) // 4, size - 1))
+    mean = train.mean(axis=0)
+    apart = (train - mean).astype(np.float64)
+    _, lengths, axes = np.linalg.svd(apart, full_matrices=False)
+    spread = lengths[:count] / np.sqrt(len(train))
+    outside = float((lengths[count:] ** 2).sum() / len(train))
+    model.add_familiarity({"components": count, "outside": max(outside, 1e-12), "threshold": 1.0})
+    for name, values in (("mean", mean), ("axes", axes[:count]), ("spread", spread.clip(1e-6))):
+        model.get_buffer(f"familiarity_{name}").copy_(torch.from_numpy(np.ascontiguousarray(values)))
+    model.to(model.device)
+    with torch.inference_mode():
+        known = model.familiarity(torch.from_numpy(validation).float().to(model.device)[:, :, None, None])
+    distances = (1 / known.double() - 1).cpu().numpy()  # type: ignore[union-attr]  # it was fitted just now
+    model.config.familiarity["threshold"] = float(np.quantile(distances, 1 - FALSE_ALARMS))
+
+
+def usual_chest(pictures: np.ndarray) -> list[int]:
+    """The mean outline of uint8 [N, H, W] training radiographs, as 256 small whole numbers."""
+    mean: Any = np.mean([outline(picture) for picture in pictures], axis=0)
+    return [round(float(value)) for value in (1000 * mean / np.linalg.norm(mean)).ravel()]
