@@ -76,6 +76,7 @@ def ours(job: Job) -> dict[str, float]:
 def trainer(job: Job, bf16: bool = False) -> dict[str, float]:
     """transformers.Trainer with its defaults, images decoded as they are asked for."""
     import numpy as np
+    import torch
     from datasets import load_dataset
     from transformers import (
         AutoConfig,
@@ -127,6 +128,7 @@ def trainer(job: Job, bf16: bool = False) -> dict[str, float]:
             remove_unused_columns=False,
             disable_tqdm=True,
             bf16=bf16,
+            use_cpu=not torch.cuda.is_available(),  # it takes bf16 on a CPU only when told so
         )
         peer = Trainer(
             model,

@@ -18,8 +18,8 @@ from trainer.data.pixels import GreyImages
 SIDE = 96  # pixels of the thumbnails
 ALIKE, COPY = 0.60, 0.90  # correlation of candidates before they are laid over each other, and of copies after it
 ROUNDS = ((SIDE // 2, 10, 0.70), (SIDE // 2, 20, 0.80), (SIDE, 1, 0.80), (SIDE, 20, COPY))  # resolution, steps, correlation to go on
-VERSION = 2  # to be raised when the search changes: kept results are then not used
-NEIGHBOURS = 8  # most candidates for a picture, and twice as many candidates as pictures in all: the likeliest
+VERSION = 3  # to be raised when the search changes: kept results are then not used
+NEIGHBOURS = 8  # most candidates for a picture, and as many candidates as pictures in all: the likeliest
 CHUNK = 512  # pictures compared with all at a time
 TOGETHER = 128  # pairs laid over each other at a time: as many as fit a processor's cache
 
@@ -84,7 +84,7 @@ def _alike(thumbnails: np.ndarray) -> torch.Tensor:
         first, second = row + start, best.indices[row, column] + start
         found.append(torch.stack([first, second], 1)[first < second])
         strength.append(best.values[row, column][first < second])
-    likeliest = torch.cat(strength).argsort(descending=True)[: 2 * len(vectors)]
+    likeliest = torch.cat(strength).argsort(descending=True)[: len(vectors)]
     return torch.cat(found)[likeliest]
 
 
