@@ -259,7 +259,8 @@ def run_compare(options: argparse.Namespace) -> int:
         if not run.finished:
             raise UsageError(f"{run.path}: not a finished run")
     print(show_comparison([(run.path.name, run.read_json("recipe.json"), run.read_json("metrics.json")) for run in runs], options.split))
-    print("\n".join(compare_runs(runs, options.split)))
+    for line in compare_runs(runs, options.split):
+        print(line)
     print(DISCLAIMER, file=sys.stderr)
     return 0
 

@@ -101,19 +101,21 @@ class CxrForImageClassification(PreTrainedModel):
         return output.to_tuple() if return_dict is False else output
 
     def familiarity(self, feature_map: Tensor) -> Tensor | None:
-        """How much pictures resemble the training radiographs, [B] in 0..1; below .5 as few of those are. None where not fitted.
+        """How much pictures resemble the training radiographs, [B] in 0..1; below .5 as few of those are. None where not fitted."""
+        if not self.config.familiarity:
+            return None
+        return 1 / (1 + self.strangeness(feature_map.mean(dim=(2, 3))) / self.config.familiarity["threshold"])
 
-        Mahalanobis distance d under a probabilistic PCA (Tipping and Bishop 1999) of the pooled features: spread within the
-        first directions, and what is outside of them; 1 / (1 + d / threshold).
+    def strangeness(self, features: Tensor) -> Tensor:
+        """Mahalanobis distance of pooled features [B, D] under a probabilistic PCA (Tipping and Bishop 1999), squared, [B].
+
+        It adds the spread within the first directions and what is outside of them.
         """
         settings = self.config.familiarity
-        if not settings:
-            return None
-        apart = feature_map.detach().float().mean(dim=(2, 3)) - self.familiarity_mean.float()
+        apart = features.detach().float() - self.familiarity_mean.float()
         inside = apart @ self.familiarity_axes.float().T
         outside = (apart.square().sum(dim=1) - inside.square().sum(dim=1)).clamp_min(0) / settings["outside"]
-        distance = (inside / self.familiarity_spread.float()).square().sum(dim=1) + settings["components"] * outside
-        return 1 / (1 + distance / settings["threshold"])
+        return (inside / self.familiarity_spread.float()).square().sum(dim=1) + settings["components"] * outside
 
     def sample_losses(self, logits: Tensor, labels: Tensor) -> Tensor:
         """w_y x cross-entropy of each image, [B], in float32."""

@@ -11,7 +11,7 @@ import pandas as pd
 from PIL import Image
 from tqdm.auto import tqdm
 
-from trainer.cxr_model import CxrImageProcessor, RadiographError
+from trainer.cxr_model import CxrImageProcessor, RadiographError, read_radiograph
 from trainer.data.copies import SIDE, find_copies
 
 SMALLEST, NARROWEST = 64, 3.0  # a side below this many pixels or a longer side this many times the shorter is absurd
@@ -40,7 +40,7 @@ def look_at(files: Iterable[str]) -> list[Look]:
 
 def _look(file: str) -> Look:
     try:
-        pixels = SMALL.read(file).pixels
+        pixels = read_radiograph(file).pixels
     except (RadiographError, ImportError) as error:
         return Look(error=str(error).removeprefix(f"{file}: "))
     return Look(pixels.shape[1], pixels.shape[0], _bits(file), SMALL.resize(pixels))

@@ -13,7 +13,7 @@ import pandas as pd
 import pyarrow as pa
 import torch
 
-from trainer.cxr_model import CxrImageProcessor, RadiographError, image_processing_cxr
+from trainer.cxr_model import CxrImageProcessor, RadiographError, image_processing_cxr, read_radiograph
 from trainer.errors import WorkError
 
 MAX_BAD_SHARE = 0.01
@@ -106,7 +106,7 @@ def _decode_batch(table: pa.Table, processor: CxrImageProcessor) -> pa.Table:
     errors: list[Any] = []
     for row, image in enumerate(table.column("image").to_pylist()):
         try:
-            pixels[row] = processor.resize(processor.read(image["path"]).pixels).reshape(-1)
+            pixels[row] = processor.resize(read_radiograph(image["path"]).pixels).reshape(-1)
             errors.append("")
         except (RadiographError, ImportError) as error:
             errors.append(str(error))

@@ -29,14 +29,13 @@ def fit_familiarity(model: CxrForImageClassification, train: np.ndarray, validat
     _, lengths, axes = np.linalg.svd(apart, full_matrices=False)
     spread = lengths[:count] / np.sqrt(len(train))
     outside = float((lengths[count:] ** 2).sum() / len(train))
-    model.add_familiarity({"components": count, "outside": max(outside, 1e-12), "threshold": 1.0})
+    settings: dict[str, Any] = {"components": count, "outside": max(outside, 1e-12)}
+    model.add_familiarity(settings)
     for name, values in (("mean", mean), ("axes", axes[:count]), ("spread", spread.clip(1e-6))):
         model.get_buffer(f"familiarity_{name}").copy_(torch.from_numpy(np.ascontiguousarray(values)))
     model.to(model.device)
-    with torch.inference_mode():
-        known = model.familiarity(torch.from_numpy(validation).float().to(model.device)[:, :, None, None])
-    distances = (1 / known.double() - 1).cpu().numpy()  # type: ignore[union-attr]  # it was fitted just now
-    model.config.familiarity["threshold"] = float(np.quantile(distances, 1 - FALSE_ALARMS))
+    distances = model.strangeness(torch.from_numpy(validation).to(model.device)).cpu().numpy()
+    settings["threshold"] = float(np.quantile(distances, 1 - FALSE_ALARMS))
 
 
 def usual_chest(pictures: np.ndarray) -> list[int]:
