@@ -1,6 +1,7 @@
 """What the measurements share: the machine in words, contestants in processes of their own and in turn, tables."""
 
 import json
+import math
 import os
 import platform
 import statistics
@@ -95,8 +96,9 @@ def interleave(contestants: dict[str, Callable[[], dict[str, Any]]], repeats: in
 
 
 def median(results: list[dict[str, Any]], key: str) -> float:
-    """Of one figure over the repeats."""
-    return statistics.median(result[key] for result in results)
+    """Of one figure over the repeats; nan where there is none."""
+    values = [result[key] for result in results]
+    return math.nan if None in values else statistics.median(values)
 
 
 def write_report(file: Path | None, **content: Any) -> None:

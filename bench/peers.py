@@ -1,10 +1,12 @@
 """One contestant of bench/train.py: `python peers.py NAME DATA BACKBONE MODE EPOCHS BATCH LEARNING_RATE` prints its figures as JSON."""
 
 import json
+import os
 import statistics
 import sys
 import tempfile
 import time
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
@@ -32,14 +34,16 @@ class Job:
         """A training step begins."""
         self.ticks.append(time.perf_counter())
 
-    def figures(self, seconds: float, loss: float, accuracy: float) -> dict[str, float]:
-        """As `bench/train.py` reads them."""
+    def figures(self, seconds: float, loss: float | None = None, accuracy: float | None = None) -> dict[str, float | None]:
+        """As `bench/train.py` reads them; None where nothing was trained."""
+        if not self.ticks:
+            return {"seconds": round(seconds, 2), "per_image_ms": None, "validation_loss": None, "accuracy": None}
         steps = [late - early for early, late in zip(self.ticks, self.ticks[1:], strict=False)]
         each = 1000 * statistics.median(steps[len(steps) // 4 :]) / self.batch_size
         return {"seconds": round(seconds, 2), "per_image_ms": round(each, 3), "validation_loss": loss, "accuracy": accuracy}
 
 
-def ours(job: Job) -> dict[str, float]:
+def ours(job: Job) -> dict[str, float | None]:
     """`cxr train` up to its final evaluation."""
     from trainer import workflow
     from trainer.recipes import get_recipe, override
@@ -59,7 +63,7 @@ def ours(job: Job) -> dict[str, float]:
     recipe = override(get_recipe("tb"), settings)
     original = loop.set_learning_rate
     loop.set_learning_rate = lambda *words: (job.tick(), original(*words))[1]
-    found: dict[str, float] = {}
+    found: dict[str, float | None] = {}
 
     def stop_clock(run: Any, study: Any, processor: Any, progress: Any, model: Any) -> None:
         last = progress.history[-1]
@@ -73,7 +77,7 @@ def ours(job: Job) -> dict[str, float]:
     return found
 
 
-def trainer(job: Job, bf16: bool = False) -> dict[str, float]:
+def trainer(job: Job, bf16: bool = False) -> dict[str, float | None]:
     """transformers.Trainer with its defaults, images decoded as they are asked for."""
     import numpy as np
     import torch
@@ -143,7 +147,7 @@ def trainer(job: Job, bf16: bool = False) -> dict[str, float]:
     return job.figures(time.perf_counter() - start, last["eval_loss"], last["eval_accuracy"])
 
 
-def fastai(job: Job) -> dict[str, float]:
+def fastai(job: Job) -> dict[str, float | None]:
     """fastai's Learner on the same network; its image loaders, normalisation and optimiser."""
     from fastai.vision.all import Adam, Callback, CrossEntropyLossFlat, ImageDataLoaders, Learner, Normalize, Resize, accuracy
     from torch import nn
@@ -183,7 +187,7 @@ def fastai(job: Job) -> dict[str, float]:
     return job.figures(time.perf_counter() - start, float(loss), float(right))
 
 
-def keras(job: Job) -> dict[str, float]:
+def keras(job: Job) -> dict[str, float | None]:
     """Keras on TensorFlow, as the two reproduced projects trained; random weights, for Keras' own lie behind a download."""
     import keras
 
@@ -205,7 +209,44 @@ def keras(job: Job) -> dict[str, float]:
     return job.figures(time.perf_counter() - start, history["val_loss"][-1], history["val_accuracy"][-1])
 
 
-CONTESTANTS = {"ours": ours, "trainer": trainer, "trainer-bf16": lambda job: trainer(job, bf16=True), "fastai": fastai, "keras": keras}
+def limit(job: Job) -> dict[str, float | None]:
+    """No training: each picture decoded by Pillow on all cores, and one forward pass of the bare network in bf16, channels last."""
+    import numpy as np
+    import torch
+    from transformers import AutoConfig, AutoModel
+
+    model = AutoModel.from_pretrained(job.backbone) if job.pretrained else AutoModel.from_config(AutoConfig.from_pretrained(job.backbone))
+    device = torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
+    model = model.float().eval().to(device, memory_format=torch.channels_last)
+    files = [file for split in ("train", "validation") for file in sorted(Path(job.data, split).rglob("*.png"))]
+    start = time.perf_counter()
+    with ProcessPoolExecutor(os.cpu_count()) as pool:
+        grey = torch.from_numpy(np.stack(list(pool.map(decode_bare, files, chunksize=64))))
+    with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16):
+        for part in grey.split(64):
+            values = (part.to(device)[:, :, :, None].float() / 127.5 - 1).expand(-1, -1, -1, 3).permute(0, 3, 1, 2)
+            found = model(values).last_hidden_state.mean(dim=(2, 3))
+    found.float().cpu()
+    return job.figures(time.perf_counter() - start)
+
+
+def decode_bare(file: Path) -> Any:
+    """uint8 [224, 224]."""
+    import numpy as np
+    from PIL import Image
+
+    with Image.open(file) as image:
+        return np.asarray(image.convert("L").resize((224, 224), Image.Resampling.BILINEAR))
+
+
+CONTESTANTS = {
+    "ours": ours,
+    "trainer": trainer,
+    "trainer-bf16": lambda job: trainer(job, bf16=True),
+    "fastai": fastai,
+    "keras": keras,
+    "limit": limit,
+}
 HUGGING_FACE = ("datasets", "transformers.trainer", "transformers.models.mobilenet_v2.modeling_mobilenet_v2")
 IMPORTS = {
     "ours": ("trainer.workflow",),
@@ -213,6 +254,7 @@ IMPORTS = {
     "trainer-bf16": HUGGING_FACE,
     "fastai": ("fastai.vision.all", *HUGGING_FACE[2:]),
     "keras": ("keras",),
+    "limit": HUGGING_FACE[2:],
 }
 
 

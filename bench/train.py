@@ -5,7 +5,8 @@ Same images, epochs, batch size, optimiser and learning rate, no augmentation. E
 its clock starts after its imports and stops when the weights are trained, validation in each epoch included, the final
 evaluation and the card apart. `per image` is the median interval between two training steps by the batch size, the first
 steps left out. A contestant that is not installed is left out aloud; fastai and Keras can live in a Python of their own
-(--fastai-python, --keras-python). Keras trains its own network of the same name and learns on TensorFlow.
+(--fastai-python, --keras-python). Keras trains its own network of the same name and learns on TensorFlow. In frozen mode
+the limit stands beside them: each picture decoded by Pillow and shown to the bare network once, nothing trained.
 """
 
 import argparse
@@ -16,6 +17,7 @@ from pathlib import Path
 from common import ROOT, describe_machine, draw_splits, interleave, median, run_child, write_report
 
 PEERS = {"ours": "ours", "Trainer": "trainer", "Trainer, bf16": "trainer-bf16", "fastai": "fastai", "Keras": "keras"}
+LIMIT = "one bare pass and decode"
 
 
 def main() -> None:
@@ -42,8 +44,8 @@ def main() -> None:
             name: partial(
                 run_child, [str(ROOT / "bench" / "peers.py"), peer, *map(str, given)], **({"python": own[peer]} if own.get(peer) else {})
             )
-            for name, peer in PEERS.items()
-            if peer in options.peers
+            for name, peer in {**PEERS, **({LIMIT: "limit"} if options.mode == "frozen" else {})}.items()
+            if peer in (*options.peers, "limit")
         }
         results = interleave(contestants, options.repeats)
     ours = results["ours"]
