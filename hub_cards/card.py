@@ -30,8 +30,8 @@ def write_card(run: Path) -> None:
     os.replace(temporary, run / "README.md")
 
 
-def render_card(run: Path) -> str:
-    """The card's text: front matter and body."""
+def render_card(run: Path, repo_id: str = "THIS_REPOSITORY") -> str:
+    """The card's text: front matter and body, with the snippets for `repo_id`."""
     facts = {
         name: json.loads((run / f"{name}.json").read_text(encoding="utf-8")) for name in ("recipe", "metrics", "environment", "config")
     }
@@ -40,9 +40,14 @@ def render_card(run: Path) -> str:
     )
     environment.filters["figure"] = show_figure
     recipe, splits = facts["recipe"], facts["metrics"]["splits"]
+    data, example = facts["environment"].get("dataset"), facts["metrics"].get("example")
     return environment.get_template("model_card.md.jinja").render(
         **facts,
-        front_matter=_front_matter(recipe, splits).to_yaml(),
+        repo_id=repo_id,
+        example=example,
+        native=(run / "native" / "config.json").is_file(),
+        onnx=(run / "onnx" / "model.onnx").is_file(),
+        front_matter=_front_matter(recipe, splits, data, example, repo_id).to_yaml(),
         labels=recipe["labels"],
         question=QUESTIONS.get(recipe["task"], f"Which of {', '.join(recipe['labels'])} does this chest radiograph show?"),
         splits={name: splits[name] for name in ("test", "external", "validation") if name in splits},
@@ -50,17 +55,28 @@ def render_card(run: Path) -> str:
     )
 
 
-def _front_matter(recipe: dict[str, Any], splits: dict[str, Any]) -> ModelCardData:
+def _front_matter(
+    recipe: dict[str, Any], splits: dict[str, Any], data: str | None, example: dict[str, Any] | None, repo_id: str
+) -> ModelCardData:
     base = recipe["backbone"] if recipe["pretrained"] and "/" in recipe["backbone"] else None
+    scores = [{"label": label, "score": round(score, 4)} for label, score in (example or {"scores": {}})["scores"].items()]
+    picture = f"https://huggingface.co/{repo_id}/resolve/main/example.png"
+    known: dict[str, Any] = {
+        "base_model_relation": "finetune" if base else None,
+        "widget": [{"src": picture, "example_title": "A phantom (drawn)", "output": scores}] if scores and "/" in repo_id else None,
+    }
     return ModelCardData(
         language="en",
+        license=recipe.get("licence"),
         library_name="transformers",
         pipeline_tag="image-classification",
         tags=["chest-x-ray", "radiology", "medical-imaging", "research-only", recipe["task"]],
+        datasets=[data] if data else None,
         base_model=base,
         metrics=["accuracy", "roc_auc"],
         model_name=f"cxr-{recipe['name']}",
         eval_results=_eval_results(recipe, splits["test"]["metrics"]),
+        **{key: value for key, value in known.items() if value},
     )
 
 

@@ -1,5 +1,6 @@
 """From trained weights to a finished run, and a run's figures on other data."""
 
+import io
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -7,10 +8,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
+from PIL import Image
 
 from hub_cards.card import write_card
 from trainer.cxr_model import CxrForImageClassification, CxrImageProcessor
 from trainer.data.manifest import Manifest, read_manifest
+from trainer.data.phantom import FINDINGS, draw_phantom
 from trainer.data.pixels import GreyImages, decode
 from trainer.data.split import fill_groups
 from trainer.errors import UsageError
@@ -19,6 +22,7 @@ from trainer.evaluation.calibration import fit_temperature, undo_temperature
 from trainer.evaluation.familiarity import fit_familiarity, usual_chest
 from trainer.evaluation.points import PREVALENCES, SCREENING, choose_points, looked_for
 from trainer.evaluation.report import Scored, assess
+from trainer.export import native_copy
 from trainer.run import Run
 from trainer.tasks import Task, plain
 from trainer.training.checkpoint import Checkpoints, Progress
@@ -54,12 +58,14 @@ def finish(run: Run, study: Study, processor: CxrImageProcessor, progress: Progr
     points = fit_decisions(best.eval(), processor, study)
     run.write_model(best.to(memory_format=torch.contiguous_format), processor)
     best, processor = run.load_model()
+    if native := native_copy(best, processor):
+        run.write_native(*native)
     parts = {split: score(best, processor, study, split) for split in REPORTED if len(study.indices(split))}
     metrics = assess(parts, study.task.labels, best.config.calibration, points)
     for split, part in parts.items():
         _draw(run, metrics, split, part, study.task.labels)
     run.write_table("predictions.csv", pd.concat([_prediction_table(part, study.task.labels) for part in parts.values()]))
-    run.write_json("metrics.json", metrics)
+    run.write_json("metrics.json", {**metrics, "example": _example(run, best, processor, study.task.labels)})
     write_card(run.path)
 
 
@@ -111,6 +117,27 @@ def evaluate(run: Run, data: str, split: str, prevalences: tuple[float, ...] = P
         UsageError: no such split, or classes that the model does not know.
     """
     model, processor = run.load_model()
+    study, skipped = open_study(model, processor, data, split)
+    points = run.read_json("metrics.json").get("operating_points", []) if run.has("metrics.json") else []
+    report = assess({split: score(model, processor, study, split)}, study.task.labels, model.config.calibration, points, prevalences)
+    return {**report, "skipped": skipped}
+
+
+def open_study(
+    model: CxrForImageClassification,
+    processor: CxrImageProcessor,
+    data: str,
+    split: str,
+    choose: Callable[[pd.DataFrame], pd.DataFrame] = lambda rows: rows,
+) -> tuple[Study, int]:
+    """A split of some data, or all of it where the data has no splits, for a trained model; and how many files cannot be read.
+
+    Args:
+        choose: takes some of the split's rows before they are decoded.
+
+    Raises:
+        UsageError: no such split, or classes that the model does not know.
+    """
     labels = tuple(model.config.id2label[index] for index in range(model.config.num_labels))
     manifest = read_manifest(data)
     if (manifest.rows["split"] == "").all():
@@ -120,11 +147,8 @@ def evaluate(run: Run, data: str, split: str, prevalences: tuple[float, ...] = P
         raise UsageError(f"{data}: has no {split} split")
     task = _known_labels(manifest, labels)
     fill_groups(manifest.rows)
-    rows, images, skipped = decode(manifest.rows, processor)
-    study = Study(task, rows, label_indices(rows, task), images)
-    points = run.read_json("metrics.json").get("operating_points", []) if run.has("metrics.json") else []
-    report = assess({split: score(model, processor, study, split)}, labels, model.config.calibration, points, prevalences)
-    return {**report, "skipped": len(skipped)}
+    rows, images, skipped = decode(choose(manifest.rows), processor)
+    return Study(task, rows, label_indices(rows, task), images), len(skipped)
 
 
 def label_indices(rows: pd.DataFrame, task: Task) -> np.ndarray:
@@ -148,6 +172,19 @@ def _run(
 def _pooled(output: Any) -> torch.Tensor:
     features: torch.Tensor = output.feature_map.mean(dim=(2, 3))
     return features
+
+
+def _example(run: Run, model: CxrForImageClassification, processor: CxrImageProcessor, labels: tuple[str, ...]) -> dict[str, Any]:
+    """A phantom for the card, example.png, and what the model says of it: no radiograph of anybody is published."""
+    drawn = next((label for label in reversed(labels) if label in FINDINGS), "Normal")
+    pixels = draw_phantom(drawn, np.random.default_rng(0)).pixels
+    stream = io.BytesIO()
+    Image.fromarray(pixels).save(stream, "PNG")
+    run.write_bytes("example.png", stream.getvalue())
+    grey = torch.from_numpy(processor.resize(pixels).copy()).unsqueeze(0).to(model.device)
+    with torch.inference_mode():
+        (answer,) = model.decide(model(processor.to_pixel_values(grey)))
+    return {"drawn": drawn, "scores": answer["scores"]}
 
 
 def _draw(run: Run, metrics: dict[str, Any], split: str, part: Scored, labels: tuple[str, ...]) -> None:

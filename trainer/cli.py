@@ -20,6 +20,11 @@ EXAMPLES = f"""examples:
 
 {DISCLAIMER}"""
 
+AUDITED = """Where the lungs are it reads from the manifest's column `mask` (as `cxr data get` writes it) or from a lung_masks.csv
+with file,mask beside the data; without a mask a central area counts as the lungs. Findings, for the heat map: a
+lesion_boxes.csv with file,x0,y0,x1,y1 (fractions of the picture), or the masks beside phantoms.
+"""
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command. Exit codes: 0 done, 1 the work failed, 2 wrong use, 130 stopped by the user."""
@@ -55,8 +60,11 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="name", required=True, metavar="COMMAND")
     _add_train(commands)
     _add_evaluate(commands)
+    _add_audit(commands)
     _add_predict(commands)
     _add_compare(commands)
+    _add_export(commands)
+    _add_push(commands)
     recipes = commands.add_parser("recipes", help="list the recipes", epilog=DISCLAIMER)
     recipes.add_argument("--json", action="store_true", help="all fields, as JSON")
     recipes.set_defaults(run=run_recipes)
@@ -96,6 +104,9 @@ def _add_train(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     parser.add_argument(
         "--compile", action="store_true", help="compile the network with torch.compile: minutes at the start, worth it on a GPU"
     )
+    parser.add_argument("--push-to-hub", metavar="ORG/NAME", help="publish the finished run there, as cxr push does; needs --licence")
+    parser.add_argument("--licence", "--license", default="", help="under which the model may be used, e.g. cc-by-nc-4.0")
+    parser.add_argument("--private", action="store_true", help="with --push-to-hub: make the repository private")
     parser.add_argument("--report-to", choices=("none", "tensorboard", "trackio"), default="none", help="also log to a tracker")
     parser.set_defaults(run=run_train)
 
@@ -122,12 +133,47 @@ def _add_evaluate(commands: "argparse._SubParsersAction[argparse.ArgumentParser]
     parser.set_defaults(run=run_evaluate)
 
 
+def _add_audit(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    parser = commands.add_parser(
+        "audit",
+        help="are the lungs what a run reads? asked by hiding them, and of its heat maps",
+        description="Asks a run about pictures with their lungs hidden, with nothing but the lungs, and with all sources equally "
+        "sharp; how well its features tell the collections; and where its heat map points.",
+        epilog=AUDITED + DISCLAIMER,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("model", metavar="RUN", help="a run's folder, or org/name[@revision] on the Hub")
+    parser.add_argument("--data", required=True, help="a folder or a manifest, as for cxr train")
+    parser.add_argument("--split", choices=("validation", "test", "external"), default="test", help="default: test")
+    parser.add_argument("--images", type=int, default=700, metavar="N", help="ask about so many at random (default 700)")
+    parser.add_argument("--output", metavar="FILE", help="write the audit as JSON there and leave the run as it is")
+    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    parser.set_defaults(run=run_audit)
+
+
 def _add_predict(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     parser = commands.add_parser("predict", help="ask a run about radiographs", epilog=DISCLAIMER)
     parser.add_argument("model", metavar="RUN", help="a run's folder, or org/name[@revision] on the Hub")
     parser.add_argument("files", nargs="+", metavar="FILE", help="PNG, JPEG, TIFF (8 or 16 bit) or DICOM")
     parser.add_argument("--json", action="store_true", help="one JSON object a line")
     parser.set_defaults(run=run_predict)
+
+
+def _add_export(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    parser = commands.add_parser("export", help="write a run's model as ONNX, checked against PyTorch", epilog=DISCLAIMER)
+    parser.add_argument("model", metavar="RUN", help="a run's folder; RUN/onnx/model.onnx is written")
+    parser.set_defaults(run=run_export)
+
+
+def _add_push(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    parser = commands.add_parser("push", help="publish a finished run as a Hub model, in one commit", epilog=DISCLAIMER)
+    parser.add_argument("model", metavar="RUN", help="a run's folder")
+    parser.add_argument("--repo-id", required=True, metavar="ORG/NAME", help="the model repository; made where there is none")
+    parser.add_argument("--licence", "--license", default="", help="under which the model may be used, e.g. cc-by-nc-4.0; the run keeps it")
+    parser.add_argument("--private", action="store_true", help="make the repository private")
+    parser.add_argument("--revision", metavar="R", help="a branch other than main; made where there is none")
+    parser.add_argument("--dry-run", action="store_true", help="say what would be published; send nothing")
+    parser.set_defaults(run=run_push)
 
 
 def _add_compare(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -191,6 +237,8 @@ def run_train(options: argparse.Namespace) -> int:
     from trainer.recipes import get_recipe, override
 
     recipe = override(get_recipe(options.recipe), options.set)
+    if options.push_to_hub and not options.licence.strip():
+        raise UsageError("--push-to-hub: needs --licence, under which the model may be used")
     from trainer import workflow
     from trainer.show import show_metrics
 
@@ -210,6 +258,10 @@ def run_train(options: argparse.Namespace) -> int:
     if int(os.environ.get("RANK", "0")) == 0:
         print(show_metrics(run.read_json("metrics.json")))
         print(f"run: {run.path}   (its card: {run.path / 'README.md'})\n{DISCLAIMER}")
+        if options.push_to_hub:
+            from trainer.publishing import push
+
+            push(run, options.push_to_hub, options.licence, options.private, None, False, print)
     return 0
 
 
@@ -230,6 +282,29 @@ def run_evaluate(options: argparse.Namespace) -> int:
     print(json.dumps(result, indent=2) if options.json else show_metrics(result))
     if result["skipped"]:
         print(f"note: {result['skipped']} files could not be read and are left out", file=sys.stderr)
+    print(DISCLAIMER, file=sys.stderr)
+    return 0
+
+
+def run_audit(options: argparse.Namespace) -> int:
+    """cxr audit"""
+    from trainer.audit import audit
+    from trainer.run import Run, find_run
+    from trainer.show import show_audit
+
+    if options.images < 1:
+        raise UsageError("--images: at least 1")
+    keep = Path(options.model).is_dir() and not options.output
+    run = find_run(options.model)
+    if keep and not run.finished:
+        raise UsageError(f"{run.path}: not a finished run; give --output FILE")
+    report = audit(run, options.data, options.split, options.images, keep)
+    if options.output:
+        target = Path(options.output)
+        Run(target.parent).write_json(target.name, report)
+    print(json.dumps(report, indent=2) if options.json else show_audit(report))
+    if keep:
+        print(f"written to {run.path}: metrics.json, its card, figures/audit.png", file=sys.stderr)
     print(DISCLAIMER, file=sys.stderr)
     return 0
 
@@ -261,6 +336,31 @@ def run_compare(options: argparse.Namespace) -> int:
     print(show_comparison([(run.path.name, run.read_json("recipe.json"), run.read_json("metrics.json")) for run in runs], options.split))
     for line in compare_runs(runs, options.split):
         print(line)
+    print(DISCLAIMER, file=sys.stderr)
+    return 0
+
+
+def run_export(options: argparse.Namespace) -> int:
+    """cxr export"""
+    from trainer.export import export_onnx
+    from trainer.run import Run
+
+    if not Path(options.model).is_dir():
+        raise UsageError(f"{options.model}: no such folder")
+    apart = export_onnx(Run(options.model))
+    print(f"{Path(options.model) / 'onnx' / 'model.onnx'}: logits within {apart:.1e} of PyTorch's")
+    print(DISCLAIMER, file=sys.stderr)
+    return 0
+
+
+def run_push(options: argparse.Namespace) -> int:
+    """cxr push"""
+    from trainer.publishing import push
+    from trainer.run import Run
+
+    if not Path(options.model).is_dir():
+        raise UsageError(f"{options.model}: no such folder")
+    push(Run(options.model), options.repo_id, options.licence, options.private, options.revision, options.dry_run, print)
     print(DISCLAIMER, file=sys.stderr)
     return 0
 

@@ -9,10 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import httpx
 import numpy as np
 import pandas as pd
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from jinja2 import Environment, PackageLoader
 from PIL import Image
 
@@ -23,8 +21,9 @@ from trainer.data.fetch import read_sources
 from trainer.data.hub import write_parquet
 from trainer.data.manifest import COLUMNS, read_manifest
 from trainer.data.split import fill_groups, hold_out, source_split, split_around
-from trainer.errors import UsageError, WorkError
+from trainer.errors import UsageError
 from trainer.evaluation.shortcuts import tell_apart
+from trainer.publishing import hub_errors
 from trainer.run import Run
 
 PICTURED = 40  # most pairs that the report shows of a kind
@@ -113,14 +112,8 @@ def push_data(data: str, repo_id: str, licence: str, private: bool, tell: Callab
             tell(f"note: {len(errors)} files cannot be read and are left out (first: {errors[0]})")
         collections = sorted(set(rows["collection"]) - {""})
         facts = {"splits": splits, "classes": classes, "collections": collections, "sources": sources, "patients_known": _patients(rows)}
-        try:
+        with hub_errors("--repo-id", repo_id):
             return publish_dataset(Path(folder), repo_id, licence.strip(), private, facts)
-        except HFValidationError as error:
-            raise UsageError(f"--repo-id {repo_id}: expected ORG/NAME ({str(error).splitlines()[0]})") from error
-        except (HfHubHTTPError, httpx.HTTPError) as error:
-            status = getattr(getattr(error, "response", None), "status_code", None)
-            cure = "log in (hf auth login) or set HF_TOKEN" if status in (401, 403) else "run the command again"
-            raise WorkError(f"the Hub did not take it ({(str(error).splitlines() or [''])[0]}): {cure}") from error
 
 
 def _patients(rows: pd.DataFrame) -> bool:

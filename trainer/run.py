@@ -62,6 +62,11 @@ class Run:
         with self._placed(name) as file:
             file.write_text(text, encoding="utf-8")
 
+    def write_bytes(self, name: str, content: bytes) -> None:
+        """Write a binary file."""
+        with self._placed(name) as file:
+            file.write_bytes(content)
+
     def write_table(self, name: str, table: pd.DataFrame) -> None:
         """Write a CSV."""
         with self._placed(name) as file:
@@ -87,6 +92,15 @@ class Run:
             shutil.copyfile(code, Path(temporary) / code.name)  # auto_map does not name it, so transformers leaves it out
             for file in Path(temporary).iterdir():
                 os.replace(file, self.path / file.name)
+
+    def write_native(self, model: Any, processor: Any) -> None:
+        """Write native/: the model as transformers' own class, with its own processor."""
+        with self._free_space(), tempfile.TemporaryDirectory(dir=self.path, prefix=".native-") as temporary:
+            model.save_pretrained(temporary)
+            processor.save_pretrained(temporary)
+            (self.path / "native").mkdir(exist_ok=True)
+            for file in Path(temporary).iterdir():
+                os.replace(file, self.path / "native" / file.name)
 
     def load_model(self) -> tuple[Any, Any]:
         """The model in eval mode and its processor, by the trainer's own classes: the run's code is not executed.

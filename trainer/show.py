@@ -101,9 +101,34 @@ def show_check(report: dict[str, Any]) -> str:
     for kind, parts in report["shortcuts"].items():
         for part, rows in parts.items():
             for row in rows:
-                told = f"{row['auroc']:.3f} ({row['low']:.3f}–{row['high']:.3f}), n = {row['n']}"
+                told = f"{_interval(row)}, n = {row['n']}"
                 lines.append(f"  {kind}, {part}: {row['label']} {told}{'  SHORTCUT' if row['shortcut'] else ''}")
     return "\n".join(lines)
+
+
+def show_audit(audit: dict[str, Any]) -> str:
+    """What `cxr audit` found; its verdict last."""
+    counts = f"n = {audit['n']} images, {audit['groups']} groups, {audit['lung_masks']} with a lung mask"
+    lines = [f"{audit['split']}: {counts}; levelled to {audit['level']} pixels; 95 % intervals in brackets"]
+    for name, figures in audit["conditions"].items():
+        shown = "  ".join(
+            f"{key.replace('_', ' ')} {show_figure(figures[key])}" for key in ("accuracy", "auroc", "macro_auroc") if key in figures
+        )
+        lines.append(f"  {name:<22}{shown}")
+    if audit["collections"]:
+        lines.append("collections, told by the model's features (AUROC, cross-validated):")
+        lines += [f"  {row['collection']} among {row['among']}: {_interval(row)}, n = {row['n']}" for row in audit["collections"]]
+    if audit["heat_maps"]:
+        lines.append(f"heat maps on {audit['heat_maps']['n']} known findings (mean area {show_number(audit['heat_maps']['area'])}):")
+        for name, found in audit["heat_maps"]["maps"].items():
+            lines.append(
+                f"  {name:<30}points into it {show_figure(found['hits'])}   share of the map inside {show_figure(found['inside'])}"
+            )
+    return "\n".join([*lines, audit["verdict"]["text"]])
+
+
+def _interval(row: dict[str, Any]) -> str:
+    return show_figure({"value": row["auroc"], "low": row["low"], "high": row["high"]})
 
 
 def _first(found: Any) -> str:

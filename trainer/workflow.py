@@ -80,6 +80,7 @@ def train(recipe: Recipe, options: TrainOptions) -> Run:
             "compiled": options.compile,
             "seed": recipe.seed,
             "data_fingerprint": data_fingerprint(study.rows),
+            "dataset": None if Path(options.data).exists() else options.data.partition("@")[0],
             "data_sources": read_sources(study.rows["file"]),
         }
         _open_run(run, resolved, environment, study, skipped)

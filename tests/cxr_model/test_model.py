@@ -85,6 +85,30 @@ def test_heat_map_is_the_gradient_of_the_logit_margin():
     assert torch.allclose(heat, cam / cam.amax((1, 2), keepdim=True), atol=1e-6)
 
 
+RESNET = {"model_type": "resnet", "layer_type": "basic", "embedding_size": 8, "hidden_sizes": [8, 16], "depths": [1, 1]}
+
+
+@pytest.mark.parametrize(("backbone", "size", "layer"), [(TINY, 448, "conv_1x1"), (RESNET, 16, "encoder.stages.1")])
+@pytest.mark.parametrize("labels", [TWO, FOUR])
+def test_heat_map_equals_captums_grad_cam(backbone, size, layer, labels):
+    captum = pytest.importorskip("captum.attr")
+    model = make(labels, backbone_config=dict(backbone), feature_size=size)
+    seen = 0
+    for index in labels:
+
+        def margin(values, index=index):
+            logits = model(values).logits
+            return logits[:, index] - logits[:, [other for other in labels if other != index]].logsumexp(1)
+
+        theirs = captum.LayerGradCam(margin, model.backbone.get_submodule(layer)).attribute(PIXELS, relu_attributions=True)[:, 0]
+        peak = theirs.amax((1, 2), keepdim=True)
+        with torch.inference_mode():
+            ours = model.heatmap(model(PIXELS), index)
+        assert (ours - theirs / peak.clamp_min(1e-30)).abs().max() < 1e-5
+        seen += int((peak > 0).sum())
+    assert seen >= len(PIXELS)  # where one label's map is empty the others' is not
+
+
 def test_heat_map_of_both_labels_and_of_one_label_an_image():
     model = make()
     output = model(PIXELS)

@@ -37,6 +37,12 @@ class GreyImages:
         flat = column.flatten().to_numpy(zero_copy_only=True)
         return torch.from_numpy(flat.reshape(-1, self.height, self.width).copy())
 
+    def mean(self, indices: np.ndarray) -> torch.Tensor:
+        """The mean picture of these rows, uint8 [height, width]."""
+        parts = np.array_split(indices, -(-len(indices) // 256))
+        total = torch.stack([self.batch(part).sum(dim=0) for part in parts]).sum(dim=0)
+        return (total / len(indices)).round().to(torch.uint8)
+
 
 def decode(rows: pd.DataFrame, processor: CxrImageProcessor) -> tuple[pd.DataFrame, GreyImages, pd.DataFrame]:
     """Decode the files of a manifest, or find them decoded in the cache.

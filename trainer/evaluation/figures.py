@@ -98,3 +98,23 @@ def thresholds(
         axes.grid(alpha=0.25)
     roc.legend(frameon=False, fontsize=8, loc="lower right")
     return figure
+
+
+def audit(report: dict[str, Any], name: str) -> Figure:
+    """AUROC and accuracy of an audit under its conditions, with intervals."""
+    figure = Figure(figsize=(7.5, 2.6), layout="constrained")
+    axes = figure.subplots()
+    names = list(report["conditions"])
+    for offset, key, colour in ((-0.12, name, BLUE), (0.12, "accuracy", ORANGE)):
+        for place, condition in enumerate(names):
+            found = report["conditions"][condition][key]
+            if found["value"] is not None:
+                axes.plot([found["low"], found["high"]], [place + offset] * 2, color=colour, lw=2)
+                axes.plot(found["value"], place + offset, "o", color=colour, ms=6, label=key.replace("_", " ") if not place else None)
+    axes.axvline(0.5, color="0.6", lw=1, ls="--")
+    axes.set_yticks(range(len(names)), names)
+    axes.invert_yaxis()
+    axes.set(title=f"Shortcut audit, {report['split']}, n = {report['n']}", xlim=(0, 1.02))
+    axes.grid(alpha=0.25, axis="x")
+    axes.legend(frameon=False, fontsize=8, loc="lower left")
+    return figure

@@ -1,0 +1,58 @@
+"""`cxr push`: a finished run to the Hub."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import httpx
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+
+from hub_cards.card import write_card
+from hub_cards.publish import contract_files, publish_run
+from trainer.errors import UsageError, WorkError
+from trainer.run import Run
+
+Tell = Callable[[str], None]
+
+
+def push(run: Run, repo_id: str, licence: str, private: bool, revision: str | None, dry_run: bool, tell: Tell) -> None:
+    """Publish a run as a model repository and say where it lies.
+
+    Args:
+        licence: under which the model may be used; kept in the run, so that a later push needs none.
+        revision: a branch other than `main`.
+        dry_run: say what would be published, and send nothing.
+
+    Raises:
+        UsageError: the run is not finished or has no licence, or a repository name that the Hub does not take.
+        WorkError: the upload failed; the same command goes on.
+    """
+    if not run.finished:
+        raise UsageError(f"{run.path}: not a finished run; finish it with cxr train … --resume")
+    recipe = run.read_json("recipe.json")
+    licence = licence.strip() or recipe.get("licence") or ""
+    if not licence:
+        raise UsageError("--licence: say under which licence the model may be used, e.g. cc-by-nc-4.0; without one it is not published")
+    if licence != recipe.get("licence"):
+        run.write_json("recipe.json", {**recipe, "licence": licence})
+        write_card(run.path)
+    for name in ["README.md", *contract_files(run.path)]:
+        tell(f"  {(run.path / name).stat().st_size:>12,}  {name}")
+    if dry_run:
+        tell(f"nothing was sent: this is what {repo_id} would hold")
+        return
+    with hub_errors("--repo-id", repo_id):
+        found = publish_run(run.path, repo_id, private, revision)
+    tell(f"{found.url}\n{found.commit}" + ("" if found.changed else "   (held this already: no commit was made)"))
+
+
+@contextmanager
+def hub_errors(option: str, repo_id: str) -> Iterator[None]:
+    """Say in a sentence what the Hub did not take, and the cure."""
+    try:
+        yield
+    except HFValidationError as error:
+        raise UsageError(f"{option} {repo_id}: expected ORG/NAME ({str(error).splitlines()[0]})") from error
+    except (HfHubHTTPError, httpx.HTTPError) as error:
+        status = getattr(getattr(error, "response", None), "status_code", None)
+        cure = "log in (hf auth login) or set HF_TOKEN" if status in (401, 403) else "run the command again, it goes on"
+        raise WorkError(f"the Hub did not take it ({(str(error).splitlines() or [''])[0]}): {cure}") from error
