@@ -1,7 +1,9 @@
 """The model card: rendered from a run's own files, so that no number on it is typed by hand."""
 
+import csv
 import json
 import os
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -40,19 +42,43 @@ def render_card(run: Path, repo_id: str = "THIS_REPOSITORY") -> str:
     )
     environment.filters["figure"] = show_figure
     recipe, splits = facts["recipe"], facts["metrics"]["splits"]
+    rows = _read_manifest(run)
     data, example = facts["environment"].get("dataset"), facts["metrics"].get("example")
     return environment.get_template("model_card.md.jinja").render(
         **facts,
         repo_id=repo_id,
         example=example,
+        partition=_partition(rows),
+        leaks=_leaks(rows),
         native=(run / "native" / "config.json").is_file(),
         onnx=(run / "onnx" / "model.onnx").is_file(),
         front_matter=_front_matter(recipe, splits, data, example, repo_id).to_yaml(),
         labels=recipe["labels"],
         question=QUESTIONS.get(recipe["task"], f"Which of {', '.join(recipe['labels'])} does this chest radiograph show?"),
         splits={name: splits[name] for name in ("test", "external", "validation") if name in splits},
-        figures=sorted(path.name for path in (run / "figures").glob("*.png")),
+        figures=sorted(path.name for path in (run / "figures").glob("*.png") if path.stem != "example"),
     )
+
+
+def _read_manifest(run: Path) -> list[dict[str, str]]:
+    with (run / "manifest.csv").open(encoding="utf-8", newline="") as stream:
+        return list(csv.DictReader(stream))
+
+
+def _partition(rows: list[dict[str, str]]) -> list[dict[str, Any]]:
+    """Images, groups and labels of each split."""
+    found = []
+    for split in ("train", "validation", "test", "external"):
+        part = [row for row in rows if row["split"] == split]
+        collections = sorted({row["collection"] for row in part} - {""})
+        facts = {"split": split, "n": len(part), "groups": len({row["group"] for row in part}), "collections": collections}
+        found += [{**facts, "labels": Counter(row["label"] for row in part)}] if part else []
+    return found
+
+
+def _leaks(rows: list[dict[str, str]]) -> int:
+    """How many groups stand in more than one split."""
+    return sum(count > 1 for count in Counter(group for group, _ in {(row["group"], row["split"]) for row in rows}).values())
 
 
 def _front_matter(
@@ -60,7 +86,7 @@ def _front_matter(
 ) -> ModelCardData:
     base = recipe["backbone"] if recipe["pretrained"] and "/" in recipe["backbone"] else None
     scores = [{"label": label, "score": round(score, 4)} for label, score in (example or {"scores": {}})["scores"].items()]
-    picture = f"https://huggingface.co/{repo_id}/resolve/main/example.png"
+    picture = f"https://huggingface.co/{repo_id}/resolve/main/figures/example.png"
     known: dict[str, Any] = {
         "base_model_relation": "finetune" if base else None,
         "widget": [{"src": picture, "example_title": "A phantom (drawn)", "output": scores}] if scores and "/" in repo_id else None,

@@ -19,7 +19,6 @@ CONTRACT = (
     "predictions.csv",
     "manifest.csv",
     "environment.json",
-    "example.png",
     "figures/*.png",
     "native/*.json",
     "native/model.safetensors",

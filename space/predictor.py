@@ -1,9 +1,14 @@
 """One model: a file in, a prediction, the film and its heat map out. Nothing is kept."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+try:
+    import spaces  # ZeroGPU's own package: it lends a GPU for a call, and must come before torch
+except ImportError:
+    spaces = None
 import numpy as np
 import torch
 from facts import read_facts
@@ -13,6 +18,7 @@ from safetensors import SafetensorError
 from transformers import AutoImageProcessor, AutoModelForImageClassification
 
 PREVIEW = 768  # longest side of what is shown, in pixels
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 @dataclass(frozen=True)
@@ -42,8 +48,9 @@ class Predictor:
             raise ModelError(f"the {source.task} model {source.model} cannot be loaded: {error}") from error
         if info["missing_keys"]:
             raise ModelError(f"the {source.task} model {source.model} lacks weights: {sorted(info['missing_keys'])[:3]}")
-        self.model = model.eval()
+        self.model = model.eval().to(DEVICE)
         self.facts = read_facts(source)
+        LOADED[self.task] = self
 
     @property
     def labels(self) -> list[str]:
@@ -58,12 +65,25 @@ class Predictor:
         except (ValueError, ImportError) as error:
             return Answer({"file": name, "error": str(error).removeprefix(f"{path}: ")})
         grey = torch.from_numpy(self.processor.resize(radiograph.pixels).copy()).unsqueeze(0)
-        with torch.inference_mode():
-            output = self.model(self.processor.to_pixel_values(grey))
-        (decided,) = self.model.decide(output)
-        heat = self.model.heatmap(output, self.labels.index(decided["label"]))[0].numpy()
+        decided, heat = classify(self.task, grey)
         prediction = {"file": name, **decided, "warnings": [*radiograph.warnings, *decided["warnings"]]}
         return Answer(prediction, _preview(radiograph.pixels), heat)
+
+
+LOADED: dict[str, Predictor] = {}
+
+
+def _classify(task: str, grey: torch.Tensor) -> tuple[dict[str, Any], np.ndarray]:
+    """The decision for one picture uint8 [1, H, W], and the heat map of its label, float [h, w]: one forward pass."""
+    predictor = LOADED[task]
+    with torch.inference_mode():
+        output = predictor.model(predictor.processor.to_pixel_values(grey.to(DEVICE)))
+    (decided,) = predictor.model.decide(output)
+    return decided, predictor.model.heatmap(output, predictor.labels.index(decided["label"]))[0].cpu().numpy()
+
+
+# On ZeroGPU the call runs in another process, to which its arguments are sent: a name, not a model.
+classify: Callable[[str, torch.Tensor], tuple[dict[str, Any], np.ndarray]] = spaces.GPU(_classify) if spaces else _classify
 
 
 def _preview(pixels: np.ndarray) -> np.ndarray:

@@ -35,9 +35,9 @@ FILES = {
 
 def test_a_run_holds_the_files_of_the_contract(run):
     assert {file.name for file in run.iterdir() if file.is_file()} == FILES
-    assert {file.name for file in run.iterdir() if file.is_dir()} == {"figures", "checkpoints"}
+    assert {file.name for file in run.iterdir() if file.is_dir()} == {"figures", "checkpoints", "native"}
     drawn = {f"{kind}-{split}.png" for kind in ("confusion", "thresholds", "reliability") for split in ("validation", "test")}
-    assert {file.name for file in (run / "figures").iterdir()} == {"curves.png", *drawn}
+    assert {file.name for file in (run / "figures").iterdir()} == {"curves.png", "example.png", *drawn}
     assert Run(run).finished
 
 

@@ -175,12 +175,12 @@ def _pooled(output: Any) -> torch.Tensor:
 
 
 def _example(run: Run, model: CxrForImageClassification, processor: CxrImageProcessor, labels: tuple[str, ...]) -> dict[str, Any]:
-    """A phantom for the card, example.png, and what the model says of it: no radiograph of anybody is published."""
+    """A phantom for the card, figures/example.png, and what the model says of it: no radiograph of anybody is published."""
     drawn = next((label for label in reversed(labels) if label in FINDINGS), "Normal")
     pixels = draw_phantom(drawn, np.random.default_rng(0)).pixels
     stream = io.BytesIO()
     Image.fromarray(pixels).save(stream, "PNG")
-    run.write_bytes("example.png", stream.getvalue())
+    run.write_bytes("figures/example.png", stream.getvalue())
     grey = torch.from_numpy(processor.resize(pixels).copy()).unsqueeze(0).to(model.device)
     with torch.inference_mode():
         (answer,) = model.decide(model(processor.to_pixel_values(grey)))

@@ -65,6 +65,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_compare(commands)
     _add_export(commands)
     _add_push(commands)
+    _add_push_space(commands)
     recipes = commands.add_parser("recipes", help="list the recipes", epilog=DISCLAIMER)
     recipes.add_argument("--json", action="store_true", help="all fields, as JSON")
     recipes.set_defaults(run=run_recipes)
@@ -174,6 +175,16 @@ def _add_push(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -
     parser.add_argument("--revision", metavar="R", help="a branch other than main; made where there is none")
     parser.add_argument("--dry-run", action="store_true", help="say what would be published; send nothing")
     parser.set_defaults(run=run_push)
+
+
+def _add_push_space(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    parser = commands.add_parser("push-space", help="deploy the Gradio app as a Hub Space that serves published models", epilog=DISCLAIMER)
+    parser.add_argument("--repo-id", required=True, metavar="ORG/NAME", help="the Space; made where there is none")
+    for task in ("tb", "covid", "three-class"):
+        parser.add_argument(f"--{task}", metavar="REPO[@REV]", help=f"the model of the {task} tab; pinned to the commit REV stands for now")
+    parser.add_argument("--private", action="store_true", help="make the Space private")
+    parser.add_argument("--dry-run", action="store_true", help="say what would be published; send nothing")
+    parser.set_defaults(run=run_push_space)
 
 
 def _add_compare(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -361,6 +372,16 @@ def run_push(options: argparse.Namespace) -> int:
     if not Path(options.model).is_dir():
         raise UsageError(f"{options.model}: no such folder")
     push(Run(options.model), options.repo_id, options.licence, options.private, options.revision, options.dry_run, print)
+    print(DISCLAIMER, file=sys.stderr)
+    return 0
+
+
+def run_push_space(options: argparse.Namespace) -> int:
+    """cxr push-space"""
+    from trainer.publishing import push_space
+
+    models = {task: getattr(options, task.replace("-", "_")) for task in ("tb", "covid", "three-class")}
+    push_space(options.repo_id, {task: name for task, name in models.items() if name}, options.private, options.dry_run, print)
     print(DISCLAIMER, file=sys.stderr)
     return 0
 

@@ -1,4 +1,4 @@
-"""`cxr push`: a finished run to the Hub."""
+"""`cxr push` and `cxr push-space`: a finished run to the Hub, and the app that serves such runs."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -8,6 +8,7 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
 from hub_cards.card import write_card
 from hub_cards.publish import contract_files, publish_run
+from hub_cards.space import publish_space, space_files
 from trainer.errors import UsageError, WorkError
 from trainer.run import Run
 
@@ -43,6 +44,28 @@ def push(run: Run, repo_id: str, licence: str, private: bool, revision: str | No
     with hub_errors("--repo-id", repo_id):
         found = publish_run(run.path, repo_id, private, revision)
     tell(f"{found.url}\n{found.commit}" + ("" if found.changed else "   (held this already: no commit was made)"))
+
+
+def push_space(repo_id: str, models: dict[str, str], private: bool, dry_run: bool, tell: Tell) -> None:
+    """Deploy the app as a Space that serves these models, `org/name[@revision]` by task, and say where it lies.
+
+    Raises:
+        UsageError: no model is named, or the app's source is not here.
+        WorkError: a model cannot be found on the Hub, or the upload failed.
+    """
+    if not models:
+        raise UsageError("no model is named: give --tb, --covid or --three-class org/name[@revision]")
+    with hub_errors("--repo-id", repo_id):
+        try:
+            files = space_files(models)
+        except FileNotFoundError as error:
+            raise UsageError(str(error)) from error
+        for name, content in files.items():
+            tell(f"  {len(content):>12,}  {name}")
+        if dry_run:
+            tell(files["models.toml"].decode() + f"nothing was sent: this is what {repo_id} would hold")
+            return
+        tell("\n".join(publish_space(repo_id, files, private)))
 
 
 @contextmanager

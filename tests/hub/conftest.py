@@ -19,11 +19,15 @@ def hub(tmp_path) -> Iterator[Hub]:
 
 
 @pytest.fixture
-def run(hub, tmp_path) -> Callable[..., subprocess.CompletedProcess[str]]:
-    def process(*words: object, token: bool = True, home: str = "home", python: bool = False) -> subprocess.CompletedProcess[str]:
+def cxr(hub, tmp_path) -> Callable[..., subprocess.CompletedProcess[str]]:
+    def process(
+        *words: object, token: bool = True, home: str = "home", python: bool = False, offline: bool = False
+    ) -> subprocess.CompletedProcess[str]:
         kept = {key: value for key, value in os.environ.items() if not key.startswith(("HF_", "HUGGING"))}
         environment = {**kept, "HF_ENDPOINT": hub.endpoint, "HF_HOME": str(tmp_path / home), "HF_HUB_DISABLE_XET": "1"}
         environment["PYTHONPATH"] = str(Path(__file__).parents[2])
+        if offline:
+            environment["HF_HUB_OFFLINE"] = "1"
         if token:
             environment["HF_TOKEN"] = TOKEN
         command = [sys.executable, *map(str, words)] if python else [sys.executable, "-m", "trainer", *map(str, words)]

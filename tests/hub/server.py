@@ -1,6 +1,6 @@
-"""A local Hub: the HTTP API that the real huggingface_hub client speaks, with repositories as plain folders on disk.
+"""A local Hub: the HTTP API that the real huggingface_hub client speaks, with each commit of a repository a folder on disk.
 
-One branch (`main`), commits numbered by content. Tests may cut a transfer (`hub.fail = {...}`) and read what was asked.
+Tests read what was asked, let a request fail with a status (`hub.fail`) or cut the line after so many bytes (`Line`).
 """
 
 import hashlib
@@ -10,6 +10,7 @@ import shutil
 import socket
 import threading
 import time
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,11 +25,15 @@ KINDS = {"models": "model", "datasets": "dataset", "spaces": "space"}
 
 @dataclass
 class Hub:
-    """Where the repositories lie and what was asked; `fail` maps a part of a path to the status it answers with, once each."""
+    """Where the repositories lie and what was asked; `fail` maps a part of a path to the status it answers with, once each.
+
+    `commits` holds the commits of each repository in their order, `heads` the newest of each branch.
+    """
 
     root: Path
     endpoint: str = ""
     commits: dict[str, list[str]] = field(default_factory=dict)
+    heads: dict[str, dict[str, str]] = field(default_factory=dict)
     requests: list[str] = field(default_factory=list)
     fail: dict[str, list[int]] = field(default_factory=dict)
     stored: dict[str, bytes] = field(default_factory=dict)
@@ -36,9 +41,27 @@ class Hub:
     def folder(self, kind: str, name: str) -> Path:
         return self.root / kind / name
 
-    def files(self, kind: str, name: str) -> dict[str, bytes]:
-        folder = self.folder(kind, name)
+    def head(self, kind: str, name: str, revision: str = "main") -> str | None:
+        """The commit that a branch or a commit's own name stands for."""
+        key = f"{kind}/{name}"
+        return self.heads[key].get(revision) or (revision if revision in self.commits[key] else None)
+
+    def files(self, kind: str, name: str, revision: str = "main") -> dict[str, bytes]:
+        folder = self.folder(kind, name) / str(self.head(kind, name, revision))
         return {path.relative_to(folder).as_posix(): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+    def commit(self, kind: str, name: str, branch: str) -> Path:
+        """Begin a commit on a branch: a copy of what it held."""
+        key, new = f"{kind}/{name}", secrets.token_hex(20)
+        old = self.heads.setdefault(key, {}).get(branch)
+        self.commits.setdefault(key, []).append(new)
+        self.heads[key][branch] = new
+        target = self.folder(kind, name) / new
+        if old:
+            shutil.copytree(self.folder(kind, name) / old, target)
+        else:
+            target.mkdir(parents=True)
+        return target
 
 
 def _entry(path: str, content: bytes) -> dict[str, Any]:
@@ -47,6 +70,12 @@ def _entry(path: str, content: bytes) -> dict[str, Any]:
     if len(content) > 1_000_000 or path.endswith((".safetensors", ".parquet", ".png", ".onnx")):
         entry["lfs"] = {"oid": hashlib.sha256(content).hexdigest(), "size": len(content), "pointerSize": 130}
     return entry
+
+
+def _oid(path: str, content: bytes) -> str:
+    entry = _entry(path, content)
+    oid: str = entry.get("lfs", entry)["oid"]
+    return oid
 
 
 def build_app(hub: Hub) -> FastAPI:
@@ -70,12 +99,10 @@ def build_app(hub: Hub) -> FastAPI:
         return folder
 
     def head(kind: str, name: str, revision: str = "main") -> str:
-        commits = hub.commits[f"{kind}/{name}"]
-        if revision in ("main", "HEAD"):
-            return commits[-1]
-        if revision in commits:
-            return revision
-        raise HTTPException(404, headers={"X-Error-Code": "RevisionNotFound"})
+        commit = hub.head(kind, name, "main" if revision == "HEAD" else revision)
+        if commit is None:
+            raise HTTPException(404, headers={"X-Error-Code": "RevisionNotFound"})
+        return commit
 
     @app.get("/api/whoami-v2")
     def whoami(request: Request) -> Any:
@@ -92,8 +119,7 @@ def build_app(hub: Hub) -> FastAPI:
         folder, url = hub.folder(kind, name), f"{hub.endpoint}/{'' if kind == 'models' else kind + '/'}{name}"
         if folder.is_dir():
             return JSONResponse({"error": "exists", "url": url, "name": name}, 409)
-        folder.mkdir(parents=True)
-        hub.commits[f"{kind}/{name}"] = [secrets.token_hex(20)]
+        hub.commit(kind, name, "main")
         return {"url": url, "name": name, "id": secrets.token_hex(12)}
 
     @app.delete("/api/repos/delete")
@@ -112,22 +138,33 @@ def build_app(hub: Hub) -> FastAPI:
     def info(kind: str, org: str, repo: str, request: Request, revision: str = "main") -> Any:
         name = f"{org}/{repo}"
         repository(kind, name, request)
-        siblings = [{"rfilename": path, "size": len(content)} for path, content in hub.files(kind, name).items()]
-        facts = {"id": name, "sha": head(kind, name, revision), "private": False, "tags": [], "downloads": 0, "likes": 0}
+        commit_id = head(kind, name, revision)
+        siblings = [{"rfilename": path, "size": len(content)} for path, content in hub.files(kind, name, commit_id).items()]
+        facts = {"id": name, "sha": commit_id, "private": False, "tags": [], "downloads": 0, "likes": 0}
         return {**facts, "modelId": name, "siblings": siblings, "lastModified": "2026-01-01T00:00:00.000Z", "cardData": {}}
 
     @app.get("/api/{kind}/{org}/{repo}/refs")
     def refs(kind: str, org: str, repo: str, request: Request) -> Any:
         repository(kind, f"{org}/{repo}", request)
-        branch = {"name": "main", "ref": "refs/heads/main", "targetCommit": head(kind, f"{org}/{repo}")}
-        return {"branches": [branch], "tags": [], "converts": []}
+        heads = hub.heads[f"{kind}/{org}/{repo}"]
+        branches = [{"name": name, "ref": f"refs/heads/{name}", "targetCommit": commit} for name, commit in heads.items()]
+        return {"branches": branches, "tags": [], "converts": []}
+
+    @app.post("/api/{kind}/{org}/{repo}/branch/{branch}")
+    def branch(kind: str, org: str, repo: str, branch: str, request: Request) -> Any:
+        repository(kind, f"{org}/{repo}", request, write=True)
+        heads = hub.heads[f"{kind}/{org}/{repo}"]
+        if branch in heads:
+            return JSONResponse({"error": "exists"}, 409)
+        heads[branch] = heads["main"]
+        return {}
 
     @app.get("/api/{kind}/{org}/{repo}/tree/{revision}")
     @app.get("/api/{kind}/{org}/{repo}/tree/{revision}/{path:path}")
     def tree(kind: str, org: str, repo: str, revision: str, request: Request, path: str = "", recursive: bool = False) -> Any:
         repository(kind, f"{org}/{repo}", request)
-        head(kind, f"{org}/{repo}", revision)
-        below = [item for item in hub.files(kind, f"{org}/{repo}").items() if not path or item[0].startswith(f"{path}/")]
+        found = hub.files(kind, f"{org}/{repo}", head(kind, f"{org}/{repo}", revision))
+        below = [item for item in found.items() if not path or item[0].startswith(f"{path}/")]
         if path and not below:
             raise HTTPException(404, headers={"X-Error-Code": "EntryNotFound"})
         depth = len(Path(path).parts) + 1
@@ -142,7 +179,7 @@ def build_app(hub: Hub) -> FastAPI:
             wanted = (await request.json())["paths"]
         else:
             wanted = (await request.form()).getlist("paths")
-        files = hub.files(kind, f"{org}/{repo}")
+        files = hub.files(kind, f"{org}/{repo}", head(kind, f"{org}/{repo}", revision))
         found = [_entry(path, files[path]) for path in wanted if path in files]
         folders = [path for path in wanted if any(file.startswith(f"{path.rstrip('/')}/") for file in files)]
         return [*found, *({"type": "directory", "oid": "0" * 40, "size": 0, "path": path} for path in folders)]
@@ -150,9 +187,15 @@ def build_app(hub: Hub) -> FastAPI:
     @app.post("/api/{kind}/{org}/{repo}/preupload/{revision}")
     async def preupload(kind: str, org: str, repo: str, revision: str, request: Request) -> Any:
         repository(kind, f"{org}/{repo}", request, write=True)
-        asked = (await request.json())["files"]
-        modes = {file["path"]: "lfs" if "lfs" in _entry(file["path"], b"x" * min(file["size"], 1_000_001)) else "regular" for file in asked}
-        return {"files": [{"path": path, "uploadMode": mode, "shouldIgnore": False} for path, mode in modes.items()]}
+        held = hub.files(kind, f"{org}/{repo}", head(kind, f"{org}/{repo}", revision))
+        answer = []
+        for file in (await request.json())["files"]:
+            path = file["path"]
+            mode = "lfs" if "lfs" in _entry(path, b"x" * min(file["size"], 1_000_001)) else "regular"
+            answer.append(
+                {"path": path, "uploadMode": mode, "shouldIgnore": False, "oid": _oid(path, held[path]) if path in held else None}
+            )
+        return {"files": answer}
 
     @app.post("/{prefix:path}.git/info/lfs/objects/batch")
     async def batch(prefix: str, request: Request) -> Any:
@@ -184,9 +227,11 @@ def build_app(hub: Hub) -> FastAPI:
         import base64
 
         name = f"{org}/{repo}"
-        folder = repository(kind, name, request, write=True)
-        for line in (await request.body()).decode().splitlines():
-            change = json.loads(line)
+        repository(kind, name, request, write=True)
+        head(kind, name, revision)
+        changes = [json.loads(line) for line in (await request.body()).decode().splitlines()]
+        folder = hub.commit(kind, name, revision)
+        for change in changes:
             value = change["value"]
             if change["key"] == "file":
                 content = base64.b64decode(value["content"]) if value.get("encoding") == "base64" else value["content"].encode()
@@ -199,19 +244,18 @@ def build_app(hub: Hub) -> FastAPI:
                 continue
             (folder / value["path"]).parent.mkdir(parents=True, exist_ok=True)
             (folder / value["path"]).write_bytes(content)
-        hub.commits[f"{kind}/{name}"].append(secrets.token_hex(20))
-        oid = hub.commits[f"{kind}/{name}"][-1]
+        oid = folder.name
         url = f"{hub.endpoint}/{'' if kind == 'models' else kind + '/'}{name}/commit/{oid}"
         return {"success": True, "commitOid": oid, "commitUrl": url, "hookOutput": ""}
 
     def resolve(kind: str, name: str, revision: str, path: str, request: Request) -> Response:
         repository(kind, name, request)
         commit_id = head(kind, name, revision)
-        files = hub.files(kind, name)
+        files = hub.files(kind, name, commit_id)
         if path not in files:
             raise HTTPException(404, headers={"X-Error-Code": "EntryNotFound", "X-Repo-Commit": commit_id})
         content, entry = files[path], _entry(path, files[path])
-        etag = entry.get("lfs", entry)["oid"]
+        etag = _oid(path, content)
         facts = {"ETag": f'"{etag}"', "X-Repo-Commit": commit_id, "Accept-Ranges": "bytes"}
         if "lfs" in entry:
             hub.stored[etag] = content
@@ -243,6 +287,49 @@ def _ranged(content: bytes, request: Request, headers: dict[str, str]) -> Respon
         return Response(content[start:stop], 206, headers, media_type="application/octet-stream")
     body = b"" if request.method == "HEAD" else content
     return Response(body, 200, {**headers, "Content-Length": str(len(content))}, media_type="application/octet-stream")
+
+
+class Line:
+    """A line to a Hub that can be cut: after `limit` more bytes to the Hub it closes and answers nobody until `mend`."""
+
+    def __init__(self, hub: Hub) -> None:
+        self.target = int(hub.endpoint.rpartition(":")[2])
+        self.limit: float = float("inf")
+        self.sent = 0
+        self.listener = socket.create_server(("127.0.0.1", 0))
+        hub.endpoint = f"http://127.0.0.1:{self.listener.getsockname()[1]}"
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def cut_after(self, size: float) -> None:
+        self.sent, self.limit = 0, size
+
+    def mend(self) -> None:
+        self.limit = float("inf")
+
+    def _accept(self) -> None:
+        while True:
+            client, _ = self.listener.accept()
+            if self.sent >= self.limit:
+                client.close()
+                continue
+            server = socket.create_connection(("127.0.0.1", self.target))
+            threading.Thread(target=self._carry, args=(client, server, True), daemon=True).start()
+            threading.Thread(target=self._carry, args=(server, client, False), daemon=True).start()
+
+    def _carry(self, source: socket.socket, target: socket.socket, counted: bool) -> None:
+        try:
+            while data := source.recv(4096):
+                self.sent += len(data) if counted else 0
+                if self.sent >= self.limit:
+                    break
+                target.sendall(data)
+        except OSError:  # the other direction closed it
+            return
+        finally:
+            for end in (source, target):
+                with suppress(OSError):
+                    end.shutdown(socket.SHUT_RDWR)
+                end.close()
 
 
 def start(root: Path) -> tuple[Hub, uvicorn.Server]:

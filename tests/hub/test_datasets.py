@@ -29,8 +29,8 @@ def films(tmp_path, dicom_of):
     return folder
 
 
-def test_a_folder_is_published_in_one_commit_and_trains_from_its_id(hub, run, films, tmp_path):
-    pushed = run("data", "push", films, "--repo-id", "org/films", "--licence", "cc-by-4.0")
+def test_a_folder_is_published_in_one_commit_and_trains_from_its_id(hub, cxr, films, tmp_path):
+    pushed = cxr("data", "push", films, "--repo-id", "org/films", "--licence", "cc-by-4.0")
     assert pushed.returncode == 0, pushed.stderr[-3000:]
     assert f"{hub.endpoint}/datasets/org/films" in pushed.stdout
     assert len(hub.commits["datasets/org/films"]) == 2  # the repository's own, and ours
@@ -42,18 +42,18 @@ def test_a_folder_is_published_in_one_commit_and_trains_from_its_id(hub, run, fi
     card = DatasetCard(files["README.md"].decode())
     assert card.data.license == "cc-by-4.0"
     assert "not a medical device" in card.text
-    loaded = run("-c", LOAD, "org/films", python=True, home="stranger", token=False)
+    loaded = cxr("-c", LOAD, "org/films", python=True, home="stranger", token=False)
     assert loaded.returncode == 0, loaded.stderr[-3000:]
     assert loaded.stdout.strip().splitlines()[-1] == (
         '{"splits": {"train": 25}, "names": ["Normal", "Tuberculosis"], "mode": "L", "columns": ["image", "label", "group", "collection"]}'
     )
-    trained = run("train", "tb", "--data", "org/films", "--output", tmp_path / "run", *QUICK, token=False)
+    trained = cxr("train", "tb", "--data", "org/films", "--output", tmp_path / "run", *QUICK, token=False)
     assert trained.returncode == 0, trained.stderr[-3000:]
     with (tmp_path / "run" / "manifest.csv").open() as stream:
         assert len(list(csv.DictReader(stream))) == 25
 
 
-def test_splits_and_groups_go_along_and_faults_are_told(hub, run, films, tmp_path):
+def test_splits_and_groups_go_along_and_faults_are_told(hub, cxr, films, tmp_path):
     rows = [{"file": str(file), "label": file.parent.name} for file in sorted(films.rglob("*.png"))]
     rows = [{**row, "split": ("train", "validation", "test")[index % 3], "group": f"p{index // 6}"} for index, row in enumerate(rows)]
     with (tmp_path / "films.csv").open("w") as stream:
@@ -61,37 +61,37 @@ def test_splits_and_groups_go_along_and_faults_are_told(hub, run, films, tmp_pat
         writer.writeheader()
         writer.writerows(rows)
     words = ("data", "push", tmp_path / "films.csv", "--repo-id", "org/split")
-    refused = run(*words, "--licence", " ")
+    refused = cxr(*words, "--licence", " ")
     assert (refused.returncode, "licence" in refused.stderr) == (2, True)
     assert "datasets/org/split" not in hub.commits
-    nobody = run(*words, "--licence", "cc0-1.0", token=False)
+    nobody = cxr(*words, "--licence", "cc0-1.0", token=False)
     assert nobody.returncode == 1
     assert "HF_TOKEN" in nobody.stderr
     assert "Traceback" not in nobody.stderr
     hub.fail["/commit/main"] = [500, 500, 500, 500, 500, 500]
-    assert run(*words, "--licence", "cc0-1.0").returncode == 1
+    assert cxr(*words, "--licence", "cc0-1.0").returncode == 1
     hub.fail.clear()
-    again = run(*words, "--licence", "cc0-1.0")
+    again = cxr(*words, "--licence", "cc0-1.0")
     assert again.returncode == 0, again.stderr[-2000:]
     assert {name for name in hub.files("datasets", "org/split") if name.endswith("parquet")} == {
         f"data/{split}-00000-of-00001.parquet" for split in ("train", "validation", "test")
     }
-    checked = run("data", "check", "org/split", "--strict", token=False)
+    checked = cxr("data", "check", "org/split", "--strict", token=False)
     assert checked.returncode == 1  # p0 … p3 stand on three sides, and still do after the journey
     assert "patients across splits" in checked.stdout
-    unknown = run("data", "check", "org/nosuch", token=False)
+    unknown = cxr("data", "check", "org/nosuch", token=False)
     assert unknown.returncode == 2
     assert "org/nosuch" in unknown.stderr
 
 
-def test_published_pictures_are_grey(hub, run, tmp_path):
+def test_published_pictures_are_grey(hub, cxr, tmp_path):
     folder = tmp_path / "colour"
     for label in ("a", "b"):
         (folder / label).mkdir(parents=True)
         (folder / label / "cut.png").write_bytes(b"cut off")
         Image.new("RGB", (80, 80), (200, 10, 10)).save(folder / label / "film.jpg", exif=b"Exif\x00\x00MM\x00*\x00\x00\x00\x08\x00\x00")
-    assert run("data", "push", folder, "--repo-id", "org/colour", "--licence", "mit").returncode == 0
-    loaded = run("-c", LOAD, "org/colour", python=True, token=False)
+    assert cxr("data", "push", folder, "--repo-id", "org/colour", "--licence", "mit").returncode == 0
+    loaded = cxr("-c", LOAD, "org/colour", python=True, token=False)
     assert '"mode": "L"' in loaded.stdout
     card = hub.files("datasets", "org/colour")["README.md"].decode()
     assert "\n| a | 1 |\n| b | 1 |\n" in card  # what could not be read is not counted

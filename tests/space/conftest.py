@@ -8,6 +8,8 @@ import sys
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -22,26 +24,15 @@ def space_folder(tmp_path_factory) -> Path:
     return folder
 
 
-@pytest.fixture(scope="session")
-def space(space_folder, run, covid_run, tmp_path_factory):
-    """Its address: TB and COVID are served, the third model does not load. Only what the folder brings along is there."""
+@contextmanager
+def serve(folder: Path, settings: dict[str, str], uploads: Path) -> Iterator[str]:
+    """The address of the app in `folder`, which sees nothing of this repository."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    uploads = tmp_path_factory.mktemp("uploads")
-    broken = tmp_path_factory.mktemp("broken")
-    shutil.copyfile(run / "config.json", broken / "config.json")
-    settings = {
-        "CXR_TB": str(run),
-        "CXR_COVID": str(covid_run),
-        "CXR_THREE_CLASS": str(broken),
-        "GRADIO_SERVER_PORT": str(port),
-        "GRADIO_TEMP_DIR": str(uploads),
-        "PYTHONPATH": "",
-        "PYTHONSAFEPATH": "",
-    }
+    settings = {**settings, "GRADIO_SERVER_PORT": str(port), "GRADIO_TEMP_DIR": str(uploads), "PYTHONPATH": "", "PYTHONSAFEPATH": ""}
     log = (uploads.parent / "space.log").open("w")
-    process = subprocess.Popen([sys.executable, "app.py"], cwd=space_folder, env={**os.environ, **settings}, stdout=log, stderr=log)
+    process = subprocess.Popen([sys.executable, "app.py"], cwd=folder, env={**os.environ, **settings}, stdout=log, stderr=log)
     address = f"http://127.0.0.1:{port}"
     try:
         _wait(address, process, Path(log.name))
@@ -50,6 +41,16 @@ def space(space_folder, run, covid_run, tmp_path_factory):
         process.terminate()
         process.wait(timeout=20)
         log.close()
+
+
+@pytest.fixture(scope="session")
+def space(space_folder, run, covid_run, tmp_path_factory):
+    """Its address: TB and COVID are served, the third model does not load. Only what the folder brings along is there."""
+    broken = tmp_path_factory.mktemp("broken")
+    shutil.copyfile(run / "config.json", broken / "config.json")
+    settings = {"CXR_TB": str(run), "CXR_COVID": str(covid_run), "CXR_THREE_CLASS": str(broken)}
+    with serve(space_folder, settings, tmp_path_factory.mktemp("uploads")) as address:
+        yield address
 
 
 def _wait(address: str, process: subprocess.Popen, log: Path) -> None:

@@ -203,3 +203,34 @@ def test_front_matter_and_pins():
     assert front["sdk_version"] == pins["gradio"]
     assert pins == {name: tested[name] for name in pins}
     assert json.dumps(front["license"]) == '"apache-2.0"'
+
+
+STUB = """
+import pickle
+def GPU(function):
+    def lent(*words):
+        print("lent")
+        return pickle.loads(pickle.dumps(function(*pickle.loads(pickle.dumps(words)))))
+    return lent
+"""
+ASK = """
+import sys
+from models import ModelSource
+from predictor import Predictor
+answer = Predictor(ModelSource("tb", sys.argv[1]))(sys.argv[2])
+print(answer.prediction["scores"], answer.heat.shape, "spaces" in sys.modules)
+"""
+
+
+def test_where_zerogpu_is_there_each_call_borrows_it(space_folder, run, film, tmp_path):
+    told = []
+    for place in (None, tmp_path):
+        if place:
+            (place / "spaces.py").write_text(STUB)
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(space_folder), *([str(place)] if place else [])])}
+        words = [sys.executable, "-c", ASK, str(run), str(film)]
+        done = subprocess.run(words, env=environment, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr[-2000:]
+        told.append(done.stdout.splitlines())
+    assert told[1][0] == "lent"
+    assert told[1][1] == told[0][0].replace("False", "True")

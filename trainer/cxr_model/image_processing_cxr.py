@@ -171,12 +171,15 @@ def _open(source: Any) -> BinaryIO:
         return io.BytesIO(source if isinstance(source, bytes) else source.read())
     if str(source).startswith(("http://", "https://")):
         raise RadiographError("web addresses are not opened: download the file and give its path")
-    path = Path(source)
-    if not path.is_file():
-        raise RadiographError("no such file" if not path.exists() else "a folder, not a file")
-    if path.stat().st_size == 0:
+    try:
+        file = open(source, "rb")  # noqa: SIM115  the caller closes it
+    except (FileNotFoundError, IsADirectoryError, PermissionError) as error:
+        reasons = {FileNotFoundError: "no such file", IsADirectoryError: "a folder, not a file"}
+        raise RadiographError(reasons.get(type(error), "no permission to read it")) from error
+    if os.fstat(file.fileno()).st_size == 0:
+        file.close()
         raise RadiographError("the file is empty")
-    return path.open("rb")
+    return file
 
 
 def _is_dicom(file: BinaryIO) -> bool:
@@ -211,13 +214,13 @@ def _read_picture(image: Image.Image) -> Radiograph:
     _check_size(*image.size)
     frames = getattr(image, "n_frames", 1) if image.format != "MPO" else 1
     white_is_zero = image.format == "TIFF" and getattr(image, "tag_v2", {}).get(262) == 0
-    image = ImageOps.exif_transpose(image)
+    ImageOps.exif_transpose(image, in_place=True)
     if image.mode in DEEP_MODES:
         grey = _array_to_grey(np.asarray(image))
         grey, coloured = 255 - grey if white_is_zero else grey, False  # Pillow inverts only the 8-bit ones
     else:
         flat = _flatten(image)
-        grey, coloured = np.asarray(flat.convert("L")), _is_coloured(flat)
+        grey, coloured = np.asarray(flat if flat.mode == "L" else flat.convert("L")), _is_coloured(flat)
     codes = {"multi-frame": frames > 1, "coloured": coloured}
     return Radiograph(grey, tuple(code for code, present in codes.items() if present))
 

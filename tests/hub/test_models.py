@@ -1,0 +1,210 @@
+"""A run goes to the Hub in one commit and comes back by its id, by the real clients, in processes with a cold cache."""
+
+import json
+import re
+import shutil
+
+import jsonschema
+import pytest
+import yaml
+from huggingface_hub import ModelCard
+
+from tests.conftest import QUICK
+from tests.hub.server import TOKEN, Line
+
+LICENCE = ("--licence", "cc-by-nc-4.0")
+STRANGER = """
+import json, sys
+from transformers import AutoImageProcessor, AutoModelForImageClassification, pipeline
+name, picture, revision = sys.argv[1:4]
+known = {"trust_remote_code": True, "revision": revision}
+answers = pipeline("image-classification", model=name, **known)(picture, top_k=None)
+model = AutoModelForImageClassification.from_pretrained(name, **known)
+values = AutoImageProcessor.from_pretrained(name, **known)(picture, return_tensors="pt")
+scores = model(**values).logits.softmax(-1)[0].tolist()
+print(json.dumps({"pipeline": {row["label"]: row["score"] for row in answers}, "model": dict(zip(model.config.id2label.values(), scores))}))
+"""
+NATIVE = """
+import json, sys
+import torch
+from PIL import Image
+from transformers import AutoImageProcessor, AutoModelForImageClassification
+model = AutoModelForImageClassification.from_pretrained(sys.argv[1], subfolder="native")
+processor = AutoImageProcessor.from_pretrained(sys.argv[1], subfolder="native")
+logits = model(**processor(Image.open(sys.argv[2]), return_tensors="pt")).logits
+print(json.dumps(dict(zip(model.config.id2label.values(), logits.softmax(-1)[0].tolist()))))
+"""
+AGAIN = """
+import sys
+from transformers import AutoModelForImageClassification
+model = AutoModelForImageClassification.from_pretrained(sys.argv[1], trust_remote_code=True)
+model.push_to_hub(sys.argv[2])
+"""
+KEYS = {
+    "type": "object",
+    "required": ["language", "license", "library_name", "pipeline_tag", "tags", "metrics", "model-index"],
+    "additionalProperties": False,
+    "properties": {
+        "language": {"const": "en"},
+        "license": {"type": "string", "minLength": 2},
+        "library_name": {"const": "transformers"},
+        "pipeline_tag": {"const": "image-classification"},
+        "tags": {"type": "array", "items": {"type": "string"}, "minItems": 3},
+        "datasets": {"type": "array", "items": {"type": "string", "pattern": "^[^/]+/[^/]+$"}},
+        "base_model": {"type": "string", "pattern": "^[^/]+/[^/]+$"},
+        "base_model_relation": {"enum": ["finetune"]},
+        "metrics": {"type": "array", "items": {"type": "string"}},
+        "widget": {"type": "array", "items": {"type": "object", "required": ["src", "output"]}},
+        "model-index": {
+            "type": "array",
+            "items": {
+                "type": "object",
+                "required": ["name", "results"],
+                "properties": {
+                    "results": {
+                        "type": "array",
+                        "items": {
+                            "type": "object",
+                            "required": ["task", "dataset", "metrics"],
+                            "properties": {"metrics": {"type": "array", "items": {"properties": {"value": {"type": "number"}}}}},
+                        },
+                    }
+                },
+            },
+        },
+    },
+}
+
+
+@pytest.fixture
+def finished(run, tmp_path):
+    """A copy of a finished run, with what must never be published lying in it."""
+    folder = tmp_path / "finished run"
+    shutil.copytree(run, folder)
+    (folder / "notes.txt").write_text("mine")
+    (folder / "skipped.csv").write_text("file,error\nDoe_Jane.png,cut off\n")
+    return folder
+
+
+def told(done) -> dict:
+    assert done.returncode == 0, done.stderr[-3000:]
+    return json.loads(done.stdout.strip().splitlines()[-1])
+
+
+def test_a_run_goes_in_one_commit_and_answers_by_its_id_as_it_did_at_home(hub, cxr, finished, film, tmp_path):
+    dry = cxr("push", finished, "--repo-id", "org/tb", *LICENCE, "--dry-run", token=False)
+    assert dry.returncode == 0, dry.stderr[-3000:]
+    assert "nothing was sent" in dry.stdout
+    assert not hub.commits
+    pushed = cxr("push", finished, "--repo-id", "org/tb", *LICENCE)
+    assert pushed.returncode == 0, pushed.stderr[-3000:]
+    assert f"{hub.endpoint}/org/tb" in pushed.stdout
+    assert len(hub.commits["models/org/tb"]) == 2  # the repository's own, and ours
+    files = hub.files("models", "org/tb")
+    assert set(files) == {
+        *("README.md", "config.json", "model.safetensors", "preprocessor_config.json"),
+        *("configuration_cxr.py", "modeling_cxr.py", "image_processing_cxr.py", "pipeline_cxr.py"),
+        *("recipe.json", "metrics.json", "history.csv", "predictions.csv", "manifest.csv", "environment.json"),
+        *("native/config.json", "native/model.safetensors", "native/preprocessor_config.json"),
+        *(f"figures/{name}.png" for name in ("curves", "example", "confusion-test", "confusion-validation")),
+        *(f"figures/{kind}-{split}.png" for kind in ("thresholds", "reliability") for split in ("test", "validation")),
+    }
+    assert b"phantom-0" not in b"".join(files.values())  # no file name
+    home = told(cxr("predict", finished, film, "--json", token=False))
+    assert told(cxr("predict", "org/tb", film, "--json", token=False, home="cold"))["scores"] == pytest.approx(home["scores"], abs=1e-6)
+    commit = hub.head("models", "org/tb")
+    theirs = told(cxr("-c", STRANGER, "org/tb", film, commit, python=True, token=False, home="stranger"))
+    assert theirs["pipeline"] == pytest.approx(home["scores"], abs=1e-5)
+    assert theirs["model"] == pytest.approx(home["scores"], abs=1e-5)
+    asked = len(hub.requests)
+    offline = cxr("-c", STRANGER, "org/tb", film, commit, python=True, token=False, home="stranger", offline=True)
+    assert told(offline) == theirs
+    assert len(hub.requests) == asked
+    native = told(cxr("-c", NATIVE, "org/tb", film, python=True, token=False, home="native"))
+    assert native == pytest.approx(home["scores"], abs=0.01)  # another library's resize
+    assert not [name for name in hub.requests if "modeling_cxr" in name][asked:]
+
+
+def test_pushed_twice_it_is_one_commit_and_a_change_is_a_second(hub, cxr, finished, film, tmp_path):
+    words = ("push", finished, "--repo-id", "org/tb", "--private")
+    assert cxr(*words, *LICENCE).returncode == 0
+    again = cxr(*words)  # the run keeps its licence
+    assert again.returncode == 0, again.stderr[-2000:]
+    assert "no commit was made" in again.stdout
+    assert len(hub.commits["models/org/tb"]) == 2
+    first = hub.head("models", "org/tb")
+    (finished / "figures" / "confusion-validation.png").unlink()
+    (finished / "history.csv").write_text((finished / "history.csv").read_text() + "\n")
+    assert cxr(*words).returncode == 0
+    assert len(hub.commits["models/org/tb"]) == 3
+    assert "figures/confusion-validation.png" not in hub.files("models", "org/tb")
+    assert "figures/confusion-validation.png" in hub.files("models", "org/tb", first)
+    pinned = told(cxr("predict", f"org/tb@{first}", film, "--json", token=False, home="pinned"))
+    assert pinned["scores"] == pytest.approx(told(cxr("predict", finished, film, "--json"))["scores"], abs=1e-6)
+    assert cxr(*words, "--revision", "candidate").returncode == 0
+    assert hub.files("models", "org/tb", "candidate") == hub.files("models", "org/tb")
+    for file in tmp_path.rglob("*"):
+        assert not file.is_file() or TOKEN.encode() not in file.read_bytes(), file
+
+
+def test_what_cannot_be_published_is_refused_before_anything_is_sent(hub, cxr, finished, tmp_path):
+    refused = cxr("push", finished, "--repo-id", "org/tb")
+    assert (refused.returncode, "--licence" in refused.stderr) == (2, True)
+    assert (cxr("push", finished, "--repo-id", "org/tb", "--licence", "  ").returncode, hub.commits) == (2, {})
+    assert cxr("push", tmp_path / "nowhere", "--repo-id", "org/tb", *LICENCE).returncode == 2
+    bad = cxr("push", finished, "--repo-id", "not a name/x y", *LICENCE)
+    assert (bad.returncode, "ORG/NAME" in bad.stderr) == (2, True)
+    nobody = cxr("push", finished, "--repo-id", "org/tb", *LICENCE, token=False)
+    assert (nobody.returncode, "HF_TOKEN" in nobody.stderr, "Traceback" in nobody.stderr) == (1, True, False)
+    (finished / "metrics.json").unlink()
+    unfinished = cxr("push", finished, "--repo-id", "org/tb", *LICENCE)
+    assert (unfinished.returncode, "not a finished run" in unfinished.stderr, hub.commits) == (2, True, {})
+
+
+def test_a_push_cut_half_way_three_times_is_finished_by_the_fourth(hub, cxr, finished):
+    line = Line(hub)
+    size = sum(file.stat().st_size for file in finished.rglob("*.safetensors"))
+    words = ("push", finished, "--repo-id", "org/tb", *LICENCE)
+    for _ in range(3):
+        line.cut_after(size / 2)
+        cut = cxr(*words)
+        assert (cut.returncode, "Traceback" in cut.stderr) == (1, False), cut.stderr[-3000:]
+        assert "run the command again" in cut.stderr
+        line.mend()
+    assert len(hub.commits.get("models/org/tb", ["its own"])) == 1
+    done = cxr(*words)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert len(hub.commits["models/org/tb"]) == 2
+    files = hub.files("models", "org/tb")
+    assert files["model.safetensors"] == (finished / "model.safetensors").read_bytes()
+    assert files["native/model.safetensors"] == (finished / "native" / "model.safetensors").read_bytes()
+    assert not {"notes.txt", "skipped.csv"} & set(files)
+
+
+def test_the_front_matter_holds_the_documented_keys(hub, cxr, finished, film):
+    assert cxr("push", finished, "--repo-id", "org/tb", *LICENCE).returncode == 0
+    text = hub.files("models", "org/tb")["README.md"].decode()
+    card = ModelCard(text)
+    assert card.data.license == "cc-by-nc-4.0"
+    front = yaml.safe_load(text.split("---")[1])
+    jsonschema.validate(front, KEYS)
+    metrics = json.loads((finished / "metrics.json").read_text())
+    shown = {row["label"]: row["score"] for row in front["widget"][0]["output"]}
+    assert shown == {label: round(score, 4) for label, score in metrics["example"]["scores"].items()}
+    assert front["widget"][0]["src"].endswith("org/tb/resolve/main/figures/example.png")
+    assert told(cxr("predict", finished, finished / "figures" / "example.png", "--json"))["scores"] == pytest.approx(
+        metrics["example"]["scores"], abs=1e-5
+    )
+    assert "THIS_REPOSITORY" not in text
+    assert re.search(r'model="org/tb"', text)
+
+
+def test_a_training_publishes_itself_and_a_loaded_model_takes_its_code_along(hub, cxr, phantoms, film, tmp_path):
+    words = ("train", "tb", "--data", phantoms, "--output", tmp_path / "run", *QUICK, "--push-to-hub", "org/trained")
+    refused = cxr(*words)
+    assert (refused.returncode, "--licence" in refused.stderr, (tmp_path / "run").exists()) == (2, True, False)
+    trained = cxr(*words, *LICENCE)
+    assert trained.returncode == 0, trained.stderr[-3000:]
+    assert len(hub.commits["models/org/trained"]) == 2
+    assert cxr("-c", AGAIN, "org/trained", "org/copy", python=True, home="friend").returncode == 0
+    assert {"modeling_cxr.py", "configuration_cxr.py"} <= set(hub.files("models", "org/copy"))

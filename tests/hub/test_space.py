@@ -1,0 +1,63 @@
+"""The Space goes to the Hub with its models pinned, and what was pushed serves them."""
+
+import tomllib
+
+import jsonschema
+import pytest
+import yaml
+from gradio_client import Client, handle_file
+
+from tests.hub.test_models import LICENCE, finished, told  # noqa: F401  a fixture
+from tests.space.conftest import serve
+
+KEYS = {
+    "type": "object",
+    "required": ["title", "emoji", "colorFrom", "colorTo", "sdk", "sdk_version", "python_version", "app_file", "license", "models"],
+    "properties": {
+        "sdk": {"const": "gradio"},
+        "sdk_version": {"type": "string", "pattern": r"^\d+\.\d+\.\d+$"},
+        "python_version": {"type": "string", "pattern": r"^3\.\d+$"},
+        "short_description": {"type": "string", "maxLength": 60},
+        "suggested_hardware": {"enum": ["cpu-basic", "zero-a10g"]},
+        "models": {"type": "array", "items": {"type": "string", "pattern": "^[^/]+/[^/]+$"}, "minItems": 1},
+        "preload_from_hub": {"type": "array", "items": {"type": "string", "pattern": r"^\S+/\S+ \S+ [0-9a-f]{40}$"}},
+    },
+}
+
+
+def test_a_pushed_space_is_pinned_and_answers(hub, cxr, finished, film, tmp_path):  # noqa: F811
+    assert cxr("push", finished, "--repo-id", "org/tb", *LICENCE).returncode == 0
+    commit = hub.head("models", "org/tb")
+    words = ("push-space", "--repo-id", "org/app", "--tb", "org/tb@main")
+    dry = cxr(*words, "--dry-run")
+    assert (dry.returncode, "nothing was sent" in dry.stdout, "spaces/org/app" in hub.commits) == (0, True, False)
+    pushed = cxr(*words)
+    assert pushed.returncode == 0, pushed.stderr[-3000:]
+    assert len(hub.commits["spaces/org/app"]) == 2
+    assert cxr(*words).returncode == 0
+    assert len(hub.commits["spaces/org/app"]) == 2  # nothing had changed
+    files = hub.files("spaces", "org/app")
+    assert tomllib.loads(files["models.toml"].decode()) == {"tb": {"model": "org/tb", "revision": commit}}
+    front = yaml.safe_load(files["README.md"].decode().split("---")[1])
+    jsonschema.validate(front, KEYS)
+    assert front["models"] == ["org/tb"]
+    assert all("==" in line for line in files["requirements.txt"].decode().split())
+    (preloaded,) = front["preload_from_hub"]
+    assert {"model.safetensors", "modeling_cxr.py", "config.json"} <= set(preloaded.split()[1].split(","))
+    folder = tmp_path / "space"
+    (tmp_path / "uploads").mkdir()
+    for name, content in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(content)
+    cold = {"HF_ENDPOINT": hub.endpoint, "HF_HOME": str(tmp_path / "visitor"), "HF_HUB_OFFLINE": "0"}
+    with serve(folder, cold, tmp_path / "uploads") as address:
+        answer = Client(address, verbose=False).predict(handle_file(film), api_name="/predict_tb")
+    home = told(cxr("predict", finished, film, "--json", token=False))
+    assert answer["scores"] == pytest.approx(home["scores"], abs=1e-5)
+
+
+def test_a_space_without_a_model_is_refused(hub, cxr):
+    none = cxr("push-space", "--repo-id", "org/app")
+    assert (none.returncode, "--tb" in none.stderr) == (2, True)
+    unknown = cxr("push-space", "--repo-id", "org/app", "--tb", "org/nothing")
+    assert (unknown.returncode, "Traceback" in unknown.stderr, hub.commits) == (1, False, {})
