@@ -56,7 +56,8 @@ def main() -> None:
         seconds, each = median(runs, "seconds"), median(runs, "per_image_ms")
         ratios = seconds / median(ours, "seconds"), each / median(ours, "per_image_ms")
         loss, accuracy = median(runs, "validation_loss"), median(runs, "accuracy")
-        print(f"| {name} | {seconds:.1f} | {ratios[0]:.1f} | {each:.2f} | {ratios[1]:.1f} | {loss:.4f} | {accuracy:.4f} |")
+        cells = f"{ratios[0]:.1f} | {each:.2f} | {ratios[1]:.1f} | {loss:.4f} | {accuracy:.4f}".replace("nan", "–")
+        print(f"| {name} | {seconds:.1f} | {cells} |")
     settings = {key: str(value) for key, value in vars(options).items()}
     write_report(options.json, machine=describe_machine(), settings=settings, results=results)
 

@@ -1,6 +1,6 @@
 """A finished run as a model repository: the files of the contract and no others, in one commit."""
 
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
@@ -39,6 +39,10 @@ def contract_files(run: Path) -> list[str]:
     return sorted({path.relative_to(run).as_posix() for pattern in CONTRACT for path in run.glob(pattern) if path.is_file()})
 
 
+def _is_ours(name: str) -> bool:
+    return any(PurePosixPath("/", name).match(f"/{pattern}") for pattern in CONTRACT)
+
+
 def publish_run(run: Path, repo_id: str, private: bool, revision: str | None) -> Published:
     """Bring a repository to what the run holds, in one commit; none where it holds that already.
 
@@ -50,7 +54,7 @@ def publish_run(run: Path, repo_id: str, private: bool, revision: str | None) ->
     if revision:
         api.create_branch(url.repo_id, branch=revision, exist_ok=True)
     files = contract_files(run)
-    old = {name for name in api.list_repo_files(url.repo_id, revision=revision) if any(Path(name).match(part) for part in CONTRACT)}
+    old = {name for name in api.list_repo_files(url.repo_id, revision=revision) if _is_ours(name)}
     operations: list[CommitOperationAdd | CommitOperationDelete] = [CommitOperationAdd(name, path_or_fileobj=run / name) for name in files]
     operations.append(CommitOperationAdd("README.md", path_or_fileobj=render_card(run, url.repo_id).encode()))
     operations += [CommitOperationDelete(name) for name in sorted(old - set(files))]

@@ -62,7 +62,7 @@ def export_onnx(run: Run) -> float:
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "model.onnx"
         torch.onnx.export(
-            _Logits(model),
+            _Logits(model).eval(),
             (values,),
             str(file),
             input_names=["pixel_values"],

@@ -75,7 +75,10 @@ def hub_errors(option: str, repo_id: str) -> Iterator[None]:
         yield
     except HFValidationError as error:
         raise UsageError(f"{option} {repo_id}: expected ORG/NAME ({str(error).splitlines()[0]})") from error
-    except (HfHubHTTPError, httpx.HTTPError) as error:
-        status = getattr(getattr(error, "response", None), "status_code", None)
+    except (HfHubHTTPError, httpx.HTTPError, RuntimeError) as error:
+        reason = error.__cause__ if type(error) is RuntimeError else error  # so the client wraps an upload that was cut off
+        if reason is None:
+            raise
+        status = getattr(getattr(reason, "response", None), "status_code", None)
         cure = "log in (hf auth login) or set HF_TOKEN" if status in (401, 403) else "run the command again, it goes on"
-        raise WorkError(f"the Hub did not take it ({(str(error).splitlines() or [''])[0]}): {cure}") from error
+        raise WorkError(f"the Hub did not take it ({type(reason).__name__}: {(str(reason).splitlines() or [''])[0]}): {cure}") from error
