@@ -1,5 +1,6 @@
 """`cxr audit`: are the lungs what a model reads? Asked by hiding them, by levelling the sources, and of its heat maps."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -8,7 +9,7 @@ import torch
 from torch.nn import functional as F
 
 from hub_cards.card import write_card
-from hub_cards.figures import show_figure
+from hub_cards.figures import show_figure, show_number
 from trainer.assessment import Study, open_study
 from trainer.cxr_model import CxrForImageClassification, CxrImageProcessor, CxrOutput
 from trainer.data.check import look_at
@@ -50,7 +51,7 @@ def audit(run: Run, data: str, split: str, most: int, keep: bool) -> dict[str, A
     fuse(model.to(best_device(), memory_format=torch.channels_last))
     study, _ = open_study(model, processor, data, split, lambda rows: _choose(data, rows, most))
     report = {"split": split, **_conditions(model, processor, study, data), "heat_maps": _heat_maps(model, processor, study, data)}
-    report["verdict"] = verdict(report["conditions"])
+    report["verdict"] = verdict(report["conditions"], report["collections"])
     if keep:
         run.write_figure("audit", figures.audit(report, auroc_name(report["conditions"])))
         run.write_json("metrics.json", {**run.read_json("metrics.json"), "audit": report})
@@ -58,8 +59,13 @@ def audit(run: Run, data: str, split: str, most: int, keep: bool) -> dict[str, A
     return report
 
 
-def verdict(conditions: dict[str, Any]) -> dict[str, str]:
-    """What the figures mean: {"code", "text"}; the codes are `shortcut`, `doubtful`, `lungs` and `nothing`."""
+def verdict(conditions: dict[str, Any], collections: Sequence[dict[str, Any]] = ()) -> dict[str, str]:
+    """What the figures mean: {"code", "text"}; the codes are `shortcut`, `doubtful`, `lungs` and `nothing`.
+
+    Args:
+        conditions: figures with intervals by condition.
+        collections: how well features tell the sources; hidden lungs say nothing of a source's look inside the lungs.
+    """
     name = auroc_name(conditions)
     whole, hidden, only = (conditions[condition][name] for condition in CONDITIONS[:3])
     if whole["low"] is None or hidden["low"] is None:
@@ -75,7 +81,10 @@ def verdict(conditions: dict[str, Any]) -> dict[str, str]:
     if hidden["low"] > CHANCE or hidden["high"] > WARN:
         reason = "part of its answer comes from outside of them" if hidden["low"] > CHANCE else "too few pictures for a verdict"
         return {"code": "doubtful", "text": f"With its lungs hidden this model reaches {without}: {reason}."}
-    return {"code": "lungs", "text": f"With its lungs hidden this model falls to {without}: what it reads lies within them."}
+    told = max(collections, key=lambda row: row["low"], default={"low": 0})
+    look = f"{told['collection']} among {told['among']} with AUROC {show_number(told['auroc'])}" if told["low"] > WARN else ""
+    look = f" That may still be a source's look: its features tell {look}." if look else ""
+    return {"code": "lungs", "text": f"With its lungs hidden this model falls to {without}: what it reads lies within them.{look}"}
 
 
 def auroc_name(conditions: dict[str, Any]) -> str:

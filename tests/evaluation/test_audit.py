@@ -106,7 +106,11 @@ def conditions(whole, hidden, only):
     ],
 )
 def test_the_verdict_follows_the_intervals(whole, hidden, only, code):
-    assert verdict(conditions(whole, hidden, only))["code"] == code
+    told = [{"collection": "there", "among": "Normal", "auroc": 0.99, "low": 0.98}]
+    found = verdict(conditions(whole, hidden, only), told)
+    assert found["code"] == code
+    assert ("a source's look" in found["text"]) == (code == "lungs")
+    assert "a source's look" not in verdict(conditions(whole, hidden, only))["text"]
 
 
 def test_hidden_is_what_lies_within_and_nothing_of_it_is_left():

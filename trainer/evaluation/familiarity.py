@@ -1,7 +1,8 @@
 """Is a picture like the training radiographs at all? Fitted on features and outlines; applied by the model and its processor.
 
-Of relative Mahalanobis, k nearest neighbours, ViM and a Mahalanobis distance under a probabilistic PCA (Tipping and
-Bishop, J. R. Stat. Soc. B 61 (1999) 611) the last was best on the same data: see bench/familiarity.py.
+A Mahalanobis distance under a probabilistic PCA (Tipping and Bishop, J. R. Stat. Soc. B 61 (1999) 611). On the same data
+relative Mahalanobis and k nearest neighbours told other pictures worse, and ViM as well but flagged more radiographs of
+other hospitals: see bench/familiarity.py.
 """
 
 from typing import Any
