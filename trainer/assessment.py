@@ -151,6 +151,14 @@ def open_study(
     return Study(task, rows, label_indices(rows, task), images), len(skipped)
 
 
+def ask(model: CxrForImageClassification, processor: CxrImageProcessor, pixels: np.ndarray) -> dict[str, Any]:
+    """What a model decides on one picture uint8 [H, W] of any size."""
+    grey = torch.from_numpy(processor.resize(pixels).copy()).unsqueeze(0).to(model.device)
+    with torch.inference_mode():
+        (answer,) = model.decide(model(processor.to_pixel_values(grey)))
+    return answer
+
+
 def label_indices(rows: pd.DataFrame, task: Task) -> np.ndarray:
     """The place of each row's label among the task's, [N]."""
     places = {label: index for index, label in enumerate(task.labels)}
@@ -181,10 +189,7 @@ def _example(run: Run, model: CxrForImageClassification, processor: CxrImageProc
     stream = io.BytesIO()
     Image.fromarray(pixels).save(stream, "PNG")
     run.write_bytes("figures/example.png", stream.getvalue())
-    grey = torch.from_numpy(processor.resize(pixels).copy()).unsqueeze(0).to(model.device)
-    with torch.inference_mode():
-        (answer,) = model.decide(model(processor.to_pixel_values(grey)))
-    return {"drawn": drawn, "scores": answer["scores"]}
+    return {"drawn": drawn, "scores": ask(model, processor, pixels)["scores"]}
 
 
 def _draw(run: Run, metrics: dict[str, Any], split: str, part: Scored, labels: tuple[str, ...]) -> None:

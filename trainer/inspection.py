@@ -112,7 +112,7 @@ def push_data(data: str, repo_id: str, licence: str, private: bool, tell: Callab
             tell(f"note: {len(errors)} files cannot be read and are left out (first: {errors[0]})")
         collections = sorted(set(rows["collection"]) - {""})
         facts = {"splits": splits, "classes": classes, "collections": collections, "sources": sources, "patients_known": _patients(rows)}
-        with hub_errors("--repo-id", repo_id):
+        with hub_errors(repo_id):
             return publish_dataset(Path(folder), repo_id, licence.strip(), private, facts)
 
 

@@ -41,7 +41,7 @@ def push(run: Run, repo_id: str, licence: str, private: bool, revision: str | No
     if dry_run:
         tell(f"nothing was sent: this is what {repo_id} would hold")
         return
-    with hub_errors("--repo-id", repo_id):
+    with hub_errors(repo_id):
         found = publish_run(run.path, repo_id, private, revision)
     tell(f"{found.url}\n{found.commit}" + ("" if found.changed else "   (held this already: no commit was made)"))
 
@@ -55,7 +55,7 @@ def push_space(repo_id: str, models: dict[str, str], private: bool, dry_run: boo
     """
     if not models:
         raise UsageError("no model is named: give --tb, --covid or --three-class org/name[@revision]")
-    with hub_errors("--repo-id", repo_id):
+    with hub_errors(repo_id):
         try:
             files = space_files(models)
         except FileNotFoundError as error:
@@ -69,12 +69,12 @@ def push_space(repo_id: str, models: dict[str, str], private: bool, dry_run: boo
 
 
 @contextmanager
-def hub_errors(option: str, repo_id: str) -> Iterator[None]:
+def hub_errors(repo_id: str) -> Iterator[None]:
     """Say in a sentence what the Hub did not take, and the cure."""
     try:
         yield
     except HFValidationError as error:
-        raise UsageError(f"{option} {repo_id}: expected ORG/NAME ({str(error).splitlines()[0]})") from error
+        raise UsageError(f"--repo-id {repo_id}: expected ORG/NAME ({str(error).splitlines()[0]})") from error
     except (HfHubHTTPError, httpx.HTTPError, RuntimeError) as error:
         reason = error.__cause__ if type(error) is RuntimeError else error  # so the client wraps an upload that was cut off
         if reason is None:

@@ -14,7 +14,7 @@ import transformers
 from accelerate import Accelerator
 
 from hub_cards.card import write_card
-from trainer.assessment import Study, finish, label_indices
+from trainer.assessment import Study, ask, finish, label_indices
 from trainer.cxr_model import CxrImageProcessor, RadiographError
 from trainer.data.copies import copies_among
 from trainer.data.fetch import read_sources
@@ -80,7 +80,7 @@ def train(recipe: Recipe, options: TrainOptions) -> Run:
             "compiled": options.compile,
             "seed": recipe.seed,
             "data_fingerprint": data_fingerprint(study.rows),
-            "dataset": None if Path(options.data).exists() else options.data.partition("@")[0],
+            "dataset": None if Path(options.data).expanduser().exists() else options.data.partition("@")[0],
             "data_sources": read_sources(study.rows["file"]),
         }
         _open_run(run, resolved, environment, study, skipped)
@@ -126,9 +126,7 @@ def predict(run: Run, files: list[str]) -> Iterator[dict[str, Any]]:
         except (RadiographError, ImportError) as error:
             yield {"file": file, "error": str(error)}
             continue
-        grey = torch.from_numpy(processor.resize(radiograph.pixels).copy()).unsqueeze(0).to(model.device)
-        with torch.inference_mode():
-            (answer,) = model.decide(model(processor.to_pixel_values(grey)))
+        answer = ask(model, processor, radiograph.pixels)
         yield {"file": file, **answer, "warnings": [*radiograph.warnings, *answer["warnings"]]}
 
 
