@@ -1,8 +1,9 @@
-"""Which familiarity tells radiographs from other pictures: four methods on the features of one trained model.
+"""Which familiarity tells radiographs from other pictures: four methods on two kinds of features of one trained model.
 
 `python bench/familiarity.py RUN --data MANIFEST [--each 130] [--json FILE]`. Fitted on train, threshold at 1 % false alarms
 on validation; asked about real test and external radiographs and about pictures of nine other kinds (bench/others.py,
-which needs scikit-image). `kept` is what the model itself answers.
+which needs scikit-image). Features are the last feature map's means over the picture, or its texture: how much each varies
+over the picture, as a vector of length 1. `kept` is what the model itself answers.
 """
 
 import argparse
@@ -29,7 +30,7 @@ from trainer.training.feed import Pixels
 from trainer.training.fused import fuse
 from trainer.training.inference import best_device, run_over
 
-COMPONENTS, NEIGHBOURS, MOST = 27, 10, 2000
+COMPONENTS, NEIGHBOURS, MOST = 56, 10, 2000
 Strangeness = Callable[[np.ndarray, np.ndarray], np.ndarray]  # features [N, D] and logits [N, C] -> [N], higher is stranger
 
 
@@ -59,7 +60,7 @@ def methods(features: np.ndarray, logits: np.ndarray, truth: np.ndarray) -> dict
 
     return {
         "Mahalanobis, probabilistic PCA": lambda found, _: (
-            ((inside(found) / spread) ** 2).sum(axis=1) + COMPONENTS * residual(found) / outside
+            ((inside(found) / spread) ** 2).sum(axis=1) + COMPONENTS / 2 * residual(found) / outside
         ),
         "relative Mahalanobis": relative,
         "k nearest neighbours": lambda found, _: neighbours.kneighbors(inside(found) / spread)[0][:, -1],
@@ -82,7 +83,8 @@ def main() -> None:
     fuse(model.to(best_device(), memory_format=torch.channels_last))
 
     def everything(output: Any) -> torch.Tensor:
-        return torch.cat([output.familiarity[:, None], output.logits, output.feature_map.mean(dim=(2, 3))], dim=1)
+        means, texture = output.feature_map.mean(dim=(2, 3)), model.texture(output.feature_map)
+        return torch.cat([output.familiarity[:, None], output.logits, means, texture], dim=1)
 
     found = {}
     for split in ("train", "validation", "test", "external"):
@@ -97,9 +99,12 @@ def main() -> None:
     with torch.inference_mode():
         parts = [everything(model(processor.to_pixel_values(chunk.to(model.device)))).cpu() for chunk in grey.split(64)]
     found["others"] = torch.cat(parts).double().numpy()
-    cut = 1 + len(labels)
-    asked: dict[str, Strangeness] = methods(found["train"][:, cut:], found["train"][:, 1:cut], truth)
-    strange = {name: {split: method(part[:, cut:], part[:, 1:cut]) for split, part in found.items()} for name, method in asked.items()}
+    cut, size = 1 + len(labels), model.config.feature_size
+    strange = {}
+    for kind, columns in (("means", slice(cut, cut + size)), ("texture", slice(cut + size, None))):
+        asked: dict[str, Strangeness] = methods(found["train"][:, columns], found["train"][:, 1:cut], truth)
+        for name, method in asked.items():
+            strange[f"{kind}: {name}"] = {split: method(part[:, columns], part[:, 1:cut]) for split, part in found.items()}
     strange["kept"] = {split: -part[:, 0] for split, part in found.items()}
     report: dict[str, Any] = {}
     print(f"{len(found['test'])} test radiographs and {len(pictures)} other pictures; 95 % intervals\n")

@@ -17,6 +17,7 @@ import pydicom  # noqa: E402
 import pytest  # noqa: E402
 from accelerate.state import AcceleratorState  # noqa: E402
 from hypothesis import settings  # noqa: E402
+from PIL import Image  # noqa: E402
 from pydicom.dataset import FileMetaDataset  # noqa: E402
 from pydicom.uid import ExplicitVRLittleEndian  # noqa: E402
 
@@ -41,6 +42,22 @@ QUICK = (
     "--set",
     "mixed_precision=no",
 )
+SMALL = Path(HOME.name) / "small-resnet"  # a network that learns phantoms from random weights in seconds
+SMALL.mkdir()
+_LAYERS = {"layer_type": "basic", "embedding_size": 16, "hidden_sizes": [32, 64, 128], "depths": [1, 1, 1]}
+(SMALL / "config.json").write_text(json.dumps({"model_type": "resnet", **_LAYERS}))
+LEARNING = ["--no-pretrained", "--backbone", str(SMALL)]
+for setting in [
+    "image_size=128",
+    "batch_size=16",
+    "learning_rate=0.003",
+    "augment=none",
+    "input_dropout=0",
+    "weight_decay=0.0001",
+    "gradient_clip=5",
+    "mixed_precision=no",
+]:
+    LEARNING += ["--set", setting]
 SHARED = Path(__file__).parents[2] / "shared"
 
 
@@ -73,6 +90,31 @@ def covid_run(tmp_path_factory) -> Path:
     write_phantoms(folder / "phantoms", "covid", 48, seed=3)
     words = ["train", "covid", "--data", str(folder / "phantoms"), "--output", str(folder / "run"), *QUICK, "--set", "epochs=1"]
     assert main(words) == 0
+    return folder / "run"
+
+
+@pytest.fixture(scope="session")
+def marked_phantoms():
+    """Draw phantoms with a white square near a corner of every picture of one class: marked_phantoms(folder, seed)."""
+
+    def draw(folder: Path, seed: int) -> Path:
+        write_phantoms(folder, "tb", 120, seed)
+        for file in (folder / "Tuberculosis").glob("*.png"):
+            pixels = np.array(Image.open(file))
+            pixels[292:312, 8:28] = 255
+            Image.fromarray(pixels).save(file)
+        return folder
+
+    return draw
+
+
+@pytest.fixture(scope="session")
+def marked_run(marked_phantoms, tmp_path_factory) -> Path:
+    """A run that has learned what it was shown: the mark."""
+    AcceleratorState._reset_state(reset_partial_state=True)
+    folder = tmp_path_factory.mktemp("marked")
+    words = ["train", "tb", "--data", str(marked_phantoms(folder / "data", 1)), "--output", str(folder / "run"), *LEARNING]
+    assert main([*words, "--set", "epochs=8"]) == 0
     return folder / "run"
 
 

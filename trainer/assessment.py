@@ -73,17 +73,21 @@ def fit_decisions(model: CxrForImageClassification, processor: CxrImageProcessor
     """Fit what a decision needs besides the weights, and put it where it is applied.
 
     On validation: the temperature (into the last layer), the operating points (the first of two labels decides), the
-    threshold of familiarity. On training radiographs: their features and their outline.
+    threshold of familiarity. On training radiographs: their texture and their outline.
 
     Returns:
         The operating points.
     """
     labels, validation = study.task.labels, study.indices("validation")
     train = np.random.default_rng(0).permutation(study.indices("train"))[:FAMILIAR]
+
+    def texture(output: Any) -> torch.Tensor:
+        return model.texture(output.feature_map)
+
     found = _run(
-        model, processor, study, validation, "calibrating", lambda output: torch.cat([output.logits, _pooled(output)], dim=1)
+        model, processor, study, validation, "calibrating", lambda output: torch.cat([output.logits, texture(output)], dim=1)
     ).double()
-    logits, features, truth = found[:, : len(labels)], found[:, len(labels) :], study.truth[validation]
+    logits, textures, truth = found[:, : len(labels)], found[:, len(labels) :], study.truth[validation]
     temperature = fit_temperature(logits.numpy(), truth)
     with torch.no_grad():
         for parameter in model.classifier.parameters():
@@ -93,7 +97,7 @@ def fit_decisions(model: CxrForImageClassification, processor: CxrImageProcessor
     deciding = next((point for point in points if point["name"] == SCREENING), None)
     if len(labels) == 2 and deciding and deciding["threshold"] is not None:
         model.config.operating_point = {key: deciding[key] for key in ("name", "label", "threshold")}
-    fit_familiarity(model, _run(model, processor, study, train, "what is familiar", _pooled).numpy(), features.numpy())
+    fit_familiarity(model, _run(model, processor, study, train, "what is familiar", texture).numpy(), textures.numpy())
     processor.usual_chest = usual_chest(study.images.batch(train[:OUTLINED]).numpy())
     return points
 
@@ -175,11 +179,6 @@ def _run(
 ) -> torch.Tensor:
     fuse(model.to(best_device(), memory_format=torch.channels_last))
     return run_over(model, Pixels(study.images, processor, model.device), indices, title=title, pick=pick)
-
-
-def _pooled(output: Any) -> torch.Tensor:
-    features: torch.Tensor = output.feature_map.mean(dim=(2, 3))
-    return features
 
 
 def _example(run: Run, model: CxrForImageClassification, processor: CxrImageProcessor, labels: tuple[str, ...]) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from tests.conftest import SHARED
+from tests.conftest import LEARNING, SHARED
 from trainer.audit import verdict
 from trainer.cli import main
 from trainer.data.marks import lesion_marks, lung_marks
@@ -19,34 +19,12 @@ from trainer.data.phantom import write_phantoms
 from trainer.errors import UsageError
 from trainer.evaluation.audit import Levelling, Occlusion, central_area, pointing, prior_maps, widen
 
-SMALL = {"model_type": "resnet", "layer_type": "basic", "embedding_size": 16, "hidden_sizes": [32, 64, 128], "depths": [1, 1, 1]}
-QUICK = "--no-pretrained --set image_size=128 --set batch_size=16 --set learning_rate=0.003 --set augment=none --set input_dropout=0"
-QUICK += " --set weight_decay=0.0001 --set gradient_clip=5 --set mixed_precision=no"
 
-
-@pytest.fixture(scope="module")
-def network(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("network")
-    (folder / "config.json").write_text(json.dumps(SMALL))
-    return str(folder)
-
-
-def plant(folder) -> None:
-    """A white square near a corner of every picture of one class."""
-    for file in (folder / "Tuberculosis").glob("*.png"):
-        pixels = np.array(Image.open(file))
-        pixels[292:312, 8:28] = 255
-        Image.fromarray(pixels).save(file)
-
-
-def test_a_planted_mark_is_found_out(network, tmp_path, capsys):
-    for name, seed in (("train", 1), ("asked", 2)):
-        write_phantoms(tmp_path / name, "tb", 120, seed)
-        plant(tmp_path / name)
+def test_a_planted_mark_is_found_out(marked_run, marked_phantoms, tmp_path, capsys):
     run = tmp_path / "run"
-    words = ["train", "tb", "--data", str(tmp_path / "train"), "--output", str(run), "--backbone", network, "--set", "epochs=8"]
-    assert main([*words, *QUICK.split()]) == 0
-    assert main(["audit", str(run), "--data", str(tmp_path / "asked")]) == 0
+    shutil.copytree(marked_run, run)
+    asked = str(marked_phantoms(tmp_path / "asked", 2))
+    assert main(["audit", str(run), "--data", asked]) == 0
     told = capsys.readouterr().out
     metrics = json.loads((run / "metrics.json").read_text())
     audit = metrics["audit"]
@@ -59,21 +37,19 @@ def test_a_planted_mark_is_found_out(network, tmp_path, capsys):
     schema = json.loads((Path(__file__).parents[2] / "trainer" / "metrics.schema.json").read_text())
     jsonschema.validate(metrics, schema)
     before = (run / "metrics.json").read_bytes()
-    assert (
-        main(["audit", str(run), "--data", str(tmp_path / "asked"), "--images", "40", "--output", str(tmp_path / "a.json"), "--json"]) == 0
-    )
+    assert main(["audit", str(run), "--data", asked, "--images", "40", "--output", str(tmp_path / "a.json"), "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == json.loads((tmp_path / "a.json").read_text())
     assert json.loads((tmp_path / "a.json").read_text())["n"] == 40
     assert (run / "metrics.json").read_bytes() == before
 
 
 @pytest.mark.slow
-def test_a_model_of_clean_phantoms_reads_their_lungs(network, tmp_path):
+def test_a_model_of_clean_phantoms_reads_their_lungs(tmp_path):
     write_phantoms(tmp_path / "train", "tb", 900, 1)
     write_phantoms(tmp_path / "asked", "tb", 300, 2)
     run = tmp_path / "run"
-    words = ["train", "tb", "--data", str(tmp_path / "train"), "--output", str(run), "--backbone", network, "--set", "epochs=12"]
-    assert main([*words, *QUICK.split()]) == 0
+    words = ["train", "tb", "--data", str(tmp_path / "train"), "--output", str(run), "--set", "epochs=12"]
+    assert main([*words, *LEARNING]) == 0
     assert main(["audit", str(run), "--data", str(tmp_path / "asked")]) == 0
     audit = json.loads((run / "metrics.json").read_text())["audit"]
     assert audit["verdict"]["code"] == "lungs"

@@ -14,29 +14,33 @@ from trainer.run import Run
 
 @pytest.fixture(scope="module")
 def fitted():
-    """A model whose familiarity is fitted on features in a thin cloud; and 1,000 more of these features."""
+    """A model whose familiarity is fitted on textures in a thin cloud; and what draws more of these."""
     rng = np.random.default_rng(0)
     model = make()
     size = model.config.feature_size
     mixing = rng.normal(0, 1, (5, size))
 
     def draw(count: int) -> np.ndarray:
-        return (3 + rng.normal(0, 1, (count, 5)) @ mixing + rng.normal(0, 0.1, (count, size))).astype(np.float32)
+        found = 3 + rng.normal(0, 0.1, (count, 5)) @ mixing + rng.normal(0, 0.01, (count, size))
+        return (found / np.linalg.norm(found, axis=1, keepdims=True)).astype(np.float32)
 
     fit_familiarity(model, draw(1500), draw(1000))
     return model, draw
 
 
 def known(model, features) -> np.ndarray:
-    return model.familiarity(torch.from_numpy(features)[:, :, None, None].expand(-1, -1, 3, 3)).numpy()
+    """Asked about maps of 2 x 2 in which each feature varies about a mean by what is wanted."""
+    sign = torch.tensor([[1.0, -1.0], [-1.0, 1.0]])
+    return model.familiarity(5 + torch.from_numpy(features)[:, :, None, None] * sign).numpy()
 
 
 def test_one_in_a_hundred_of_its_own_is_called_unfamiliar_and_nearly_all_others(fitted):
     model, draw = fitted
     own = draw(4000)
     assert 0.002 < (known(model, own) < 0.5).mean() < 0.025
-    aside = own[:500] + np.random.default_rng(1).normal(0, 1, (500, own.shape[1])).astype(np.float32)  # outside of the cloud
-    far = 3 + 8 * (own[:500] - 3)  # in its directions, too far
+    spread = own.std()
+    aside = own[:500] + np.random.default_rng(1).normal(0, spread, (500, own.shape[1])).astype(np.float32)  # outside of the cloud
+    far = own.mean(axis=0) + 4 * (own[:500] - own.mean(axis=0))  # in its directions, too far
     assert (known(model, aside) < 0.5).mean() > 0.99
     assert (known(model, far) < 0.5).mean() > 0.9
 
@@ -65,12 +69,12 @@ def test_one_pass_gives_it_beside_the_logits_and_a_decision_warns(fitted):
     assert answer["warnings"] == ["unfamiliar"]
 
 
-def test_a_run_warns_of_what_is_no_radiograph(run, film, tmp_path):
-    metrics = Run(run).read_json("metrics.json")
+def test_a_run_warns_of_what_is_no_radiograph(marked_run, film, tmp_path):
+    metrics = Run(marked_run).read_json("metrics.json")
     assert set(metrics["familiarity"]["splits"]) == {"validation", "test"}
     noise = tmp_path / "noise.png"
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (300, 300), np.uint8)).save(noise)
-    chest, other = workflow.predict(Run(run), [str(film), str(noise)])
+    chest, other = workflow.predict(Run(marked_run), [str(film), str(noise)])
     assert "unfamiliar" in other["warnings"]
     assert other["familiarity"] < chest["familiarity"]
 

@@ -57,11 +57,11 @@ class CxrForImageClassification(PreTrainedModel):
         self.post_init()
 
     def add_familiarity(self, settings: dict[str, Any]) -> None:
-        """Make room for what a fitted familiarity needs: the mean, directions [k, D] and spreads [k] of training features."""
+        """Make room for what a fitted familiarity needs: the mean, directions [k, D] and spreads [k] of training textures."""
         self.config.familiarity = settings
         count, size = settings["components"], self.config.feature_size
-        for name, shape in (("mean", (size,)), ("axes", (count, size)), ("spread", (count,))):
-            self.register_buffer(f"familiarity_{name}", torch.zeros(shape))
+        for name, shape, dtype in (("mean", (size,), None), ("axes", (count, size), torch.float16), ("spread", (count,), None)):
+            self.register_buffer(f"familiarity_{name}", torch.zeros(shape, dtype=dtype))
 
     @classmethod
     def from_pretrained(cls, *args: Any, **kwargs: Any) -> Any:
@@ -104,18 +104,26 @@ class CxrForImageClassification(PreTrainedModel):
         """How much pictures resemble the training radiographs, [B] in 0..1; below .5 as few of those are. None where not fitted."""
         if not self.config.familiarity:
             return None
-        return 1 / (1 + self.strangeness(feature_map.mean(dim=(2, 3))) / self.config.familiarity["threshold"])
+        return 1 / (1 + self.strangeness(self.texture(feature_map)) / self.config.familiarity["threshold"])
 
-    def strangeness(self, features: Tensor) -> Tensor:
-        """Mahalanobis distance of pooled features [B, D] under a probabilistic PCA (Tipping and Bishop 1999), squared, [B].
+    @staticmethod
+    def texture(feature_map: Tensor) -> Tensor:
+        """How much each feature of a map [B, D, h, w] varies over the picture, as a vector of length 1: float32 [B, D].
 
-        It adds the spread within the first directions and what is outside of them.
+        It says which patterns there are, not how strong: contrast, which differs between hospitals, drops out.
+        """
+        return F.normalize(feature_map.detach().float().std(dim=(2, 3), correction=0), dim=1)
+
+    def strangeness(self, texture: Tensor) -> Tensor:
+        """Mahalanobis distance of textures [B, D] under a probabilistic PCA (Tipping and Bishop 1999), squared, [B].
+
+        It adds the spread within the first directions and, with half the weight, what is outside of them.
         """
         settings = self.config.familiarity
-        apart = features.detach().float() - self.familiarity_mean.float()
+        apart = texture.float() - self.familiarity_mean.float()
         inside = apart @ self.familiarity_axes.float().T
         outside = (apart.square().sum(dim=1) - inside.square().sum(dim=1)).clamp_min(0) / settings["outside"]
-        return (inside / self.familiarity_spread.float()).square().sum(dim=1) + settings["components"] * outside
+        return (inside / self.familiarity_spread.float()).square().sum(dim=1) + settings["components"] / 2 * outside
 
     def sample_losses(self, logits: Tensor, labels: Tensor) -> Tensor:
         """w_y x cross-entropy of each image, [B], in float32."""

@@ -1,8 +1,8 @@
-"""Is a picture like the training radiographs at all? Fitted on features and outlines; applied by the model and its processor.
+"""Is a picture like the training radiographs at all? Fitted on textures and outlines; applied by the model and its processor.
 
-A Mahalanobis distance under a probabilistic PCA (Tipping and Bishop, J. R. Stat. Soc. B 61 (1999) 611). On the same data
-relative Mahalanobis and k nearest neighbours told other pictures worse, and ViM as well but flagged more radiographs of
-other hospitals: see bench/familiarity.py.
+A Mahalanobis distance under a probabilistic PCA (Tipping and Bishop, J. R. Stat. Soc. B 61 (1999) 611), of the texture in
+the model's last feature map. bench/familiarity.py compares it with relative Mahalanobis, k nearest neighbours and ViM, and
+with the features' means, which flag more radiographs of other hospitals.
 """
 
 from typing import Any
@@ -17,26 +17,26 @@ MOST_COMPONENTS, MOST_BYTES = 64, 150_000
 
 
 def fit_familiarity(model: CxrForImageClassification, train: np.ndarray, validation: np.ndarray) -> None:
-    """Put the familiarity of pooled features into a model.
+    """Put the familiarity of textures into a model.
 
     Args:
-        train: features [N, D] of training radiographs.
-        validation: features [M, D] that the threshold is chosen on.
+        train: `texture` [N, D] of training radiographs.
+        validation: `texture` [M, D] of those that the threshold is chosen on.
     """
     size = train.shape[1]
-    count = max(1, min(MOST_COMPONENTS, MOST_BYTES // 4 // size - 1, len(train) // 4, size - 1))
+    count = max(1, min(MOST_COMPONENTS, (MOST_BYTES - 4 * size) // (2 * size + 4), len(train) // 4, size - 1))
     mean = train.mean(axis=0)
     apart = (train - mean).astype(np.float64)
     _, lengths, axes = np.linalg.svd(apart, full_matrices=False)
     spread = lengths[:count] / np.sqrt(len(train))
     outside = float((lengths[count:] ** 2).sum() / len(train))
-    settings: dict[str, Any] = {"components": count, "outside": max(outside, 1e-12)}
+    settings: dict[str, Any] = {"components": count, "outside": max(outside, 1e-9)}
     model.add_familiarity(settings)
-    for name, values in (("mean", mean), ("axes", axes[:count]), ("spread", spread.clip(1e-6))):
+    for name, values in (("mean", mean), ("axes", axes[:count]), ("spread", spread.clip(max(1e-3 * spread[0], 1e-6)))):
         model.get_buffer(f"familiarity_{name}").copy_(torch.from_numpy(np.ascontiguousarray(values)))
     model.to(model.device)
     distances = model.strangeness(torch.from_numpy(validation).to(model.device)).cpu().numpy()
-    settings["threshold"] = float(np.quantile(distances, 1 - FALSE_ALARMS))
+    settings["threshold"] = max(float(np.quantile(distances, 1 - FALSE_ALARMS)), 1e-6)
 
 
 def usual_chest(pictures: np.ndarray) -> list[int]:

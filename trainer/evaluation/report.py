@@ -61,7 +61,7 @@ def assess(
         if part.familiarity is not None
     }
     if flagged:
-        report["familiarity"] = {"method": "Mahalanobis distance, probabilistic PCA", "threshold": UNFAMILIAR, "splits": flagged}
+        report["familiarity"] = {"method": "Mahalanobis distance of texture, probabilistic PCA", "threshold": UNFAMILIAR, "splits": flagged}
     return report
 
 
