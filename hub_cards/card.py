@@ -18,6 +18,12 @@ QUESTIONS = {
     "covid": "Does this frontal chest radiograph suggest COVID-19, another lung opacity or viral pneumonia?",
     "three-class": "Does this frontal chest radiograph suggest COVID-19 or pneumonia?",
 }
+SURE = 0.9
+REQUIRED = (  # what a card must say, by file and key
+    *("recipe.name", "recipe.labels", "recipe.backbone", "recipe.image_size", "config.id2label"),
+    *("metrics.splits.test.n", "metrics.splits.test.metrics.accuracy.value", "metrics.calibration.temperature"),
+    *("environment.date", "environment.data_fingerprint", "environment.command"),
+)
 
 
 def write_card(run: Path) -> None:
@@ -33,7 +39,12 @@ def write_card(run: Path) -> None:
 
 
 def render_card(run: Path, repo_id: str = "THIS_REPOSITORY") -> str:
-    """The card's text: front matter and body, with the snippets for `repo_id`."""
+    """The card's text: front matter and body, with the snippets for `repo_id`.
+
+    Raises:
+        FileNotFoundError: the run lacks a file that the card needs.
+        ValueError: one of these files lacks what a card must say.
+    """
     facts = {
         name: json.loads((run / f"{name}.json").read_text(encoding="utf-8")) for name in ("recipe", "metrics", "environment", "config")
     }
@@ -41,8 +52,9 @@ def render_card(run: Path, repo_id: str = "THIS_REPOSITORY") -> str:
         loader=FileSystemLoader(TEMPLATES), undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, autoescape=False
     )
     environment.filters["figure"] = show_figure
+    _complain_of_gaps(run, facts)
     recipe, splits = facts["recipe"], facts["metrics"]["splits"]
-    rows = _read_manifest(run)
+    rows = _read_table(run / "manifest.csv")
     data, example = facts["environment"].get("dataset"), facts["metrics"].get("example")
     return environment.get_template("model_card.md.jinja").render(
         **facts,
@@ -50,6 +62,7 @@ def render_card(run: Path, repo_id: str = "THIS_REPOSITORY") -> str:
         example=example,
         partition=_partition(rows),
         leaks=_leaks(rows),
+        mistakes=_mistakes(run),
         native=(run / "native" / "config.json").is_file(),
         onnx=(run / "onnx" / "model.onnx").is_file(),
         front_matter=_front_matter(recipe, splits, data, example, repo_id).to_yaml(),
@@ -60,8 +73,18 @@ def render_card(run: Path, repo_id: str = "THIS_REPOSITORY") -> str:
     )
 
 
-def _read_manifest(run: Path) -> list[dict[str, str]]:
-    with (run / "manifest.csv").open(encoding="utf-8", newline="") as stream:
+def _complain_of_gaps(run: Path, facts: dict[str, Any]) -> None:
+    for path in REQUIRED:
+        found: Any = facts
+        for part in path.split("."):
+            found = found.get(part) if isinstance(found, dict) else None
+        if found in (None, "", [], {}):
+            name, _, rest = path.partition(".")
+            raise ValueError(f"{run / name}.json does not say {rest}: a model card without it is worth nothing")
+
+
+def _read_table(file: Path) -> list[dict[str, str]]:
+    with file.open(encoding="utf-8", newline="") as stream:
         return list(csv.DictReader(stream))
 
 
@@ -79,6 +102,19 @@ def _partition(rows: list[dict[str, str]]) -> list[dict[str, Any]]:
 def _leaks(rows: list[dict[str, str]]) -> int:
     """How many groups stand in more than one split."""
     return sum(count > 1 for count in Counter(group for group, _ in {(row["group"], row["split"]) for row in rows}).values())
+
+
+def _mistakes(run: Path) -> dict[str, dict[str, Any]]:
+    """Of test and external: how many answers are wrong, how many of these are sure, and the commonest three mistakes."""
+    found = {}
+    rows = _read_table(run / "predictions.csv")
+    for split in ("test", "external"):
+        part = [row for row in rows if row["split"] == split]
+        wrong = [row for row in part if row["prediction"] != row["label"]]
+        sure = sum(float(row[f"p:{row['prediction']}"]) >= SURE for row in wrong)
+        pairs = Counter((row["label"], row["prediction"]) for row in wrong).most_common(3)
+        found[split] = {"n": len(part), "wrong": len(wrong), "sure": sure, "pairs": pairs}
+    return {split: facts for split, facts in found.items() if facts["n"]}
 
 
 def _front_matter(

@@ -24,7 +24,8 @@ def push(run: Run, repo_id: str, licence: str, private: bool, revision: str | No
         dry_run: say what would be published, and send nothing.
 
     Raises:
-        UsageError: the run is not finished or has no licence, or a repository name that the Hub does not take.
+        UsageError: the run is not finished, has no licence or lacks what its card must say, or a repository name that the Hub
+            does not take.
         WorkError: the upload failed; the same command goes on.
     """
     if not run.finished:
@@ -35,7 +36,10 @@ def push(run: Run, repo_id: str, licence: str, private: bool, revision: str | No
         raise UsageError("--licence: say under which licence the model may be used, e.g. cc-by-nc-4.0; without one it is not published")
     if licence != recipe.get("licence"):
         run.write_json("recipe.json", {**recipe, "licence": licence})
+    try:
         write_card(run.path)
+    except (FileNotFoundError, ValueError) as error:
+        raise UsageError(f"no card can be written, so nothing is published: {error}") from error
     for name in ["README.md", *contract_files(run.path)]:
         tell(f"  {(run.path / name).stat().st_size:>12,}  {name}")
     if dry_run:

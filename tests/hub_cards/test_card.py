@@ -1,5 +1,6 @@
 """The card says what the run's files say, and nothing else."""
 
+import csv
 import json
 import re
 import shutil
@@ -99,3 +100,20 @@ def test_every_snippet_on_the_card_runs(run, film, tmp_path):
 )
 def test_figures_are_written_with_their_interval(figure, text):
     assert show_figure(figure) == text
+
+
+def test_a_card_that_cannot_say_what_it_must_is_an_error(run, tmp_path):
+    copy = tmp_path / "run"
+    shutil.copytree(run, copy, ignore=shutil.ignore_patterns("checkpoints"))
+    facts = json.loads((copy / "environment.json").read_text())
+    (copy / "environment.json").write_text(json.dumps({**facts, "data_fingerprint": ""}))
+    with pytest.raises(ValueError, match=r"environment\.json does not say data_fingerprint"):
+        render_card(copy)
+
+
+def test_the_mistakes_on_the_card_are_those_of_the_predictions(run):
+    with (run / "predictions.csv").open() as stream:
+        wrong = [row for row in csv.DictReader(stream) if row["split"] == "test" and row["prediction"] != row["label"]]
+    metrics = json.loads((run / "metrics.json").read_text())
+    said = re.search(r"- test: (\d+) of (\d+) wrong", (run / "README.md").read_text())
+    assert [int(number) for number in said.groups()] == [len(wrong), metrics["splits"]["test"]["n"]]

@@ -137,7 +137,7 @@ class CxrImageProcessor(BaseImageProcessor):
     def to_pixel_values(self, grey: torch.Tensor) -> torch.Tensor:
         """uint8 [B, height, width] -> float32 [B, 3, height, width], normalised, channels last, on the same device."""
         mean, std = (torch.tensor(values, device=grey.device) for values in (self.image_mean, self.image_std))
-        return ((grey.unsqueeze(-1).float() * self.rescale_factor - mean) / std).permute(0, 3, 1, 2)
+        return torch.addcmul(-mean / std, grey.unsqueeze(-1).float() * self.rescale_factor, 1 / std).permute(0, 3, 1, 2)
 
     def preprocess(self, images: Any, return_tensors: str | None = None, **kwargs: Any) -> BatchFeature:
         """One source of `read_radiograph`, or a list of them -> {"pixel_values": [B, 3, height, width]}, `pt` or `np`."""

