@@ -161,7 +161,7 @@ def test_what_cannot_be_published_is_refused_before_anything_is_sent(hub, cxr, f
     assert (unfinished.returncode, "not a finished run" in unfinished.stderr, hub.commits) == (2, True, {})
 
 
-def test_a_push_cut_half_way_three_times_is_finished_by_the_fourth(hub, cxr, finished):
+def test_a_push_cut_half_way_three_times_is_finished_by_the_fourth(hub, cxr, finished, tmp_path):
     line = Line(hub)
     size = (finished / "model.safetensors").stat().st_size
     words = ("push", finished, "--repo-id", "org/tb", *LICENCE)
@@ -179,6 +179,24 @@ def test_a_push_cut_half_way_three_times_is_finished_by_the_fourth(hub, cxr, fin
     assert files["model.safetensors"] == (finished / "model.safetensors").read_bytes()
     assert files["native/model.safetensors"] == (finished / "native" / "model.safetensors").read_bytes()
     assert not {"notes.txt", "skipped.csv"} & set(files)
+    for file in tmp_path.rglob("*"):
+        assert not file.is_file() or TOKEN.encode() not in file.read_bytes(), file
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("status", [401, 403, 404, 409, 429, 500])
+def test_what_the_hub_refuses_is_told_and_the_next_push_goes_on(hub, cxr, finished, status):
+    words = ("push", finished, "--repo-id", "org/tb", *LICENCE)
+    hub.fail["/commit/"] = [status] * 50
+    refused = cxr(*words)
+    assert (refused.returncode, "Traceback" in refused.stderr, str(status) in refused.stderr) == (1, False, True), refused.stderr[-3000:]
+    assert ("HF_TOKEN" in refused.stderr) == (status in (401, 403))
+    assert len(hub.commits["models/org/tb"]) == 1
+    hub.fail.clear()
+    hub.requests.clear()
+    assert cxr(*words).returncode == 0
+    assert len(hub.commits["models/org/tb"]) == 2
+    assert not [asked for asked in hub.requests if asked.startswith("PUT /lfs")]  # the large files had arrived
 
 
 def test_the_front_matter_holds_the_documented_keys(hub, cxr, finished, film):
