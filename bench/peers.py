@@ -192,7 +192,7 @@ def keras(job: Job) -> dict[str, float | None]:
     import keras
 
     class Clock(keras.callbacks.Callback):
-        def on_train_batch_begin(self, *_: Any) -> None:
+        def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:  # Keras names them
             job.tick()
 
     name = "ResNet50" if "resnet" in Path(job.backbone).name.lower() else "MobileNetV2"

@@ -5,7 +5,8 @@ from pathlib import Path
 from huggingface_hub import CommitOperationAdd, HfApi, SpaceCard
 
 APP = Path(__file__).parents[1] / "space"
-PRELOADED = ("config.json", "preprocessor_config.json", "model.safetensors", "metrics.json", "environment.json", "_cxr.py")
+PRELOADED = ("config.json", "preprocessor_config.json", "model.safetensors", "metrics.json", "environment.json", "recipe.json", "_cxr.py")
+SHOWN = ("example", "audit", "curves", "confusion-test", "confusion-external", "thresholds-test", "reliability-test")  # of its figures
 
 
 def space_files(models: dict[str, str]) -> dict[str, bytes]:
@@ -25,7 +26,9 @@ def space_files(models: dict[str, str]) -> dict[str, bytes]:
     for task, reference in models.items():
         name, _, revision = reference.partition("@")
         found = api.model_info(name, revision=revision or None)
-        wanted = [file.rfilename for file in found.siblings or [] if "/" not in file.rfilename and file.rfilename.endswith(PRELOADED)]
+        held = [file.rfilename for file in found.siblings or []]
+        wanted = [name for name in held if "/" not in name and name.endswith(PRELOADED)]
+        wanted += [file for name in SHOWN if (file := f"figures/{name}.png") in held]
         pinned.append(f'[{task}]\nmodel = "{name}"\nrevision = "{found.sha}"\n')
         preload.append(f"{name} {','.join(sorted(wanted))} {found.sha}")
         datasets |= set(getattr(found.card_data, "datasets", None) or [])

@@ -20,15 +20,27 @@ SPLITS = ("test", "external")
 
 
 def read_facts(source: ModelSource) -> dict[str, Any]:
-    """metrics.json and environment.json of a model, by their stem; what it does not carry is absent."""
+    """metrics.json, environment.json and recipe.json of a model, by their stem; what it does not carry is absent."""
     found = {}
-    for name in ("metrics", "environment"):
-        try:
-            file = _file(source, f"{name}.json")
+    for name in ("metrics", "environment", "recipe"):
+        if file := _file(source, f"{name}.json"):
             found[name] = json.loads(file.read_text(encoding="utf-8"))
-        except (EntryNotFoundError, FileNotFoundError):
-            continue
     return found
+
+
+def read_figure(source: ModelSource, name: str) -> bytes | None:
+    """A picture of the model's figures folder, PNG; None where it has none of that name."""
+    file = _file(source, f"figures/{name}")
+    return file.read_bytes() if file else None
+
+
+def caught(facts: dict[str, Any], decision: dict[str, Any]) -> str:
+    """What a decision's threshold did on validation, in words: empty where the model's figures do not say."""
+    for point in facts.get("metrics", {}).get("operating_points", []):
+        if (point["name"], point["label"]) == (decision["name"], decision["label"]) and "validation" in point["on"]:
+            share = point["on"]["validation"]["sensitivity"]["value"]
+            return "" if share is None else f"which caught {100 * share:.0f} % of {decision['label']} in validation"
+    return ""
 
 
 def facts_html(facts: dict[str, Any], source: ModelSource) -> str:
@@ -44,8 +56,21 @@ def facts_html(facts: dict[str, Any], source: ModelSource) -> str:
     return "".join(parts) or "<p>This model carries no figures.</p>"
 
 
-def _file(source: ModelSource, name: str) -> Path:
-    return Path(hf_hub_download(source.model, name, revision=source.revision)) if source.revision else Path(source.model, name)
+def figure_text(figure: dict[str, Any] | None) -> str:
+    """A figure with its interval."""
+    if figure is None or figure["value"] is None:
+        return "–"
+    value, *interval = (f"{figure[key]:.3f}".removeprefix("0") for key in ("value", "low", "high") if figure[key] is not None)
+    return f"{value} ({'–'.join(interval)})" if interval else value
+
+
+def _file(source: ModelSource, name: str) -> Path | None:
+    if not source.revision:
+        return file if (file := Path(source.model, name)).is_file() else None
+    try:
+        return Path(hf_hub_download(source.model, name, revision=source.revision))
+    except EntryNotFoundError:
+        return None
 
 
 def _table(splits: dict[str, Any]) -> str:
@@ -53,20 +78,13 @@ def _table(splits: dict[str, Any]) -> str:
     names = [name for name in SHOWN if name in measured]
     head = "".join(f'<th scope="col">{SHOWN[name]}</th>' for name in names)
     rows = "".join(
-        _row(f"{title}, n = {part['n']}", [_figure(part["metrics"].get(name)) for name in names]) for title, part in splits.items()
+        _row(f"{title}, n = {part['n']}", [figure_text(part["metrics"].get(name)) for name in names]) for title, part in splits.items()
     )
     return f"<table><caption>Figures with 95 % intervals</caption><thead><tr><td></td>{head}</tr></thead><tbody>{rows}</tbody></table>"
 
 
 def _row(title: str, cells: list[str]) -> str:
     return f'<tr><th scope="row">{title}</th>{"".join(f"<td>{cell}</td>" for cell in cells)}</tr>'
-
-
-def _figure(figure: dict[str, Any] | None) -> str:
-    if figure is None or figure["value"] is None:
-        return "–"
-    value, *interval = (f"{figure[key]:.3f}".removeprefix("0") for key in ("value", "low", "high") if figure[key] is not None)
-    return f"{value} ({'–'.join(interval)})" if interval else value
 
 
 def _citation(found: dict[str, Any]) -> str:

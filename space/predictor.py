@@ -11,14 +11,16 @@ except ImportError:
     spaces = None
 import numpy as np
 import torch
-from facts import read_facts
+from facts import read_facts, read_figure
 from models import ModelError, ModelSource
 from PIL import Image
 from safetensors import SafetensorError
+from shared import SharedPass
 from transformers import AutoImageProcessor, AutoModelForImageClassification
 
 PREVIEW = 768  # longest side of what is shown, in pixels
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+Classified = tuple[dict[str, Any], np.ndarray]  # the decision for a picture, and the heat map of its label, float [h, w]
 
 
 @dataclass(frozen=True)
@@ -48,42 +50,53 @@ class Predictor:
             raise ModelError(f"the {source.task} model {source.model} cannot be loaded: {error}") from error
         if info["missing_keys"]:
             raise ModelError(f"the {source.task} model {source.model} lacks weights: {sorted(info['missing_keys'])[:3]}")
-        self.model = model.eval().to(DEVICE)
-        self.facts = read_facts(source)
+        self.model = model.eval().to(DEVICE, memory_format=torch.channels_last)
+        self.facts, self.example = read_facts(source), read_figure(source, "example.png")
         LOADED[self.task] = self
+        self._shared = SharedPass(lambda grey: classify(self.task, grey))
 
     @property
     def labels(self) -> list[str]:
         """The answers, in the order of the model's outputs."""
         return [self.model.config.id2label[index] for index in range(self.model.config.num_labels)]
 
-    def __call__(self, path: str | Path) -> Answer:
-        """Read and classify one file; a file that cannot be read gives a prediction with an `error`."""
-        name = Path(path).name
+    def warm(self) -> None:
+        """Answer a black picture, so that the first visitor need not wait for what a first pass sets up."""
+        self._pass(torch.zeros(self.processor.size["height"], self.processor.size["width"], dtype=torch.uint8))
+
+    def __call__(self, source: str | Path | bytes, name: str = "") -> Answer:
+        """Read and classify one file or its bytes; what cannot be read gives a prediction with an `error`."""
+        name = Path(name or (source if isinstance(source, str | Path) else "picture")).name
         try:
-            radiograph = self.processor.read(path)
+            radiograph = self.processor.read(source)
         except (ValueError, ImportError) as error:
-            return Answer({"file": name, "error": str(error).removeprefix(f"{path}: ")})
-        grey = torch.from_numpy(self.processor.resize(radiograph.pixels).copy()).unsqueeze(0)
-        decided, heat = classify(self.task, grey)
+            what = "the bytes given" if isinstance(source, bytes) else source
+            return Answer({"file": name, "error": str(error).removeprefix(f"{what}: ")})
+        decided, heat = self._pass(torch.from_numpy(self.processor.resize(radiograph.pixels).copy()))
         prediction = {"file": name, **decided, "warnings": [*radiograph.warnings, *decided["warnings"]]}
         return Answer(prediction, _preview(radiograph.pixels), heat)
+
+    def _pass(self, grey: torch.Tensor) -> Classified:
+        """ZeroGPU lends its GPU to the thread of a request only; elsewhere requests share their passes."""
+        found: Classified = classify(self.task, grey.unsqueeze(0))[0] if spaces else self._shared(grey)
+        return found
 
 
 LOADED: dict[str, Predictor] = {}
 
 
-def _classify(task: str, grey: torch.Tensor) -> tuple[dict[str, Any], np.ndarray]:
-    """The decision for one picture uint8 [1, H, W], and the heat map of its label, float [h, w]: one forward pass."""
+def _classify(task: str, grey: torch.Tensor) -> list[Classified]:
+    """Answers for pictures uint8 [B, H, W]: scores, familiarity and heat maps from one forward pass."""
     predictor = LOADED[task]
     with torch.inference_mode():
         output = predictor.model(predictor.processor.to_pixel_values(grey.to(DEVICE)))
-    (decided,) = predictor.model.decide(output)
-    return decided, predictor.model.heatmap(output, predictor.labels.index(decided["label"]))[0].cpu().numpy()
+    decided = predictor.model.decide(output)
+    chosen = torch.tensor([predictor.labels.index(found["label"]) for found in decided], device=DEVICE)
+    return list(zip(decided, predictor.model.heatmap(output, chosen).cpu().numpy(), strict=True))
 
 
 # On ZeroGPU the call runs in another process, to which its arguments are sent: a name, not a model.
-classify: Callable[[str, torch.Tensor], tuple[dict[str, Any], np.ndarray]] = spaces.GPU(_classify) if spaces else _classify
+classify: Callable[[str, torch.Tensor], list[Classified]] = spaces.GPU(_classify) if spaces else _classify
 
 
 def _preview(pixels: np.ndarray) -> np.ndarray:

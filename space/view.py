@@ -6,6 +6,7 @@ import io
 from typing import Any
 
 import numpy as np
+from facts import caught
 from PIL import Image
 from predictor import Answer
 
@@ -22,9 +23,31 @@ WARNINGS = {
     "inverted": "Black and white seem to be exchanged.",
     "rotated": "The picture seems to be turned by 90 degrees.",
 }
+UNTRUSTED = {"unfamiliar", "blank", "not-chest"}  # such a picture gets no answer
 # Dark violet, red, orange, pale yellow: brighter means more, in colour and in print.
 STOPS = np.array([[40, 10, 84], [150, 38, 103], [229, 92, 48], [251, 180, 26], [252, 255, 164]])
 
+# A pasted picture goes to the upload of the tab that is open, in place of what lies there.
+PASTE_JS = """
+() => document.addEventListener("paste", async (event) => {
+  const files = [...(event.clipboardData?.files ?? [])];
+  const panel = [...document.querySelectorAll("[role=tabpanel]")].find((one) => one.offsetParent !== null);
+  if (!files.length || !panel) return;
+  event.preventDefault();
+  for (let tries = 0; tries < 20; tries++) {
+    const input = panel.querySelector("input[type=file]");
+    if (input) {
+      const data = new DataTransfer();
+      files.forEach((file) => data.items.add(file));
+      input.files = data.files;
+      input.dispatchEvent(new Event("change", { bubbles: true }));
+      return;
+    }
+    panel.querySelector("button[aria-label='Clear'], button[aria-label^='Remove']")?.click();
+    await new Promise((resolve) => setTimeout(resolve, 50));
+  }
+})
+"""
 CSS = """
 .cxr-note {border-left: 4px solid var(--color-accent); border-radius: 4px; padding: .5rem .9rem}
 .cxr-note {background: var(--background-fill-secondary)}
@@ -33,20 +56,38 @@ CSS = """
 .cxr-facts table {border-collapse: collapse; margin: .4rem 0; width: 100%}
 .cxr-facts th, .cxr-facts td {text-align: left; padding: .2rem .8rem .2rem 0; border-bottom: 1px solid var(--border-color-primary)}
 .cxr-facts caption {text-align: left; font-weight: 600}
+.cxr-wide {overflow-x: auto}
+.cxr-wide table {border-collapse: collapse; min-width: 60rem}
+.cxr-wide th, .cxr-wide td {text-align: left; padding: .3rem .9rem .3rem 0; border-bottom: 1px solid var(--border-color-primary)}
+.cxr-figures {display: flex; flex-wrap: wrap; gap: 1rem}
+.cxr-figures figure {flex: 1 1 20rem; max-width: 34rem; margin: 0}
+.cxr-figures img {width: 100%; border-radius: 6px; background: #fff}
+.cxr-button {display: inline-block; padding: .3rem .8rem; border-radius: 6px; border: 1px solid var(--border-color-accent)}
 .cxr-film {position: relative; background: #000; border-radius: 8px; overflow: hidden; line-height: 0}
 .cxr-film img {width: 100%; display: block}
 .cxr-film img + img {position: absolute; inset: 0; height: 100%; opacity: var(--heat, .55)}
 """
 
 
-def answer_html(answer: Answer, labels: list[str]) -> str:
-    """The answer in words, after whatever speaks against trusting it."""
-    prediction = answer.prediction
+def trusted(answer: Answer) -> bool:
+    """Whether there is an answer, and nothing that forbids it."""
+    return "scores" in answer.prediction and not UNTRUSTED & set(answer.prediction["warnings"])
+
+
+def answer_html(answer: Answer, facts: dict[str, Any], title: str = "") -> str:
+    """The answer in words, after whatever speaks against trusting it; `facts` as facts.read_facts gives them."""
+    heading = f"<h3>{html.escape(title)}</h3>" if title else ""
+    return f'<div role="status">{heading}{_answer(answer.prediction, facts, trusted(answer))}</div>'
+
+
+def _answer(prediction: dict[str, Any], facts: dict[str, Any], trust: bool) -> str:
     if "error" in prediction:
         return f'<div class="cxr-note cxr-warning" role="alert">This file cannot be read: {html.escape(prediction["error"])}</div>'
     notes = "".join(f'<p class="cxr-note cxr-warning" role="alert">{WARNINGS.get(code, code)}</p>' for code in prediction["warnings"])
-    score = f"{prediction['scores'][prediction['label']]:.2f}".removeprefix("0")
-    detail = _threshold(prediction["decision"])
+    if not trust:
+        return f'{notes}<p class="cxr-answer">No answer for this picture.</p>'
+    score = _short(prediction["scores"][prediction["label"]])
+    detail = _threshold(prediction["decision"], prediction["scores"], facts)
     return f'{notes}<p class="cxr-answer">Suggests {html.escape(prediction["label"])}: {score}</p><p>{detail}</p>'
 
 
@@ -54,18 +95,28 @@ def film_html(answer: Answer) -> str:
     """The film, and over it the heat map at the opacity of the slider."""
     if answer.film is None or answer.heat is None:
         return ""
+    if not trusted(answer):
+        return f'<div class="cxr-film">{_picture(Image.fromarray(answer.film), "the picture as the reader sees it")}</div>'
     label = html.escape(answer.prediction["label"])
     film = _picture(Image.fromarray(answer.film), "the radiograph as the model's reader sees it")
     heat = _picture(_heat_image(answer.heat, answer.film.shape), f"heat map: where the picture speaks for {label}")
     return f'<div class="cxr-film">{film}{heat}</div>'
 
 
-def _threshold(decision: dict[str, Any] | None) -> str:
+def _threshold(decision: dict[str, Any] | None, scores: dict[str, float], facts: dict[str, Any]) -> str:
     if decision is None or decision["threshold"] is None:
         return "The label with the highest score."
     side = "at or above" if decision["positive"] else "below"
-    threshold = f"{decision['threshold']:.2f}".removeprefix("0")
-    return f"The score for {html.escape(decision['label'])} is {side} the threshold {threshold}."
+    name = "" if decision["name"] == "argmax" else f"{html.escape(decision['name'])} "
+    label, score, threshold = html.escape(decision["label"]), _short(scores[decision["label"]]), _short(decision["threshold"])
+    told = f"The score for {label}, {score}, is {side} the {name}threshold {threshold}"
+    if known := caught(facts, decision):
+        told += f", {html.escape(known)}"
+    return f"{told}."
+
+
+def _short(value: float) -> str:
+    return f"{value:.2f}".removeprefix("0")
 
 
 def _heat_image(heat: np.ndarray, shape: tuple[int, ...]) -> Image.Image:
@@ -77,6 +128,30 @@ def _heat_image(heat: np.ndarray, shape: tuple[int, ...]) -> Image.Image:
 
 
 def _picture(image: Image.Image, alt: str) -> str:
+    return f'<img alt="{alt}" src="{_address(image)}">'
+
+
+def _address(image: Image.Image) -> str:
     buffer = io.BytesIO()
     image.save(buffer, format="PNG")
-    return f'<img alt="{alt}" src="data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}">'
+    return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+
+
+def heat_address(answer: Answer) -> str:
+    """The heat map in the film's own geometry, coloured and transparent where it is low, as a data address."""
+    assert answer.heat is not None
+    assert answer.film is not None
+    return _address(_heat_image(answer.heat, answer.film.shape))
+
+
+def table_rows(predictions: list[dict[str, Any]], labels: list[str]) -> dict[str, Any]:
+    """Predictions as a table for gr.Dataframe."""
+    headers = ["file", "answer", *labels, "familiarity", "remarks"]
+    rows = []
+    for row in predictions:
+        known = "scores" in row
+        answer = row["label"] if known and not UNTRUSTED & set(row["warnings"]) else "–"
+        scores = [round(row["scores"][label], 3) if known else None for label in labels]
+        remarks = row.get("error") or " ".join(WARNINGS.get(code, code) for code in row["warnings"])
+        rows.append([row["file"], answer, *scores, row["familiarity"] and round(row["familiarity"], 2) if known else None, remarks])
+    return {"headers": headers, "data": rows}

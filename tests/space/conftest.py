@@ -12,7 +12,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 SPACE = Path(__file__).parents[2] / "space"
 
@@ -63,3 +65,15 @@ def _wait(address: str, process: subprocess.Popen, log: Path) -> None:
         except (urllib.error.URLError, ConnectionError, TimeoutError):
             time.sleep(0.3)
     pytest.fail(f"the Space did not start: {log.read_text()}")
+
+
+@pytest.fixture(scope="session")
+def films(film, tmp_path_factory, dicom_of) -> dict[str, Path]:
+    """One film as 8-bit and 16-bit PNG, as DICOM; and a file that is none."""
+    folder = tmp_path_factory.mktemp("films")
+    grey = np.asarray(Image.open(film))
+    paths = {"png": film, "deep": folder / "deep.png", "dicom": folder / "film.dcm", "text": folder / "text.png"}
+    Image.fromarray(grey.astype(np.uint16) * 257).save(paths["deep"])
+    dicom_of(grey, bits=8).save_as(paths["dicom"], enforce_file_format=True)
+    paths["text"].write_text("not a film")
+    return paths

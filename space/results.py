@@ -1,0 +1,52 @@
+"""The served models side by side: our figures with intervals, their sources' figures, curves and confusion matrices."""
+
+import base64
+import html
+from typing import Any
+
+from facts import figure_text, read_figure
+from predictor import Predictor
+
+FIGURES = {
+    "confusion-test": "Who was called what, on test",
+    "confusion-external": "Who was called what, on external radiographs",
+    "thresholds-test": "ROC and precision-recall, on test",
+    "reliability-test": "Are its scores probabilities? On test",
+    "audit": "What remains when the lungs are hidden",
+    "curves": "Training",
+}
+HEAD = ("recipe", "backbone", "split", "n", "accuracy", "AUROC", "the source's figures, on its own data")
+
+
+def results_html(predictors: list[Predictor]) -> str:
+    """A table with a row for each model and split, then each model's pictures."""
+    head = "".join(f'<th scope="col">{name}</th>' for name in HEAD)
+    rows = "".join(_rows(predictor.facts) for predictor in predictors)
+    table = f"<table><caption>Figures with 95 % intervals</caption><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"
+    return f'<div class="cxr-wide" tabindex="0">{table}</div>{"".join(_pictures(predictor) for predictor in predictors)}'
+
+
+def _rows(facts: dict[str, Any]) -> str:
+    recipe, splits = facts.get("recipe", {}), facts.get("metrics", {}).get("splits", {})
+    told, source = "–", recipe.get("source")
+    if source:
+        told = f"{source['name']}, n = {source['n']}: " + ", ".join(f"{key} {value}" for key, value in source["figures"].items())
+    rows = ""
+    for name in ("test", "external"):
+        if name in splits:
+            metrics = splits[name]["metrics"]
+            figures = [figure_text(metrics["accuracy"]), figure_text(metrics.get("auroc") or metrics.get("macro_auroc"))]
+            cells = [recipe.get("backbone", ""), name, str(splits[name]["n"]), *figures, told]
+            body = "".join(f"<td>{html.escape(cell)}</td>" for cell in cells)
+            rows += f'<tr><th scope="row">{html.escape(recipe.get("name", ""))}</th>{body}</tr>'
+    return rows
+
+
+def _pictures(predictor: Predictor) -> str:
+    shown = ""
+    for name, title in FIGURES.items():
+        if content := read_figure(predictor.source, f"{name}.png"):
+            data = base64.b64encode(content).decode()
+            shown += f'<figure><img src="data:image/png;base64,{data}" alt="{title}"><figcaption>{title}</figcaption></figure>'
+    name = html.escape(predictor.facts.get("recipe", {}).get("name", predictor.task))
+    return f'<h3>{name}</h3><div class="cxr-figures">{shown}</div>' if shown else ""

@@ -1,0 +1,141 @@
+"""Many files at once: archives and their tricks, one bad file among good ones, tables that no spreadsheet runs."""
+
+import csv
+import io
+import threading
+import time
+import zipfile
+from pathlib import Path
+
+import pytest
+import torch
+from gradio_client import Client, handle_file
+from hypothesis import given
+from hypothesis import strategies as st
+
+from trainer import workflow
+from trainer.run import Run
+
+
+@pytest.fixture
+def parts(monkeypatch):
+    """space/batch.py and space/shared.py, imported by their bare names as the Space does."""
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "space"))
+    import batch
+    import shared
+
+    return batch, shared
+
+
+class Echo:
+    """Stands in for a predictor: says what it was given, in how many bytes."""
+
+    def __call__(self, source, name):
+        content = source if isinstance(source, bytes) else Path(source).read_bytes()
+        prediction = {"file": name, "label": "Normal", "scores": {"Normal": len(content)}, "warnings": [], "decision": None}
+        return type("Answer", (), {"prediction": prediction})
+
+
+def test_files_and_archives_over_the_api(space, run, phantoms, tmp_path):
+    films = sorted((phantoms / "Normal").glob("*.png"))[:3]
+    with zipfile.ZipFile(tmp_path / "films.zip", "w") as archive:
+        archive.write(films[0], "ward 3/one.png")
+        archive.writestr("ward 3/notes.txt", "not a film")
+        archive.write(films[1], "../../two.png")
+        archive.writestr("__MACOSX/._one.png", "x")
+    files = [handle_file(tmp_path / "films.zip"), handle_file(films[2])]
+    answers = Client(space, verbose=False).predict("Tuberculosis", files, api_name="/predict_batch")
+    assert [row["file"] for row in answers] == ["one.png", "notes.txt", "two.png", films[2].name]
+    assert ["error" in row for row in answers] == [False, True, False, False]
+    for row, expected in zip((answers[0], answers[2], answers[3]), workflow.predict(Run(run), list(map(str, films))), strict=True):
+        assert row["scores"] == pytest.approx(expected["scores"], abs=1e-4)
+
+
+def test_tricks_of_archives_are_told_and_stop_nothing(parts, tmp_path):
+    batch, _ = parts
+    inner = io.BytesIO()
+    with zipfile.ZipFile(inner, "w") as archive:
+        archive.writestr("deep.png", b"deep")
+    with zipfile.ZipFile(tmp_path / "tricks.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("good.png", b"good")
+        archive.writestr("bomb.png", b"\0" * 30_000_000)
+        archive.writestr("inner.zip", inner.getvalue())
+        archive.writestr("damaged.png", bytes(range(256)) * 40)
+        archive.writestr("last.png", b"last!")
+    content = bytearray((tmp_path / "tricks.zip").read_bytes())
+    place = content.index(b"damaged.png") + len("damaged.png")
+    content[place : place + 40] = b"\xff" * 40
+    (tmp_path / "tricks.zip").write_bytes(content)
+    (tmp_path / "empty.zip").write_bytes(b"PK\x05\x06" + b"\0" * 18)
+    told = []
+    answers = batch.predict_files(Echo(), [str(tmp_path / "tricks.zip"), str(tmp_path / "empty.zip")], told.append)
+    assert [row["file"] for row in answers] == ["good.png", "bomb.png", "inner.zip", "damaged.png", "last.png", "empty.zip"]
+    assert ["error" in row for row in answers] == [False, True, True, True, False, True]
+    assert "too large" in answers[1]["error"]
+    assert "archive within an archive" in answers[2]["error"]
+    assert told[-1] == (6, 6)
+    assert not list(tmp_path.glob("**/good.png"))  # nothing was unpacked
+
+
+def test_no_more_than_so_many(parts, tmp_path, monkeypatch):
+    batch, _ = parts
+    monkeypatch.setattr(batch, "MOST_FILES", 3)
+    with zipfile.ZipFile(tmp_path / "many.zip", "w") as archive:
+        for number in range(9):
+            archive.writestr(f"{number}.png", b"film")
+    answers = batch.predict_files(Echo(), [str(tmp_path / "many.zip")])
+    assert ["error" in row for row in answers] == [False, False, False, True]
+    assert "no more than 3 files" in answers[3]["error"]
+
+
+@given(st.text(), st.text())
+def test_no_cell_is_a_formula(name, error):
+    import sys
+
+    sys.path.insert(0, str(Path(__file__).parents[2] / "space"))
+    try:
+        from batch import FORMULA, to_csv
+    finally:
+        sys.path.pop(0)
+    text = to_csv([{"file": name, "error": error}, {"file": "=1+1", "label": "Normal", "scores": {"Normal": 0.5}}], ["Normal"])
+    rows = list(csv.DictReader(io.StringIO(text, newline="")))
+    assert rows[1]["file"] == "'=1+1"
+    assert float(rows[1]["p:Normal"]) == 0.5
+    assert not any(cell.startswith(FORMULA) for row in rows for cell in row.values())
+
+
+def test_those_that_wait_share_a_pass_and_an_error_is_theirs_alone(parts):
+    _, shared = parts
+    passes, gate = [], threading.Event()
+
+    def run(pictures):
+        gate.wait(5)
+        passes.append(len(pictures))
+        if pictures.min() < 0:
+            raise RuntimeError("no")
+        return [int(picture.sum()) for picture in pictures]
+
+    together = shared.SharedPass(run, most=8)
+    found: dict[int, object] = {}
+
+    def ask(number):
+        try:
+            found[number] = together(torch.full((2, 2), number))
+        except RuntimeError as error:
+            found[number] = str(error)
+
+    threads = [threading.Thread(target=ask, args=(number,)) for number in range(20)]
+    for thread in threads:
+        thread.start()
+    time.sleep(0.3)
+    gate.set()
+    for thread in threads:
+        thread.join()
+    assert found == {number: 4 * number for number in range(20)}
+    assert sum(passes) == 20
+    assert len(passes) <= 4
+    assert max(passes) <= 8
+    ask(-1)
+    assert found[-1] == "no"
+    ask(5)
+    assert found[5] == 20

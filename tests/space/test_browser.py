@@ -1,0 +1,178 @@
+"""The page in a real Chromium, as visitors use it: mouse, keyboard, clipboard, phone, dark; and what axe says of it."""
+
+import base64
+import re
+import shutil
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from trainer import workflow
+from trainer.run import Run
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+QUIET = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--no-first-run",
+]
+WAIT = 60_000
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine: install Debian's package chromium")
+# A file as a browser hands it over: by a drop or a paste.
+HAND_OVER = """([name, type, data]) => {
+  const transfer = new DataTransfer();
+  transfer.items.add(new File([Uint8Array.from(atob(data), (one) => one.charCodeAt(0))], name, { type }));
+  return transfer;
+}"""
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator:
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        started = playwright.chromium.launch(executable_path=CHROMIUM, args=QUIET)
+        yield started
+        started.close()
+
+
+@pytest.fixture
+def visit(browser, space):
+    """Open the page: visit(width=…, dark=True)."""
+    pages = []
+
+    def opened(width: int = 1200, dark: bool = False):
+        page = browser.new_page(viewport={"width": width, "height": 900})
+        pages.append(page)
+        page.goto(f"{space}/?__theme={'dark' if dark else 'light'}")
+        page.get_by_text("not a medical device").first.wait_for()
+        page.locator("input[type=file]").first.wait_for(state="attached")
+        return page
+
+    yield opened
+    for page in pages:
+        page.close()
+
+
+def put(page, file: Path, nth: int = 0) -> None:
+    page.locator("[role=tabpanel]:visible input[type=file]").nth(nth).set_input_files(str(file))
+
+
+def handed(page, file: Path):
+    data = base64.b64encode(file.read_bytes()).decode()
+    return page.evaluate_handle(HAND_OVER, [file.name, "application/dicom" if file.suffix == ".dcm" else "image/png", data])
+
+
+def said(prediction) -> str:
+    score = f"{prediction['scores'][prediction['label']]:.2f}".removeprefix("0")
+    return f"Suggests {prediction['label']}: {score}"
+
+
+def faults(page) -> list[str]:
+    from axe_playwright_python.sync_playwright import Axe
+
+    found = Axe().run(page).response["violations"]
+    return [
+        f"{fault['id']}: {fault['nodes'][0]['html'][:200]}: {fault['nodes'][0]['any'][0]['message']}"
+        for fault in found
+        if fault["impact"] in ("serious", "critical")
+    ]
+
+
+def test_a_visitor_reads_the_answer(visit, space, films, run):
+    page = visit()
+    addresses = []
+    page.on("request", lambda request: addresses.append(request.url))
+    put(page, films["dicom"])
+    answer = page.locator(".cxr-answer:visible")
+    answer.wait_for(timeout=WAIT)
+    (ours,) = workflow.predict(Run(run), [str(films["dicom"])])
+    assert answer.inner_text() == said(ours)
+    pictures = page.locator(".cxr-film img:visible")
+    assert pictures.count() == 2
+    assert all(pictures.nth(index).get_attribute("alt") for index in range(2))
+    assert pictures.nth(1).evaluate("image => getComputedStyle(image).opacity") == "0.55"
+    page.get_by_role("slider").press("Home")
+    page.wait_for_function("getComputedStyle(document.querySelectorAll('.cxr-film img')[1]).opacity === '0'")
+    page.locator("[role=tabpanel]:visible").locator("button[aria-label='Clear'], button[aria-label^='Remove']").first.click()
+    answer.wait_for(state="detached")
+    put(page, films["text"])
+    page.get_by_text("cannot be read").wait_for(timeout=WAIT)
+    page.get_by_role("tab", name="COVID-19 or pneumonia").click()
+    page.get_by_text("not available at the moment").wait_for()
+    assert [url for url in addresses if not url.startswith((space, "data:", "blob:"))] == []
+
+
+def test_dropped_and_pasted_films_are_read(visit, films, run):
+    (ours,) = workflow.predict(Run(run), [str(films["png"])])
+    page = visit()
+    zone = (
+        page.locator("[role=tabpanel]:visible")
+        .locator("button", has=page.locator("input[type=file]"))
+        .or_(page.locator("[role=tabpanel]:visible button", has_text=re.compile("Drop File", re.IGNORECASE)))
+    )
+    zone.first.dispatch_event("drop", {"dataTransfer": handed(page, films["png"])})
+    page.locator(".cxr-answer:visible").wait_for(timeout=WAIT)
+    assert page.locator(".cxr-answer:visible").inner_text() == said(ours)
+    page = visit()
+    paste = "transfer => document.dispatchEvent(new ClipboardEvent('paste', { clipboardData: transfer, bubbles: true }))"
+    for kind in ("text", "png"):  # the second takes the place of the first
+        page.evaluate(paste, handed(page, films[kind]))
+        page.locator("[role=alert]:visible, .cxr-answer:visible").first.wait_for(timeout=WAIT)
+    page.locator(".cxr-answer:visible").wait_for(timeout=WAIT)
+    assert page.locator(".cxr-answer:visible").inner_text() == said(ours)
+
+
+def test_all_questions_many_files_and_results(visit, run, covid_run, films, phantoms, tmp_path):
+    page = visit()
+    page.get_by_role("tab", name="All questions").click()
+    put(page, films["png"])
+    page.locator(".cxr-answer:visible").nth(1).wait_for(timeout=WAIT)
+    expected = [said(next(workflow.predict(Run(one), [str(films["png"])]))) for one in (run, covid_run)]
+    assert page.locator(".cxr-answer:visible").all_inner_texts() == expected
+    page.get_by_role("tab", name="Many files").click()
+    with zipfile.ZipFile(tmp_path / "films.zip", "w") as archive:
+        archive.write(films["png"], "=film.png")
+        archive.writestr("text.png", "not a film")
+    put(page, tmp_path / "films.zip")
+    page.get_by_text("films.zip").first.wait_for()
+    page.get_by_role("button", name="Classify them").click()
+    page.get_by_text("2 files, 1 of them could not be read").wait_for(timeout=WAIT)
+    with page.expect_download() as download:
+        page.get_by_text("Download as CSV").click()
+    assert "'=film.png" in Path(download.value.path()).read_text(encoding="utf-8-sig")
+    page.get_by_role("tab", name="Results").click()
+    page.locator(".cxr-figures img").first.wait_for(timeout=WAIT)
+    assert page.locator(".cxr-wide tbody tr").count() == 2  # test of both runs; neither has external radiographs
+    assert "tb" in page.locator(".cxr-wide tbody").inner_text()
+
+
+def test_by_keyboard_alone(visit):
+    page = visit()
+    example = page.get_by_role("button", name="Try it with a drawn phantom").first
+    for _ in range(40):
+        page.keyboard.press("Tab")
+        if example.evaluate("button => button === document.activeElement"):
+            break
+    page.keyboard.press("Enter")
+    page.locator(".cxr-answer:visible").wait_for(timeout=WAIT)
+    page.get_by_role("tab", name="Tuberculosis").focus()
+    page.keyboard.press("Tab")
+    page.keyboard.press("Enter")
+    assert page.get_by_role("tab", name="COVID-19, four classes").get_attribute("aria-selected") == "true"
+
+
+@pytest.mark.parametrize(("width", "dark"), [(1200, False), (1200, True), (390, False)])
+def test_no_serious_fault_in_any_look(visit, width, dark):
+    page = visit(width, dark)
+    page.get_by_role("button", name="Try it with a drawn phantom").first.click()
+    page.locator(".cxr-answer:visible").wait_for(timeout=WAIT)
+    page.get_by_role("button", name=re.compile("About this model")).first.click()
+    page.wait_for_timeout(500)
+    assert faults(page) == []
+    assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
