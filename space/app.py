@@ -67,7 +67,7 @@ def build(predictors: list[Predictor], failed: dict[str, str]) -> gr.Blocks:
 def _question_tab(predictor: Predictor) -> None:
     with gr.Row():
         with gr.Column():
-            upload = gr.File(label="Frontal chest radiograph", height=150)
+            upload = gr.File(label="Frontal chest radiograph", height=190)
             example = gr.Button("Try it with a drawn phantom", size="sm", visible=predictor.example is not None)
             film = gr.HTML()
             opacity = gr.Slider(0, 1, value=0.55, step=0.05, label="Heat map", info="how strongly it lies over the film", visible=False)
@@ -122,7 +122,7 @@ def _add_endpoint(predictor: Predictor, upload: gr.File) -> None:
 
 
 def _all_tab(predictors: list[Predictor]) -> None:
-    upload = gr.File(label="Frontal chest radiograph", height=150)
+    upload = gr.File(label="Frontal chest radiograph", height=190)
     with gr.Row():
         words = [gr.HTML() for _ in predictors]
     with gr.Row():

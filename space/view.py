@@ -54,11 +54,11 @@ CSS = """
 .cxr-warning {border-left-color: #d97706; font-weight: 600}
 .cxr-answer {font-size: 1.5rem; font-weight: 650; margin: .2rem 0 .1rem}
 .cxr-facts table {border-collapse: collapse; margin: .4rem 0; width: 100%}
-.cxr-facts th, .cxr-facts td {text-align: left; padding: .2rem .8rem .2rem 0; border-bottom: 1px solid var(--border-color-primary)}
+.cxr-facts th, .cxr-facts td {text-align: left; padding: .25rem .9rem .25rem 0; border: 0}
+.cxr-facts th, .cxr-facts td {border-bottom: 1px solid var(--border-color-primary)}
 .cxr-facts caption {text-align: left; font-weight: 600}
 .cxr-wide {overflow-x: auto}
-.cxr-wide table {border-collapse: collapse; min-width: 60rem}
-.cxr-wide th, .cxr-wide td {text-align: left; padding: .3rem .9rem .3rem 0; border-bottom: 1px solid var(--border-color-primary)}
+.cxr-wide table {min-width: 60rem}
 .cxr-figures {display: flex; flex-wrap: wrap; gap: 1rem}
 .cxr-figures figure {flex: 1 1 20rem; max-width: 34rem; margin: 0}
 .cxr-figures img {width: 100%; border-radius: 6px; background: #fff}
