@@ -33,8 +33,11 @@ from gradio_client import Client, handle_file
 
 SPACE = Path(__file__).parents[1] / "space"
 PEER = """
-import sys
+import importlib, pkgutil, sys
 import gradio as gr
+import transformers.pipelines
+for module in pkgutil.iter_modules(transformers.pipelines.__path__):  # gradio 6.31 asks for these, transformers 5 no longer loads them
+    importlib.import_module(f"transformers.pipelines.{module.name}")
 from transformers import AutoImageProcessor, AutoModelForImageClassification, pipeline
 model, processor = (one.from_pretrained(sys.argv[1], subfolder="native") for one in (AutoModelForImageClassification, AutoImageProcessor))
 gr.Interface.from_pipeline(pipeline("image-classification", model=model, image_processor=processor)).launch()
