@@ -33,11 +33,13 @@ from gradio_client import Client, handle_file
 
 SPACE = Path(__file__).parents[1] / "space"
 PEER = """
-import importlib, pkgutil, sys
+import importlib, sys, types
 import gradio as gr
-import transformers.pipelines
-for module in pkgutil.iter_modules(transformers.pipelines.__path__):  # gradio 6.31 asks for these, transformers 5 no longer loads them
-    importlib.import_module(f"transformers.pipelines.{module.name}")
+import transformers.pipelines as known
+for name in ("object_detection", "text_classification", "token_classification"):  # gradio 6.31 looks for these and for one that
+    importlib.import_module(f"transformers.pipelines.{name}")  # transformers 5 has no more; without them it answers nothing
+gone = ("Text2TextGenerationPipeline", "TranslationPipeline", "SummarizationPipeline")
+known.text2text_generation = types.SimpleNamespace(**{name: type(name, (), {}) for name in gone})
 from transformers import AutoImageProcessor, AutoModelForImageClassification, pipeline
 model, processor = (one.from_pretrained(sys.argv[1], subfolder="native") for one in (AutoModelForImageClassification, AutoImageProcessor))
 gr.Interface.from_pipeline(pipeline("image-classification", model=model, image_processor=processor)).launch()

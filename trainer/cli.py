@@ -4,6 +4,7 @@ import argparse
 import json
 import os
 import sys
+import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -162,13 +163,14 @@ def _add_predict(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 def _add_export(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     parser = commands.add_parser("export", help="write a run's model as ONNX, checked against PyTorch", epilog=DISCLAIMER)
-    parser.add_argument("model", metavar="RUN", help="a run's folder; RUN/onnx/model.onnx is written")
+    parser.add_argument("model", metavar="RUN", help="a run's folder, in which onnx/model.onnx is written, or org/name[@revision]")
+    parser.add_argument("--output", metavar="DIR", help="for a model of the Hub: where a copy of it goes, and the export into that")
     parser.set_defaults(run=run_export)
 
 
 def _add_push(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     parser = commands.add_parser("push", help="publish a finished run as a Hub model, in one commit", epilog=DISCLAIMER)
-    parser.add_argument("model", metavar="RUN", help="a run's folder")
+    parser.add_argument("model", metavar="RUN", help="a run's folder, or org/name[@revision] of the Hub")
     parser.add_argument("--repo-id", required=True, metavar="ORG/NAME", help="the model repository; made where there is none")
     parser.add_argument("--licence", "--license", default="", help="under which the model may be used, e.g. cc-by-nc-4.0; the run keeps it")
     parser.add_argument("--private", action="store_true", help="make the repository private")
@@ -354,12 +356,13 @@ def run_compare(options: argparse.Namespace) -> int:
 def run_export(options: argparse.Namespace) -> int:
     """cxr export"""
     from trainer.export import export_onnx
-    from trainer.run import Run
+    from trainer.run import find_run
 
-    if not Path(options.model).is_dir():
-        raise UsageError(f"{options.model}: no such folder")
-    apart = export_onnx(Run(options.model))
-    print(f"{Path(options.model) / 'onnx' / 'model.onnx'}: logits within {apart:.1e} of PyTorch's")
+    if Path(options.model).is_dir() == bool(options.output):
+        raise UsageError("--output: the folder for a copy of a Hub model; a run's own folder is written in place")
+    run = find_run(options.model, options.output)
+    apart = export_onnx(run)
+    print(f"{run.path / 'onnx' / 'model.onnx'}: logits within {apart:.1e} of PyTorch's")
     print(DISCLAIMER, file=sys.stderr)
     return 0
 
@@ -367,11 +370,11 @@ def run_export(options: argparse.Namespace) -> int:
 def run_push(options: argparse.Namespace) -> int:
     """cxr push"""
     from trainer.publishing import push
-    from trainer.run import Run
+    from trainer.run import find_run
 
-    if not Path(options.model).is_dir():
-        raise UsageError(f"{options.model}: no such folder")
-    push(Run(options.model), options.repo_id, options.licence, options.private, options.revision, options.dry_run, print)
+    with tempfile.TemporaryDirectory() as place:  # for a run of the Hub, which may get another licence
+        run = find_run(options.model, place)
+        push(run, options.repo_id, options.licence, options.private, options.revision, options.dry_run, print)
     print(DISCLAIMER, file=sys.stderr)
     return 0
 

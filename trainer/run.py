@@ -140,8 +140,11 @@ class Run:
             raise WorkError(f"{self.path} cannot be written ({error}); what was finished is kept, go on with --resume") from error
 
 
-def find_run(reference: str) -> Run:
+def find_run(reference: str, into: str | None = None) -> Run:
     """A run by its folder, else by its Hub id `org/name[@revision]`.
+
+    Args:
+        into: where a repository of the Hub is copied to, by whoever changes it; without it, it is read from the cache.
 
     Raises:
         UsageError: there is no such folder, and no such repository that can be reached.
@@ -153,7 +156,7 @@ def find_run(reference: str) -> Run:
 
     name, _, revision = reference.partition("@")
     try:
-        return Run(snapshot_download(name, revision=revision or None))
+        return Run(snapshot_download(name, revision=revision or None, local_dir=into))
     except (HFValidationError, HfHubHTTPError, LocalEntryNotFoundError) as error:
         reason = (str(error).splitlines() or [""])[0]
         raise UsageError(f"{reference}: no such folder, and no model on the Hub that can be reached ({reason})") from error
