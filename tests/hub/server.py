@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import uvicorn
+import yaml
 from fastapi import FastAPI, HTTPException, Request, Response
 from fastapi.responses import JSONResponse, RedirectResponse
 
@@ -139,9 +140,10 @@ def build_app(hub: Hub) -> FastAPI:
         name = f"{org}/{repo}"
         repository(kind, name, request)
         commit_id = head(kind, name, revision)
+        card = yaml.safe_load(hub.files(kind, name, commit_id).get("README.md", b"").decode().partition("---")[2].partition("---")[0]) or {}
         siblings = [{"rfilename": path, "size": len(content)} for path, content in hub.files(kind, name, commit_id).items()]
         facts = {"id": name, "sha": commit_id, "private": False, "tags": [], "downloads": 0, "likes": 0}
-        return {**facts, "modelId": name, "siblings": siblings, "lastModified": "2026-01-01T00:00:00.000Z", "cardData": {}}
+        return {**facts, "modelId": name, "siblings": siblings, "lastModified": "2026-01-01T00:00:00.000Z", "cardData": card}
 
     @app.get("/api/{kind}/{org}/{repo}/refs")
     def refs(kind: str, org: str, repo: str, request: Request) -> Any:

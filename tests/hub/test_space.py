@@ -1,5 +1,6 @@
 """The Space goes to the Hub with its models pinned, and what was pushed serves them."""
 
+import json
 import tomllib
 
 import jsonschema
@@ -26,6 +27,8 @@ KEYS = {
 
 
 def test_a_pushed_space_is_pinned_and_answers(hub, cxr, finished, film, tmp_path):  # noqa: F811
+    environment = json.loads((finished / "environment.json").read_text())
+    (finished / "environment.json").write_text(json.dumps({**environment, "dataset": "org/films"}))
     assert cxr("push", finished, "--repo-id", "org/tb", *LICENCE).returncode == 0
     commit = hub.head("models", "org/tb")
     words = ("push-space", "--repo-id", "org/app", "--tb", "org/tb@main")
@@ -41,6 +44,7 @@ def test_a_pushed_space_is_pinned_and_answers(hub, cxr, finished, film, tmp_path
     front = yaml.safe_load(files["README.md"].decode().split("---")[1])
     jsonschema.validate(front, KEYS)
     assert front["models"] == ["org/tb"]
+    assert front["datasets"] == ["org/films"]
     assert all("==" in line for line in files["requirements.txt"].decode().split())
     (preloaded,) = front["preload_from_hub"]
     assert {"model.safetensors", "modeling_cxr.py", "config.json"} <= set(preloaded.split()[1].split(","))
