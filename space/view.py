@@ -116,6 +116,9 @@ def _threshold(decision: dict[str, Any] | None, scores: dict[str, float], facts:
 
 
 def _short(value: float) -> str:
+    """Two digits; a score is never quite 0 or 1, and is not called so."""
+    if not 0.005 <= value < 0.995:
+        return "above .99" if value > 0.5 else "below .01"
     return f"{value:.2f}".removeprefix("0")
 
 
