@@ -91,7 +91,7 @@ def _question_tab(predictor: Predictor) -> None:
 
 
 def _shown(predictor: Predictor, answer: Answer) -> tuple[Any, ...]:
-    known = trusted(answer)
+    known = trusted(answer.prediction)
     bars = gr.Label(value=answer.prediction["scores"] if known else None, visible=known)
     return answer_html(answer, predictor.facts), bars, film_html(answer), gr.Slider(visible=known)
 

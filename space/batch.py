@@ -19,6 +19,7 @@ MOST_BYTES = 64 * 2**20  # of one picture
 MOST_SWELLING = 200  # how many times larger than in its archive a file may be: an ordinary film does not pass 20
 Picture = tuple[str, Callable[[], str | bytes]]  # its name, and what gives its path or its bytes
 TOGETHER = 8  # pictures read at the same time, so that they share forward passes
+# What zipfile and its decompressors raise on a damaged, encrypted or exotic archive.
 DAMAGED = (OSError, EOFError, RuntimeError, NotImplementedError, zipfile.BadZipFile, zlib.error, lzma.LZMAError)
 FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")  # what a spreadsheet would run
 
@@ -88,7 +89,7 @@ def _members(path: str) -> Iterator[Picture]:
                 for info in archive.infolist()
                 if not info.is_dir() and "__MACOSX" not in (parts := PurePosixPath(info.filename).parts) and not parts[-1].startswith(".")
             ]
-    except (zipfile.BadZipFile, OSError, NotImplementedError, ValueError):
+    except (*DAMAGED, ValueError):
         yield Path(path).name, partial(_refuse, "this archive is damaged")
         return
     if not members:

@@ -69,22 +69,22 @@ CSS = """
 """
 
 
-def trusted(answer: Answer) -> bool:
+def trusted(prediction: dict[str, Any]) -> bool:
     """Whether there is an answer, and nothing that forbids it."""
-    return "scores" in answer.prediction and not UNTRUSTED & set(answer.prediction["warnings"])
+    return "scores" in prediction and not UNTRUSTED & set(prediction["warnings"])
 
 
 def answer_html(answer: Answer, facts: dict[str, Any], title: str = "") -> str:
     """The answer in words, after whatever speaks against trusting it; `facts` as facts.read_facts gives them."""
     heading = f"<h3>{html.escape(title)}</h3>" if title else ""
-    return f'<div role="status">{heading}{_answer(answer.prediction, facts, trusted(answer))}</div>'
+    return f'<div role="status">{heading}{_answer(answer.prediction, facts)}</div>'
 
 
-def _answer(prediction: dict[str, Any], facts: dict[str, Any], trust: bool) -> str:
+def _answer(prediction: dict[str, Any], facts: dict[str, Any]) -> str:
     if "error" in prediction:
         return f'<div class="cxr-note cxr-warning" role="alert">This file cannot be read: {html.escape(prediction["error"])}</div>'
     notes = "".join(f'<p class="cxr-note cxr-warning" role="alert">{WARNINGS.get(code, code)}</p>' for code in prediction["warnings"])
-    if not trust:
+    if not trusted(prediction):
         return f'{notes}<p class="cxr-answer">No answer for this picture.</p>'
     score = _short(prediction["scores"][prediction["label"]])
     detail = _threshold(prediction["decision"], prediction["scores"], facts)
@@ -95,7 +95,7 @@ def film_html(answer: Answer) -> str:
     """The film, and over it the heat map at the opacity of the slider."""
     if answer.film is None or answer.heat is None:
         return ""
-    if not trusted(answer):
+    if not trusted(answer.prediction):
         return f'<div class="cxr-film">{_picture(Image.fromarray(answer.film), "the picture as the reader sees it")}</div>'
     label = html.escape(answer.prediction["label"])
     film = _picture(Image.fromarray(answer.film), "the radiograph as the model's reader sees it")
@@ -153,7 +153,7 @@ def table_rows(predictions: list[dict[str, Any]], labels: list[str]) -> dict[str
     rows = []
     for row in predictions:
         known = "scores" in row
-        answer = row["label"] if known and not UNTRUSTED & set(row["warnings"]) else "–"
+        answer = row["label"] if trusted(row) else "–"
         scores = [round(row["scores"][label], 3) if known else None for label in labels]
         remarks = row.get("error") or " ".join(WARNINGS.get(code, code) for code in row["warnings"])
         rows.append([row["file"], answer, *scores, row["familiarity"] and round(row["familiarity"], 2) if known else None, remarks])

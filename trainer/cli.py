@@ -358,8 +358,10 @@ def run_export(options: argparse.Namespace) -> int:
     from trainer.export import export_onnx
     from trainer.run import find_run
 
-    if Path(options.model).is_dir() == bool(options.output):
-        raise UsageError("--output: the folder for a copy of a Hub model; a run's own folder is written in place")
+    if Path(options.model).is_dir() and options.output:
+        raise UsageError(f"--output: is for a model of the Hub; {options.model} is a folder, and gets its onnx/model.onnx in place")
+    if not Path(options.model).is_dir() and not options.output:
+        raise UsageError(f"{options.model}: no such folder; for a model of the Hub, say by --output where a copy of it goes")
     run = find_run(options.model, options.output)
     apart = export_onnx(run)
     print(f"{run.path / 'onnx' / 'model.onnx'}: logits within {apart:.1e} of PyTorch's")
