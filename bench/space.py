@@ -2,16 +2,20 @@
 
 `python bench/space.py RUN FILE [--clients 32] [--soak 600] [--json FILE]`. RUN is a class model that transformers' own
 pipeline loads too (its `native` folder), FILE a radiograph. Each server has a process of its own; the two take turns.
+Requests go over HTTP as README's curl lines send them: upload, question, answer; each client has one connection and one session.
 
-1. One request, scores and heat map, through the API, beside decode + forward + heat map in a loop of a script.
-2. Many clients at once: requests a second, ours and gr.Interface.from_pipeline with the same network.
-3. Start to first answer.
+1. Start to first answer.
+2. One request, scores and heat map, beside decode + forward + heat map in a loop of a script. Then what of it is Gradio's: the
+   same request to a server that does nothing, and both by gradio_client, which opens three connections a request.
+3. Many clients at once: requests a second, ours and gr.Interface.from_pipeline with the same network.
 4. With --soak SECONDS: sixteen clients send good and hostile files; failed good requests, memory, what is left on disk.
 """
 
 import argparse
 import io
+import json
 import os
+import secrets
 import shutil
 import socket
 import statistics
@@ -40,9 +44,17 @@ for name in ("object_detection", "text_classification", "token_classification"):
     importlib.import_module(f"transformers.pipelines.{name}")  # transformers 5 has no more; without them it answers nothing
 gone = ("Text2TextGenerationPipeline", "TranslationPipeline", "SummarizationPipeline")
 known.text2text_generation = types.SimpleNamespace(**{name: type(name, (), {}) for name in gone})
-from transformers import AutoImageProcessor, AutoModelForImageClassification, pipeline
+from transformers import AutoImageProcessor, AutoModelForImageClassification, ImageClassificationPipeline
+class Named(ImageClassificationPipeline):  # gradio 6.31 names the picture as transformers 4 did
+    __module__ = ImageClassificationPipeline.__module__
+    def __call__(self, images, **words):
+        return super().__call__(images, **words)
 model, processor = (one.from_pretrained(sys.argv[1], subfolder="native") for one in (AutoModelForImageClassification, AutoImageProcessor))
-gr.Interface.from_pipeline(pipeline("image-classification", model=model, image_processor=processor)).launch()
+gr.Interface.from_pipeline(Named(model=model, image_processor=processor, task="image-classification"), api_name="fn").launch()
+"""
+NOTHING = """
+import gradio as gr
+gr.Interface(lambda path, wanted: {}, [gr.File(), gr.Checkbox()], gr.JSON(), api_name="predict_tb").launch()
 """
 BARE = """
 import statistics, sys, time
@@ -88,35 +100,69 @@ def serve(words: list[str], folder: Path, uploads: Path, settings: dict[str, str
         process.wait(timeout=30)
 
 
-def ask_ours(client: Client, file: Path, heat_map: bool = False) -> Any:
-    """One request to the Space."""
-    return client.predict(handle_file(file), heat_map, api_name="/predict_tb")
+def ask(http: httpx.Client, file: Path, *rest: Any, endpoint: str = "predict_tb") -> Any:
+    """One request: upload, question, answer. `rest`: what the endpoint wants beside the file.
+
+    Raises:
+        RuntimeError: the server answers with an error.
+    """
+    (path,) = http.post("/gradio_api/upload", files={"files": (file.name, file.read_bytes())}).raise_for_status().json()
+    session = http.headers["x-session"]  # one a client, as browsers and gradio_client have
+    data = {"data": [{"path": path, "orig_name": file.name, "meta": {"_type": "gradio.FileData"}}, *rest], "session_hash": session}
+    event = http.post(f"/gradio_api/call/{endpoint}", json=data).raise_for_status().json()["event_id"]
+    told = http.get(f"/gradio_api/call/{endpoint}/{event}").raise_for_status().text
+    if "event: complete" not in told:
+        raise RuntimeError(told)
+    return json.loads(told.rsplit("data: ", 1)[1])[0]
 
 
-def ask_peer(client: Client, file: Path) -> Any:
-    """One request to gr.Interface."""
-    return client.predict(handle_file(file), api_name="/fn")  # as from_pipeline names it
+def connect(address: str) -> httpx.Client:
+    """A client that keeps its connection, and a session's name."""
+    return httpx.Client(base_url=address, timeout=120, headers={"x-session": secrets.token_hex(6)})
 
 
-def throughput(address: str, ask: Callable[[Client, Path], Any], file: Path, clients: int, each: int) -> tuple[float, list[Exception]]:
-    """Requests a second of so many clients at once, and what failed."""
-    ready = [Client(address, verbose=False) for _ in range(clients)]
+def median_ms(work: Callable[[], Any], times: int = 20) -> float:
+    """Median of so many calls, in milliseconds, after one that is not counted."""
+    work()
+    found = []
+    for _ in range(times):
+        start = time.perf_counter()
+        work()
+        found.append(1000 * (time.perf_counter() - start))
+    return statistics.median(found)
+
+
+def one_request(address: str, file: Path) -> tuple[float, float]:
+    """Milliseconds of a request with heat map: over HTTP, and by gradio_client."""
+    with connect(address) as http:
+        plain = median_ms(lambda: ask(http, file, True))
+    client = Client(address, verbose=False)
+    return plain, median_ms(lambda: client.predict(handle_file(file), True, api_name="/predict_tb"))
+
+
+def throughput(address: str, question: tuple[Any, ...], file: Path, clients: int, each: int) -> tuple[float, list[Exception]]:
+    """Requests a second of so many clients at once, and what failed. `question`: the endpoint, and what it wants beside the file."""
+    endpoint, *rest = question
     failed: list[Exception] = []
 
-    def work(client: Client) -> None:
+    def work(http: httpx.Client) -> None:
         for _ in range(each):
             try:
-                ask(client, file)
+                ask(http, file, *rest, endpoint=endpoint)
             except Exception as error:  # any failure counts
                 failed.append(error)
 
-    threads = [threading.Thread(target=work, args=(client,)) for client in ready]
+    ready = [connect(address) for _ in range(clients)]
+    threads = [threading.Thread(target=work, args=(http,)) for http in ready]
     start = time.perf_counter()
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    return clients * each / (time.perf_counter() - start), failed
+    rate = clients * each / (time.perf_counter() - start)
+    for http in ready:
+        http.close()
+    return rate, failed
 
 
 def hostile_files(folder: Path, good: Path) -> list[Path]:
@@ -145,16 +191,16 @@ def soak(address: str, process: subprocess.Popen[bytes], uploads: Path, good: Pa
         bad = hostile_files(Path(place), good)
 
         def work(number: int) -> None:
-            client, turn = Client(address, verbose=False), number
-            while time.monotonic() < end:
-                turn += 1
-                hostile = turn % 4 == 0
-                try:
-                    answer = ask_ours(client, bad[turn // 4 % len(bad)] if hostile else good)
-                    failed = "scores" not in answer
-                except Exception:  # the server refused or broke
-                    failed = True
-                counts["hostile" if hostile else "failed" if failed else "good"] += 1
+            turn = number
+            with connect(address) as http:
+                while time.monotonic() < end:
+                    turn += 1
+                    hostile = turn % 4 == 0
+                    try:
+                        failed = "scores" not in ask(http, bad[turn // 4 % len(bad)] if hostile else good, turn % 2 == 0)
+                    except (httpx.HTTPError, RuntimeError, ValueError):  # the server refused or broke
+                        failed = True
+                    counts["hostile" if hostile else "failed" if failed else "good"] += 1
 
         threads = [threading.Thread(target=work, args=(number,)) for number in range(16)]
         for thread in threads:
@@ -167,8 +213,8 @@ def soak(address: str, process: subprocess.Popen[bytes], uploads: Path, good: Pa
             thread.join()
     early = next(size for when, size in memory if when >= min(120, seconds / 5))
     time.sleep(125)
-    left = [path for path in uploads.rglob("*") if path.is_file()]
-    return {**counts, "rss_mb": round(memory[-1][1] / 1e6), "rss_against_minute_2": memory[-1][1] / early, "files_left": len(left)}
+    left = list(uploads.glob("*/**/*"))  # what lies in the server's own folder
+    return {**counts, "rss_mb": round(memory[-1][1] / 1e6), "rss_against_minute_2": memory[-1][1] / early, "left": len(left)}
 
 
 def main() -> None:
@@ -188,32 +234,33 @@ def main() -> None:
         folder, uploads = Path(place, "space"), Path(place, "uploads")
         shutil.copytree(SPACE, folder, ignore=shutil.ignore_patterns("__pycache__"))
         (Path(place) / "peer.py").write_text(PEER)
+        (Path(place) / "nothing.py").write_text(NOTHING)
         settings = {"CXR_TB": str(run), "PYTHONPATH": ""}
         with serve(["app.py"], folder, uploads, settings) as (ours, process, begun):
-            client = Client(ours, verbose=False)
-            ask_ours(client, file)
+            with connect(ours) as http:
+                ask(http, file, False)
             results["first_answer_s"] = time.perf_counter() - begun
             print(f"start to first answer: {results['first_answer_s']:.1f} s", flush=True)
-            api, bare = [], []
+            rounds: dict[str, list[float]] = {"http": [], "gradio_client": [], "bare": []}
+            words = [sys.executable, "-c", BARE, str(run), str(file), "20"]
             for _ in range(options.repeats):
-                times = []
-                for _ in range(20):
-                    start = time.perf_counter()
-                    ask_ours(client, file, True)
-                    times.append(time.perf_counter() - start)
-                api.append(statistics.median(times))
-                bare.append(
-                    float(subprocess.check_output([sys.executable, "-c", BARE, str(run), str(file), "20"], stderr=subprocess.DEVNULL))
-                )
-            results["one_request_ms"], results["bare_ms"] = (1000 * statistics.median(found) for found in (api, bare))
-            results["ratio"] = statistics.median([one / other for one, other in zip(api, bare, strict=True)])
-            print(f"one request {results['one_request_ms']:.1f} ms, bare {results['bare_ms']:.1f} ms: {results['ratio']:.2f}x", flush=True)
+                for name, found in zip(("http", "gradio_client"), one_request(ours, file), strict=True):
+                    rounds[name].append(found)
+                rounds["bare"].append(1000 * float(subprocess.check_output(words, stderr=subprocess.DEVNULL)))
+            results["one_request_ms"] = {name: statistics.median(found) for name, found in rounds.items()}
+            results["ratio"] = statistics.median([one / other for one, other in zip(rounds["http"], rounds["bare"], strict=True)])
+            shown = ", ".join(f"{name} {found:.1f}" for name, found in results["one_request_ms"].items())
+            print(f"one request, ms: {shown}: {results['ratio']:.2f}x", flush=True)
+            with serve([str(Path(place) / "nothing.py")], folder, uploads, {}) as (idle, _, _):
+                results["nothing_ms"] = dict(zip(("http", "gradio_client"), one_request(idle, file), strict=True))
+            shown = ", ".join(f"{name} {found:.1f}" for name, found in results["nothing_ms"].items())
+            print(f"one request to a server that does nothing, ms: {shown}", flush=True)
             with serve([str(Path(place) / "peer.py"), str(run)], folder, uploads, {}) as (peer, _, _):
                 rates: dict[str, list[float]] = {"ours": [], "peer": []}
                 errors = 0
                 for _ in range(options.repeats):
-                    for name, address, ask in (("ours", ours, ask_ours), ("peer", peer, ask_peer)):
-                        rate, failed = throughput(address, ask, file, options.clients, options.each)
+                    for name, address, question in (("ours", ours, ("predict_tb", False)), ("peer", peer, ("fn",))):
+                        rate, failed = throughput(address, question, file, options.clients, options.each)
                         rates[name].append(rate)
                         if name == "peer" and failed:
                             raise RuntimeError("gr.Interface.from_pipeline does not answer") from failed[0]
@@ -226,6 +273,8 @@ def main() -> None:
             if options.soak:
                 results["soak"] = soak(ours, process, uploads, file, options.soak)
                 print(f"soak: {results['soak']}", flush=True)
+        results["left_after_stop"] = len(list(uploads.glob("cxr-space-*")))
+        print(f"folders left after the stop: {results['left_after_stop']}", flush=True)
     write_report(options.json, machine=describe_machine(), results=results)
 
 

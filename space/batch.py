@@ -12,7 +12,7 @@ from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from predictor import Predictor
+from worker import Served
 
 MOST_FILES = 500
 MOST_BYTES = 64 * 2**20  # of one picture
@@ -25,7 +25,7 @@ FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")  # what a spreadsheet would run
 
 
 def predict_files(
-    predictor: Predictor, paths: list[str], progress: Callable[[tuple[int, int]], Any] = lambda done: None
+    predictor: Served, paths: list[str], progress: Callable[[tuple[int, int]], Any] = lambda done: None
 ) -> list[dict[str, Any]]:
     """A prediction for each file, in their order; one that cannot be read says so and stops none of the others.
 
@@ -62,7 +62,7 @@ def _harmless(cell: Any) -> Any:
     return f"'{cell}" if isinstance(cell, str) and cell.startswith(FORMULA) else cell
 
 
-def _predict(predictor: Predictor, name: str, read: Callable[[], str | bytes]) -> dict[str, Any]:
+def _predict(predictor: Served, name: str, read: Callable[[], str | bytes]) -> dict[str, Any]:
     try:
         source = read()
     except ValueError as error:

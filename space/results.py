@@ -5,7 +5,7 @@ import html
 from typing import Any
 
 from facts import figure_text, read_figure
-from predictor import Predictor
+from worker import Served
 
 FIGURES = {
     "confusion-test": "Who was called what, on test",
@@ -18,7 +18,7 @@ FIGURES = {
 HEAD = ("recipe", "backbone", "split", "n", "accuracy", "AUROC", "the source's figures, on its own data")
 
 
-def results_html(predictors: list[Predictor]) -> str:
+def results_html(predictors: list[Served]) -> str:
     """A table with a row for each model and split, then each model's pictures."""
     head = "".join(f'<th scope="col">{name}</th>' for name in HEAD)
     rows = "".join(_rows(predictor.facts) for predictor in predictors)
@@ -42,7 +42,7 @@ def _rows(facts: dict[str, Any]) -> str:
     return rows
 
 
-def _pictures(predictor: Predictor) -> str:
+def _pictures(predictor: Served) -> str:
     shown = ""
     for name, title in FIGURES.items():
         if content := read_figure(predictor.source, f"{name}.png"):

@@ -6,9 +6,9 @@ import io
 from typing import Any
 
 import numpy as np
+from answer import Answer
 from facts import caught
 from PIL import Image
-from predictor import Answer
 
 DISCLAIMER = "Research demonstration, not a medical device. Never use it for a diagnosis. No picture is kept."
 WARNINGS = {
@@ -24,8 +24,11 @@ WARNINGS = {
     "rotated": "The picture seems to be turned by 90 degrees.",
 }
 UNTRUSTED = {"unfamiliar", "blank", "not-chest"}  # such a picture gets no answer
-# Dark violet, red, orange, pale yellow: brighter means more, in colour and in print.
+# Dark violet, red, orange, pale yellow: brighter means more, in colour and in print; cold places stay clear.
 STOPS = np.array([[40, 10, 84], [150, 38, 103], [229, 92, 48], [251, 180, 26], [252, 255, 164]])
+LEVELS = np.linspace(0, 1, 256)
+COLOURS = [np.interp(LEVELS, np.linspace(0, 1, len(STOPS)), STOPS[:, channel]) for channel in range(3)]
+PALETTE = np.stack([*COLOURS, 255 * ((LEVELS - 0.15) / 0.85).clip(0, 1)], axis=1).astype(np.uint8).tobytes()  # RGBA of 256 levels
 
 # A pasted picture goes to the upload of the tab that is open, in place of what lies there.
 PASTE_JS = """
@@ -95,12 +98,13 @@ def film_html(answer: Answer) -> str:
     """The film, and over it the heat map at the opacity of the slider."""
     if answer.film is None or answer.heat is None:
         return ""
+    film = Image.fromarray(answer.film)
     if not trusted(answer.prediction):
-        return f'<div class="cxr-film">{_picture(Image.fromarray(answer.film), "the picture as the reader sees it")}</div>'
+        return f'<div class="cxr-film">{_picture(film, "the picture as the reader sees it")}</div>'
     label = html.escape(answer.prediction["label"])
-    film = _picture(Image.fromarray(answer.film), "the radiograph as the model's reader sees it")
-    heat = _picture(_heat_image(answer.heat, answer.film.shape), f"heat map: where the picture speaks for {label}")
-    return f'<div class="cxr-film">{film}{heat}</div>'
+    under = _picture(film, "the radiograph as the model's reader sees it")
+    over = _picture(_heat_image(answer.heat, film.size), f"heat map: where the picture speaks for {label}")
+    return f'<div class="cxr-film">{under}{over}</div>'
 
 
 def _threshold(decision: dict[str, Any] | None, scores: dict[str, float], facts: dict[str, Any]) -> str:
@@ -122,12 +126,12 @@ def _short(value: float) -> str:
     return f"{value:.2f}".removeprefix("0")
 
 
-def _heat_image(heat: np.ndarray, shape: tuple[int, ...]) -> Image.Image:
-    """Heat [h, w] in 0..1 as an RGBA picture of the film's shape: cold places stay clear."""
-    smooth = Image.fromarray(heat.astype(np.float32)).resize((shape[1], shape[0]), Image.Resampling.BICUBIC)
-    values = np.asarray(smooth).clip(0, 1)
-    colour = np.stack([np.interp(values, np.linspace(0, 1, len(STOPS)), STOPS[:, channel]) for channel in range(3)], axis=-1)
-    return Image.fromarray(np.dstack([colour, 255 * ((values - 0.15) / 0.85).clip(0, 1)]).astype(np.uint8))
+def _heat_image(heat: np.ndarray, size: tuple[int, int]) -> Image.Image:
+    """Heat [h, w] in 0..1 as a picture with a palette, of this width and height."""
+    smooth = Image.fromarray(heat.astype(np.float32)).resize(size, Image.Resampling.BICUBIC)
+    image = Image.fromarray((255 * np.asarray(smooth)).clip(0, 255).astype(np.uint8))
+    image.putpalette(PALETTE, "RGBA")
+    return image
 
 
 def _picture(image: Image.Image, alt: str) -> str:
@@ -136,15 +140,15 @@ def _picture(image: Image.Image, alt: str) -> str:
 
 def _address(image: Image.Image) -> str:
     buffer = io.BytesIO()
-    image.save(buffer, format="PNG")
+    image.save(buffer, format="PNG", compress_level=1)  # to wait costs more than a few bytes
     return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 
 def heat_address(answer: Answer) -> str:
-    """The heat map in the film's own geometry, coloured and transparent where it is low, as a data address."""
+    """The heat map over the film's whole area, as a data address."""
     assert answer.heat is not None
-    assert answer.film is not None
-    return _address(_heat_image(answer.heat, answer.film.shape))
+    assert answer.size is not None
+    return _address(_heat_image(answer.heat, answer.size))
 
 
 def table_rows(predictions: list[dict[str, Any]], labels: list[str]) -> dict[str, Any]:

@@ -6,7 +6,6 @@ Every file is written beside its place and moved there, so that a kill leaves th
 import json
 import os
 import secrets
-import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -85,22 +84,21 @@ class Run:
 
     def write_model(self, model: Any, processor: Any) -> None:
         """Write the weights, both configurations, and the code that travels with them."""
-        with self._free_space(), tempfile.TemporaryDirectory(dir=self.path, prefix=".model-") as temporary:
-            model.save_pretrained(temporary)
-            processor.save_pretrained(temporary)
-            code = Path(__file__).parent / "cxr_model" / "pipeline_cxr.py"
-            shutil.copyfile(code, Path(temporary) / code.name)  # auto_map does not name it, so transformers leaves it out
-            for file in Path(temporary).iterdir():
-                os.replace(file, self.path / file.name)
+        code = Path(__file__).parent / "cxr_model" / "pipeline_cxr.py"
+        self.write_bytes(code.name, code.read_bytes())  # auto_map does not name it, so transformers leaves it out
+        self._save(".", model, processor)
 
     def write_native(self, model: Any, processor: Any) -> None:
         """Write native/: the model as transformers' own class, with its own processor."""
-        with self._free_space(), tempfile.TemporaryDirectory(dir=self.path, prefix=".native-") as temporary:
-            model.save_pretrained(temporary)
-            processor.save_pretrained(temporary)
-            (self.path / "native").mkdir(exist_ok=True)
+        self._save("native", model, processor)
+
+    def _save(self, folder: str, *parts: Any) -> None:
+        with self._free_space(), tempfile.TemporaryDirectory(dir=self.path, prefix=".model-") as temporary:
+            for part in parts:
+                part.save_pretrained(temporary)
+            (self.path / folder).mkdir(exist_ok=True)
             for file in Path(temporary).iterdir():
-                os.replace(file, self.path / "native" / file.name)
+                os.replace(file, self.path / folder / file.name)
 
     def load_model(self) -> tuple[Any, Any]:
         """The model in eval mode and its processor, by the trainer's own classes: the run's code is not executed.

@@ -46,12 +46,18 @@ def serve(folder: Path, settings: dict[str, str], uploads: Path) -> Iterator[str
 
 
 @pytest.fixture(scope="session")
-def space(space_folder, run, covid_run, tmp_path_factory):
+def space_uploads(tmp_path_factory) -> Path:
+    """Where the Space's folder of uploads lies."""
+    return tmp_path_factory.mktemp("uploads")
+
+
+@pytest.fixture(scope="session")
+def space(space_folder, run, covid_run, space_uploads, tmp_path_factory):
     """Its address: TB and COVID are served, the third model does not load. Only what the folder brings along is there."""
     broken = tmp_path_factory.mktemp("broken")
     shutil.copyfile(run / "config.json", broken / "config.json")
     settings = {"CXR_TB": str(run), "CXR_COVID": str(covid_run), "CXR_THREE_CLASS": str(broken)}
-    with serve(space_folder, settings, tmp_path_factory.mktemp("uploads")) as address:
+    with serve(space_folder, settings, space_uploads) as address:
         yield address
 
 

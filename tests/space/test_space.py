@@ -28,7 +28,8 @@ def test_the_api_answers_as_the_command_line_does(space, run, films):
         theirs = client.predict(handle_file(films[kind]), api_name="/predict_tb")
         (ours,) = workflow.predict(Run(run), [str(films[kind])])
         assert theirs["file"] == films[kind].name
-        assert {**theirs, "file": ""} == {**ours, "file": "", "scores": pytest.approx(ours["scores"], abs=1e-4)}
+        close = {"scores": pytest.approx(ours["scores"], abs=1e-4), "familiarity": pytest.approx(ours["familiarity"], abs=0.02)}
+        assert {**theirs, "file": ""} == {**ours, "file": "", **close}  # an untrained network's spread is that of rounding
 
 
 def test_a_bad_file_is_an_answer_without_a_path(space, films):

@@ -1,0 +1,67 @@
+"""Convolution, normalisation and activation with less work: the same function of a picture."""
+
+from copy import copy, deepcopy
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+def fold_batch_norm(model: Any, pixel_values: Tensor) -> Any:
+    """The model with its BatchNorm layers in the convolutions before them (Jacob et al. 2018, arXiv:1712.05877, section 3.2).
+
+    A ReLU that reads what was normalised works in place, and zeros around a map are the convolution's own. Which belong together
+    is seen in one pass over `pixel_values` [B, 3, H, W]. Where the folded model answers otherwise, as it does where a convolution
+    feeds other layers too, the model is given back as it came.
+
+    Args:
+        model: a torch module in eval mode; its output has `logits` and `feature_map`. It is not changed.
+    """
+    folded = deepcopy(model)
+    names = {module: name for name, module in folded.named_modules()}
+    with torch.inference_mode():
+        expected, pairs = _watched(folded, pixel_values)
+    for layer, reader in pairs:
+        if type(layer) is nn.Conv2d and type(reader) is nn.BatchNorm2d:
+            scaled: Any = (reader.running_mean, reader.running_var, reader.eps, reader.weight, reader.bias)
+            layer.weight, layer.bias = nn.utils.fuse_conv_bn_weights(layer.weight, layer.bias, *scaled)
+            folded.set_submodule(names[reader], nn.Identity())
+        elif type(layer) is nn.BatchNorm2d and type(reader) in (nn.ReLU, nn.ReLU6):
+            reader.inplace = True
+    for layer in folded.modules():
+        if getattr(getattr(layer, "config", None), "tf_padding", False) and getattr(layer, "convolution", None):
+            _pad_within(layer)
+    with torch.inference_mode():
+        found = folded(pixel_values)
+    same = all(torch.allclose(found[key], expected[key], rtol=1e-3, atol=1e-4) for key in ("logits", "feature_map"))
+    return folded if same else model
+
+
+def _pad_within(layer: Any) -> None:
+    """transformers' MobileNets copy each map to pad it as TensorFlow does; with a stride of 1 that is a convolution's padding."""
+    convolution = layer.convolution
+    if convolution.stride == (1, 1) and convolution.padding == (0, 0):
+        layer.config = copy(layer.config)
+        layer.config.tf_padding = False
+        convolution.padding = tuple(d * (k - 1) // 2 for d, k in zip(convolution.dilation, convolution.kernel_size, strict=True))
+
+
+def _watched(model: Any, pixel_values: Tensor) -> tuple[Any, list[tuple[Any, Any]]]:
+    """The model's output, and its layers in pairs: one, and the next that reads its output."""
+    made: dict[int, tuple[nn.Module, Tensor]] = {}  # the outputs are held, so that no address is used twice
+    pairs: list[tuple[Any, Any]] = []
+
+    def wrote(layer: nn.Module, _: tuple[Tensor, ...], output: Tensor) -> None:
+        made[id(output)] = (layer, output)
+
+    def read(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        if id(inputs[0]) in made:
+            pairs.append((made[id(inputs[0])][0], layer))
+
+    layers = [module for module in model.modules() if type(module) in (nn.Conv2d, nn.BatchNorm2d, nn.ReLU, nn.ReLU6)]
+    hooks = [hook for layer in layers for hook in (layer.register_forward_pre_hook(read), layer.register_forward_hook(wrote))]
+    try:
+        return model(pixel_values), pairs
+    finally:
+        for hook in hooks:
+            hook.remove()

@@ -1,0 +1,92 @@
+"""What visitors send. It lies in a folder of this process alone, and is gone a minute or so after its answer.
+
+Import it before gradio, which asks where temporary files go while it is imported.
+"""
+
+import atexit
+import os
+import shutil
+import sys
+import tempfile
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+EVERY = 15  # seconds between two looks at the folder
+ANSWERED, UNASKED = 60, 600  # seconds a file stays after its answer; and without a question, so long may a queue be
+
+
+class Uploads:
+    """A folder of temporary files: those that were answered, and those that nobody asked about, are deleted."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._lock = threading.Lock()
+        self._used: Counter[Path] = Counter()
+        self._answered: dict[Path, float] = {}
+
+    @contextmanager
+    def use(self, paths: Iterable[str]) -> Iterator[None]:
+        """Within it these files stay, however long it takes; a minute after it they are deleted."""
+        files = [Path(path) for path in paths]
+        with self._lock:
+            self._used.update(files)
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._used -= Counter(files)
+                self._answered.update(dict.fromkeys(files, time.time()))
+
+    def sweep(self, now: float | None = None) -> None:
+        """Delete what is due, and folders that are empty. `now`: seconds since 1970, by default the time it is."""
+        now = time.time() if now is None else now
+        for path in sorted(self.folder.rglob("*"), reverse=True):  # what lies in a folder comes before it
+            with self._lock, suppress(FileNotFoundError):
+                if path.is_dir():
+                    self._remove_empty(path, now)
+                elif path not in self._used and now > self._due(path):
+                    path.unlink()
+                    self._answered.pop(path, None)
+
+    def _due(self, path: Path) -> float:
+        """Gradio leaves an empty file with each request: nothing waits for one."""
+        told = path.stat()
+        answered = self._answered.get(path, 0.0)
+        return max(told.st_ctime, answered) + (ANSWERED if answered or not told.st_size else UNASKED)
+
+    @staticmethod
+    def _remove_empty(path: Path, now: float) -> None:
+        """Its name is a digest of a picture; one that was just made is about to be filled."""
+        if now > path.stat().st_ctime + EVERY and not any(path.iterdir()):
+            with suppress(OSError):  # filled meanwhile
+                path.rmdir()
+
+    def keep_clean(self) -> None:
+        """Sweep from now on, as long as the process lives."""
+
+        def watch() -> None:
+            while True:
+                time.sleep(EVERY)
+                try:
+                    self.sweep()
+                except OSError as error:
+                    print(f"what visitors sent cannot be deleted: {error}", file=sys.stderr)
+
+        threading.Thread(target=watch, daemon=True, name="uploads").start()
+
+
+def _own_folder() -> Path:
+    """A folder that no other program shares, within GRADIO_TEMP_DIR if that is set; deleted with this process."""
+    base = Path(os.environ.get("GRADIO_TEMP_DIR") or tempfile.gettempdir())
+    base.mkdir(parents=True, exist_ok=True)
+    folder = Path(tempfile.mkdtemp(prefix="cxr-space-", dir=base)).resolve()
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    os.environ["GRADIO_TEMP_DIR"] = str(folder)
+    return folder
+
+
+UPLOADS = Uploads(_own_folder())

@@ -1,0 +1,73 @@
+"""Folding changes no answer; where it would, it is not done."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+
+@pytest.fixture
+def fold(monkeypatch):
+    """space/folding.py, imported by its bare name as the Space does."""
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "space"))
+    import folding
+
+    return folding.fold_batch_norm
+
+
+class Network(nn.Module):
+    """Convolution and normalisation; with `shared`, the convolution feeds the output, too."""
+
+    def __init__(self, shared: bool) -> None:
+        super().__init__()
+        self.first, self.norm, self.second = nn.Conv2d(3, 8, 3, bias=False), nn.BatchNorm2d(8), nn.Conv2d(8, 4, 1)
+        self.shared = shared
+        nn.init.uniform_(self.norm.weight, 0.5, 2)
+        nn.init.normal_(self.norm.bias)
+        nn.init.normal_(self.norm.running_mean)
+        nn.init.uniform_(self.norm.running_var, 0.5, 2)
+
+    def forward(self, values):
+        made = self.first(values)
+        normed = self.norm(made)
+        features = self.second(normed.relu() + made if self.shared else normed.relu())
+        return {"logits": features.mean(dim=(2, 3)), "feature_map": features}
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_the_answer_stays(fold, shared):
+    torch.manual_seed(0)
+    model = Network(shared).eval()
+    values, others = torch.rand(1, 3, 16, 16), torch.rand(4, 3, 16, 16)
+    weight = model.first.weight.clone()
+    folded = fold(model, values)
+    kinds = [type(module) for module in folded.modules()]
+    assert (nn.BatchNorm2d in kinds) is shared
+    assert torch.equal(model.first.weight, weight)  # what was given stays as it was
+    torch.testing.assert_close(folded(others)["logits"], model(others)["logits"], rtol=1e-4, atol=1e-5)
+
+
+def test_the_networks_that_are_served_lose_their_normalisation(fold, run):
+    from trainer.cxr_model import CxrForImageClassification
+
+    model = CxrForImageClassification.from_pretrained(run).eval()
+    assert not [module for module in fold(model, torch.rand(1, 3, 64, 64)).backbone.modules() if isinstance(module, nn.BatchNorm2d)]
+    assert [module for module in model.backbone.modules() if isinstance(module, nn.BatchNorm2d)]
+
+
+def test_a_model_without_normalisation_is_as_before(fold):
+    layer = nn.Conv2d(3, 4, 3)
+
+    class Plain(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = layer
+
+        def forward(self, values):
+            features = self.layer(values)
+            return {"logits": features.mean(dim=(2, 3)), "feature_map": features}
+
+    values = torch.rand(1, 3, 8, 8)
+    model = Plain().eval()
+    torch.testing.assert_close(fold(model, values)(values)["logits"], model(values)["logits"])

@@ -1,0 +1,149 @@
+"""What visitors send does not stay: not what was answered, not what nobody asked about, not what MCP clients send."""
+
+import asyncio
+import base64
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import httpx
+import numpy as np
+import pytest
+from gradio_client import Client, handle_file
+
+
+@pytest.fixture
+def uploads(monkeypatch, tmp_path):
+    """space/uploads.py, imported by its bare name as the Space does."""
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "space"))
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path / "elsewhere"))
+    import uploads
+
+    return uploads
+
+
+def put(folder: Path, name: str, content: bytes = b"film") -> Path:
+    path = folder / name / f"{name}.png"
+    path.parent.mkdir()
+    path.write_bytes(content)
+    return path
+
+
+def test_what_is_due_is_deleted_and_nothing_else(uploads, tmp_path):
+    mine = uploads.Uploads(tmp_path)
+    answered, waiting, used, empty = (put(tmp_path, name) for name in ("answered", "waiting", "used", "empty"))
+    empty.write_bytes(b"")
+    with mine.use([str(answered)]):
+        pass
+    start = time.time()
+    with mine.use([str(used)]):
+        mine.sweep(start + uploads.ANSWERED - 5)
+        assert all(path.exists() for path in (answered, waiting, used, empty))
+        mine.sweep(start + uploads.ANSWERED + 5)
+        assert [path.exists() for path in (answered, waiting, used, empty)] == [False, True, True, False]
+        mine.sweep(start + 100 * uploads.UNASKED)
+        assert [path.exists() for path in (waiting, used)] == [False, True]
+    mine.sweep(time.time() + uploads.ANSWERED + 5)
+    mine.sweep(time.time() + uploads.ANSWERED + 5)
+    assert not used.exists()
+    assert {path.name for path in tmp_path.iterdir()} <= {"used"}  # a folder goes when it has been empty for a while
+    mine.sweep(time.time() + uploads.ANSWERED + 100)
+    assert not list(tmp_path.iterdir())
+
+
+def test_two_questions_about_one_file(uploads, tmp_path):
+    mine, start = uploads.Uploads(tmp_path), time.time()
+    film = put(tmp_path, "film")
+    with mine.use([str(film)]):
+        with mine.use([str(film)]):
+            pass
+        mine.sweep(start + 1000)
+        assert film.exists()
+    mine.sweep(start + 1000)
+    assert not film.exists()
+
+
+def test_a_new_upload_under_the_same_name_waits_anew(uploads, tmp_path):
+    mine, start = uploads.Uploads(tmp_path), time.time()
+    film = put(tmp_path, "film")
+    with mine.use([str(film)]):
+        pass
+    mine.sweep(start + 1000)
+    film.parent.mkdir(exist_ok=True)
+    film.write_bytes(b"again")
+    mine.sweep(start + uploads.ANSWERED + 5)
+    assert film.exists()
+
+
+def test_the_folder_is_of_one_process_alone_and_goes_with_it(uploads, tmp_path):
+    told = (
+        "import os, uploads; folder = uploads.UPLOADS.folder; print(folder, oct(folder.stat().st_mode)[-3:], os.environ['GRADIO_TEMP_DIR'])"
+    )
+    environment = {**os.environ, "GRADIO_TEMP_DIR": str(tmp_path / "all"), "PYTHONPATH": str(Path(uploads.__file__).parent)}
+    done = subprocess.run([sys.executable, "-c", told], env=environment, capture_output=True, text=True, check=True)
+    folder, mode, gradios = done.stdout.split()
+    assert Path(folder).parent == tmp_path / "all"
+    assert (mode, gradios) == ("700", folder)
+    assert not list((tmp_path / "all").iterdir())
+
+
+def test_what_was_shown_is_forgotten_with_the_next_question(uploads, film):
+    """Gradio keeps the values of every session's components, and a film is one."""
+    import page as pages
+    from answer import Answer
+
+    class Stub:
+        task, labels, facts, example = "tb", ["Normal", "Tuberculosis"], {}, None
+        source = SimpleNamespace(model="org/tb", revision=None)
+
+        def __call__(self, source, name="", film=False):
+            prediction = {"file": name, "label": "Normal", "scores": {"Normal": 0.9, "Tuberculosis": 0.1}, "decision": None, "warnings": []}
+            return Answer(prediction, (8, 8), np.ones((2, 2), np.float32), np.ones((8, 8), np.uint8))
+
+    page = pages.build([Stub()], {})
+    _, address, _ = page.launch(**{**pages.LAUNCH, "mcp_server": False}, prevent_thread_lock=True, quiet=True)
+    try:
+        for _ in range(3):
+            with httpx.Client(base_url=address, timeout=60) as http:
+                (path,) = http.post("/gradio_api/upload", files={"files": ("film.png", film.read_bytes())}).json()
+                shown = next(number for number, fn in page.fns.items() if fn.name == "show")
+                file = {"path": path, "meta": {"_type": "gradio.FileData"}}
+                question = {"data": [file], "fn_index": shown, "session_hash": f"visitor{len(path)}{time.monotonic_ns()}"}
+                assert http.post("/gradio_api/queue/join", json=question).status_code == 200
+                answer = http.get("/gradio_api/queue/data", params={"session_hash": question["session_hash"]}).text
+                assert "data:image/png" in answer
+        kept = [state for state in page.state_holder.session_data.values() if "data:image/png" in str(state.config_values)]
+        assert len(kept) <= 1
+    finally:
+        page.close()
+
+
+@pytest.mark.slow
+def test_a_space_that_runs_keeps_nothing(space, space_uploads, films):
+    pytest.importorskip("mcp")
+    import mcp
+    from mcp.client.streamable_http import streamablehttp_client
+
+    address = f"data:image/png;base64,{base64.b64encode(films['png'].read_bytes()).decode()}"
+
+    async def talk():
+        async with streamablehttp_client(f"{space}/gradio_api/mcp/") as (read, write, _), mcp.ClientSession(read, write) as session:
+            await session.initialize()
+            return await session.call_tool("predict_tb", {"path": address})
+
+    assert not asyncio.run(talk()).isError
+    client = Client(space, verbose=False)
+    for kind in films:
+        client.predict(handle_file(films[kind]), api_name="/predict_tb")
+    answers = client.predict("Tuberculosis", [handle_file(films["png"]), handle_file(films["text"])], api_name="/predict_batch")
+    assert len(answers) == 2
+    assert list(space_uploads.glob("*/**/*")), "the folder that is watched is not the one in use"
+    end = time.monotonic() + 120
+    while time.monotonic() < end and list(space_uploads.glob("*/**/*")):
+        time.sleep(1)
+    assert not list(space_uploads.glob("*/**/*"))
+    assert "scores" in client.predict(handle_file(films["png"]), api_name="/predict_tb")
+    assert httpx.get(space).status_code == 200
