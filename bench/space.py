@@ -207,7 +207,7 @@ def soak(address: str, process: subprocess.Popen[bytes], uploads: Path, good: Pa
             thread.start()
         begun = time.monotonic()
         while time.monotonic() < end:
-            memory.append((time.monotonic() - begun, watched.memory_info().rss))
+            memory.append((time.monotonic() - begun, sum(one.memory_info().rss for one in (watched, *watched.children(recursive=True)))))
             time.sleep(5)
         for thread in threads:
             thread.join()
