@@ -213,8 +213,8 @@ def soak(address: str, process: subprocess.Popen[bytes], uploads: Path, good: Pa
             thread.join()
     early = next(size for when, size in memory if when >= min(120, seconds / 5))
     time.sleep(125)
-    left = list(uploads.glob("*/**/*"))  # what lies in the server's own folder
-    return {**counts, "rss_mb": round(memory[-1][1] / 1e6), "rss_against_minute_2": memory[-1][1] / early, "left": len(left)}
+    left = [str(path.relative_to(uploads)) for path in uploads.glob("*/**/*")]  # what lies in the server's own folder
+    return {**counts, "rss_mb": round(memory[-1][1] / 1e6), "rss_against_minute_2": memory[-1][1] / early, "left": left}
 
 
 def main() -> None:
@@ -231,7 +231,7 @@ def main() -> None:
     run, file = options.run.resolve(), options.file.resolve()
     results: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as place:
-        folder, uploads = Path(place, "space"), Path(place, "uploads")
+        folder, uploads, theirs = (Path(place, name) for name in ("space", "uploads", "uploads of others"))
         shutil.copytree(SPACE, folder, ignore=shutil.ignore_patterns("__pycache__"))
         (Path(place) / "peer.py").write_text(PEER)
         (Path(place) / "nothing.py").write_text(NOTHING)
@@ -251,11 +251,11 @@ def main() -> None:
             results["ratio"] = statistics.median([one / other for one, other in zip(rounds["http"], rounds["bare"], strict=True)])
             shown = ", ".join(f"{name} {found:.1f}" for name, found in results["one_request_ms"].items())
             print(f"one request, ms: {shown}: {results['ratio']:.2f}x", flush=True)
-            with serve([str(Path(place) / "nothing.py")], folder, uploads, {}) as (idle, _, _):
+            with serve([str(Path(place) / "nothing.py")], folder, theirs, {}) as (idle, _, _):
                 results["nothing_ms"] = dict(zip(("http", "gradio_client"), one_request(idle, file), strict=True))
             shown = ", ".join(f"{name} {found:.1f}" for name, found in results["nothing_ms"].items())
             print(f"one request to a server that does nothing, ms: {shown}", flush=True)
-            with serve([str(Path(place) / "peer.py"), str(run)], folder, uploads, {}) as (peer, _, _):
+            with serve([str(Path(place) / "peer.py"), str(run)], folder, theirs, {}) as (peer, _, _):
                 rates: dict[str, list[float]] = {"ours": [], "peer": []}
                 errors = 0
                 for _ in range(options.repeats):

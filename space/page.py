@@ -9,7 +9,7 @@ from uploads import UPLOADS
 # isort: split
 import gradio as gr
 from answer import Answer
-from batch import predict_files, to_csv
+from batch import MOST_FILES, predict_files, to_csv
 from facts import facts_html
 from results import results_html
 from view import CSS, DISCLAIMER, PASTE_JS, answer_html, film_html, heat_address, table_rows, trusted
@@ -145,7 +145,7 @@ def _all_tab(predictors: list[Served]) -> None:
 def _batch_tab(predictors: list[Served]) -> None:
     by_title: dict[str, Served] = {TITLES[predictor.task]: predictor for predictor in predictors}
     question = gr.Radio(list(by_title), value=next(iter(by_title)), label="Question")
-    uploads = gr.File(label="Radiographs, or ZIP archives of them", file_count="multiple", height=200)
+    uploads = gr.File(label=f"Radiographs, or ZIP archives of them: {MOST_FILES} films, 64 MB a file", file_count="multiple", height=200)
     start = gr.Button("Classify them", variant="primary")
     note = gr.HTML()
     table = gr.Dataframe(visible=False, interactive=False, label="Answers: a click on a heading sorts", wrap=True)
@@ -167,7 +167,7 @@ def _batch_tab(predictors: list[Served]) -> None:
 
         Args:
             title: the question: "Tuberculosis", "COVID-19, four classes" or "COVID-19 or pneumonia".
-            paths: radiographs, or ZIP archives of them; no more than 500.
+            paths: radiographs, or ZIP archives of them; no more than 500 films.
 
         Returns:
             For each file what /predict_… gives for it; one that cannot be read has an error and stops none of the others.
