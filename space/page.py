@@ -101,7 +101,9 @@ def _shown(predictor: Served, answer: Answer) -> tuple[Any, ...]:
 def _add_endpoint(predictor: Served, upload: gr.File) -> None:
     """/predict_<task>, for programs; its docstring is what an MCP client reads."""
 
-    def predict(path: str, heat_map: bool = False) -> dict[str, Any]:
+    def predict(path: str | None, heat_map: bool = False) -> dict[str, Any]:
+        if not path:
+            return {"file": "", "error": "no file was given"}
         with UPLOADS.use([path]):
             answer = predictor(path)
         extra = {"heat_map": heat_address(answer)} if heat_map and answer.heat is not None else {}
@@ -162,7 +164,7 @@ def _batch_tab(predictors: list[Served]) -> None:
         told = f'<p role="status">{len(found)} files, {failed} of them could not be read. {link}</p>'
         return told, gr.Dataframe(value=table_rows(found, predictor.labels), visible=True)
 
-    def predict_batch(title: str, paths: list[str]) -> list[dict[str, Any]]:
+    def predict_batch(title: str, paths: list[str] | None) -> list[dict[str, Any]]:
         """Classify many frontal chest radiographs. Research demonstration, not a medical device.
 
         Args:
@@ -172,8 +174,8 @@ def _batch_tab(predictors: list[Served]) -> None:
         Returns:
             For each file what /predict_… gives for it; one that cannot be read has an error and stops none of the others.
         """
-        with UPLOADS.use(paths):
-            return predict_files(by_title[title], paths)
+        with UPLOADS.use(paths or []):
+            return predict_files(by_title[title], paths or [])
 
     start.click(show, [question, uploads], [note, table], api_visibility="private")
     gr.Button(visible=False).click(predict_batch, [question, uploads], gr.JSON(visible=False), api_name="predict_batch")

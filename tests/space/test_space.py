@@ -39,6 +39,12 @@ def test_a_bad_file_is_an_answer_without_a_path(space, films):
     assert "/" not in answer["error"]
 
 
+def test_no_file_is_an_answer_too(space):
+    client = Client(space, verbose=False)
+    assert client.predict(None, api_name="/predict_tb") == {"file": "", "error": "no file was given"}
+    assert client.predict("Tuberculosis", None, api_name="/predict_batch") == []
+
+
 def test_only_the_predictors_that_load_are_public(space):
     public = Client(space, verbose=False).view_api(return_format="dict", print_info=False)["named_endpoints"]
     assert list(public) == ["/predict_tb", "/predict_covid", "/predict_batch"]

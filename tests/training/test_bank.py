@@ -1,6 +1,7 @@
 """The bank: the model of a training without one, and frozen layers computed once."""
 
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -65,7 +66,10 @@ def fitted(recipe, study, folder, bank_size):
     [{}, {"augment": "random", "rotate": 0.0, "translate": 0.0, "flip": True}, {"augment": "random", "views": 3}],
     ids=["none", "flip", "views"],
 )
-def test_a_bank_gives_the_model_of_a_training_without_one(recipe, settings, study, tmp_path):
+def test_a_bank_gives_the_model_of_a_training_without_one(recipe, settings, study, tmp_path, monkeypatch):
+    # Adam divides a gradient by its own size: one that is rounding alone, as of a unit that is never active, would move its weight
+    # by a whole step in either direction, whoever computed it.
+    monkeypatch.setattr(torch.optim, "Adam", partial(torch.optim.Adam, eps=1e-6))
     recipe = replace(recipe, **settings)
     without, slow, passes = fitted(recipe, study, tmp_path / "without", 0)
     within, quick, passes_once = fitted(recipe, study, tmp_path / "with", 10**9)
