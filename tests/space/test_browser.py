@@ -140,7 +140,7 @@ def test_all_questions_many_files_and_results(visit, run, covid_run, films, phan
         archive.write(films["png"], "=film.png")
         archive.writestr("text.png", "not a film")
     put(page, tmp_path / "films.zip")
-    page.get_by_text("films.zip").first.wait_for()
+    page.get_by_role("cell", name="films.zip").wait_for(timeout=WAIT)  # uploaded: its row, not the progress that shows its name, too
     page.get_by_role("button", name="Classify them").click()
     page.get_by_text("2 files, 1 of them could not be read").wait_for(timeout=WAIT)
     with page.expect_download() as download:
