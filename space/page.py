@@ -12,7 +12,7 @@ from answer import Answer
 from batch import MOST_FILES, predict_files, to_csv
 from facts import facts_html
 from results import results_html
-from view import CSS, DISCLAIMER, PASTE_JS, answer_html, film_html, heat_address, table_rows, trusted
+from view import CSS, DISCLAIMER, PASTE, answer_html, film_html, heat_address, table_rows, trusted
 from worker import TOGETHER, Served
 
 TITLES = {"tb": "Tuberculosis", "covid": "COVID-19, four classes", "three-class": "COVID-19 or pneumonia"}
@@ -33,7 +33,7 @@ LAUNCH: dict[str, Any] = {
     "state_session_capacity": 1,  # gradio keeps what a session was last shown, its film too: of one visitor, until the next one asks
     "theme": THEME,
     "css": CSS,
-    "js": PASTE_JS,
+    "head": PASTE,
     "footer_links": ["api"],
     "mcp_server": find_spec("mcp") is not None,
 }

@@ -30,9 +30,11 @@ LEVELS = np.linspace(0, 1, 256)
 COLOURS = [np.interp(LEVELS, np.linspace(0, 1, len(STOPS)), STOPS[:, channel]) for channel in range(3)]
 PALETTE = np.stack([*COLOURS, 255 * ((LEVELS - 0.15) / 0.85).clip(0, 1)], axis=1).astype(np.uint8).tobytes()  # RGBA of 256 levels
 
-# A pasted picture goes to the upload of the tab that is open, in place of what lies there.
-PASTE_JS = """
-() => document.addEventListener("paste", async (event) => {
+# A pasted picture goes to the upload of the tab that is open, in place of what lies there. For the head of the page: gradio runs
+# a page's own `js` some time after the page is shown, and what is pasted before that would be lost.
+PASTE = """
+<script>
+document.addEventListener("paste", async (event) => {
   const files = [...(event.clipboardData?.files ?? [])];
   const panel = [...document.querySelectorAll("[role=tabpanel]")].find((one) => one.offsetParent !== null);
   if (!files.length || !panel) return;
@@ -49,7 +51,8 @@ PASTE_JS = """
     panel.querySelector("button[aria-label='Clear'], button[aria-label^='Remove']")?.click();
     await new Promise((resolve) => setTimeout(resolve, 50));
   }
-})
+});
+</script>
 """
 CSS = """
 .cxr-note {border-left: 4px solid var(--color-accent); border-radius: 4px; padding: .5rem .9rem}
