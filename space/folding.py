@@ -30,20 +30,32 @@ def fold_batch_norm(model: Any, pixel_values: Tensor) -> Any:
             reader.inplace = True
     for layer in folded.modules():
         if getattr(getattr(layer, "config", None), "tf_padding", False) and getattr(layer, "convolution", None):
-            _pad_within(layer)
+            _pad_within(layer, even=all(side % 32 == 0 for side in pixel_values.shape[2:]))
     with torch.inference_mode():
         found = folded(pixel_values)
     same = all(torch.allclose(found[key], expected[key], rtol=1e-3, atol=1e-4) for key in ("logits", "feature_map"))
     return folded if same else model
 
 
-def _pad_within(layer: Any) -> None:
-    """transformers' MobileNets copy each map to pad it as TensorFlow does; with a stride of 1 that is a convolution's padding."""
+def _pad_within(layer: Any, even: bool) -> None:
+    """transformers' MobileNets copy each map to pad it as TensorFlow does; a convolution's own padding does the same.
+
+    With a stride of 2 it adds zeros to the far sides of an even map only: so does a border all around, under a kernel that begins with
+    zeros. `even`: all maps but the last are.
+    """
     convolution = layer.convolution
-    if convolution.stride == (1, 1) and convolution.padding == (0, 0):
-        layer.config = copy(layer.config)
-        layer.config.tf_padding = False
+    if convolution.padding != (0, 0):
+        return
+    if convolution.stride == (1, 1):
         convolution.padding = tuple(d * (k - 1) // 2 for d, k in zip(convolution.dilation, convolution.kernel_size, strict=True))
+    elif even and convolution.stride == (2, 2) and convolution.kernel_size == (3, 3) and convolution.groups > 1:
+        wider = nn.functional.pad(convolution.weight.detach(), (1, 0, 1, 0))
+        convolution.weight = nn.Parameter(wider.contiguous(memory_format=torch.channels_last))
+        convolution.kernel_size, convolution.padding = (4, 4), (1, 1)
+    else:
+        return
+    layer.config = copy(layer.config)
+    layer.config.tf_padding = False
 
 
 def _watched(model: Any, pixel_values: Tensor) -> tuple[Any, list[tuple[Any, Any]]]:

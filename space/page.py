@@ -115,7 +115,7 @@ def _add_endpoint(predictor: Served, upload: gr.File) -> None:
 
     Args:
         path: the radiograph: PNG, JPEG, TIFF (8 or 16 bit) or DICOM.
-        heat_map: also give where the picture spoke for the label, as a PNG data address.
+        heat_map: also give where the picture spoke for the label: a PNG data address, to be stretched over the film.
 
     Returns:
         file, label, scores (0 to 1 for each label), decision (name, label, threshold, positive), familiarity (0 to 1; below .5

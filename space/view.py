@@ -26,6 +26,7 @@ WARNINGS = {
 UNTRUSTED = {"unfamiliar", "blank", "not-chest"}  # such a picture gets no answer
 # Dark violet, red, orange, pale yellow: brighter means more, in colour and in print; cold places stay clear.
 STOPS = np.array([[40, 10, 84], [150, 38, 103], [229, 92, 48], [251, 180, 26], [252, 255, 164]])
+HEAT_SIDE = 256  # pixels: many more than the grid that is shown has
 LEVELS = np.linspace(0, 1, 256)
 COLOURS = [np.interp(LEVELS, np.linspace(0, 1, len(STOPS)), STOPS[:, channel]) for channel in range(3)]
 PALETTE = np.stack([*COLOURS, 255 * ((LEVELS - 0.15) / 0.85).clip(0, 1)], axis=1).astype(np.uint8).tobytes()  # RGBA of 256 levels
@@ -130,8 +131,10 @@ def _short(value: float) -> str:
 
 
 def _heat_image(heat: np.ndarray, size: tuple[int, int]) -> Image.Image:
-    """Heat [h, w] in 0..1 as a picture with a palette, of this width and height."""
-    smooth = Image.fromarray(heat.astype(np.float32)).resize(size, Image.Resampling.BICUBIC)
+    """Heat [h, w] in 0..1 as a picture with a palette, in the shape of a film of this width and height, no side over HEAT_SIDE."""
+    scale = min(1.0, HEAT_SIDE / max(size))
+    width, height = (max(1, round(scale * side)) for side in size)
+    smooth = Image.fromarray(heat.astype(np.float32)).resize((width, height), Image.Resampling.BICUBIC)
     image = Image.fromarray((255 * np.asarray(smooth)).clip(0, 255).astype(np.uint8))
     image.putpalette(PALETTE, "RGBA")
     return image
@@ -148,7 +151,7 @@ def _address(image: Image.Image) -> str:
 
 
 def heat_address(answer: Answer) -> str:
-    """The heat map over the film's whole area, as a data address."""
+    """The heat map of the film's whole area, as a data address."""
     assert answer.heat is not None
     assert answer.size is not None
     return _address(_heat_image(answer.heat, answer.size))

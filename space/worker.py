@@ -1,8 +1,10 @@
 """The models in a process of their own: they load while the page does, and what crashes a decoder does not take the page along."""
 
+import ctypes
 import gc
 import itertools
 import os
+import platform
 import signal
 import sys
 import threading
@@ -133,6 +135,7 @@ def _work(connection: Connection, sources: list[ModelSource]) -> None:
     """The other process: load, then answer until the page's process is gone."""
     gc.disable()  # nothing that is imported or loaded is garbage
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    _keep_freed_memory()
     import torch
     from predictor import LOADED
 
@@ -158,3 +161,11 @@ def _work(connection: Connection, sources: list[ModelSource]) -> None:
                 pool.submit(answer, *connection.recv())
             except EOFError:
                 return
+
+
+def _keep_freed_memory() -> None:
+    """Let glibc keep up to half a GiB that was freed: a pass in a thread would give its memory back, and ask for it anew page by page."""
+    if platform.libc_ver()[0] == "glibc":
+        libc = ctypes.CDLL(None)
+        for option, value in ((-8, 1), (-3, 1 << 28), (-1, 1 << 29)):  # malloc.h: M_ARENA_MAX, M_MMAP_THRESHOLD, M_TRIM_THRESHOLD
+            libc.mallopt(option, value)

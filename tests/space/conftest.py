@@ -26,6 +26,12 @@ def space_folder(tmp_path_factory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def run(marked_run) -> Path:
+    """One that has learned something: an untrained network's familiarity is that of rounding."""
+    return marked_run
+
+
 @contextmanager
 def serve(folder: Path, settings: dict[str, str], uploads: Path) -> Iterator[str]:
     """The address of the app in `folder`, which sees nothing of this repository."""

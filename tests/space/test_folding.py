@@ -56,6 +56,30 @@ def test_the_networks_that_are_served_lose_their_normalisation(fold, run):
     assert [module for module in model.backbone.modules() if isinstance(module, nn.BatchNorm2d)]
 
 
+@pytest.mark.parametrize("side", [64, 96, 75])
+def test_tensorflows_padding_stays(fold, side):
+    from transformers import MobileNetV2Config, MobileNetV2Model
+
+    torch.manual_seed(0)
+
+    class Padded(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.backbone = MobileNetV2Model(MobileNetV2Config(tf_padding=True, depth_multiplier=0.35))
+
+        def forward(self, values):
+            features = self.backbone(values).last_hidden_state
+            return {"logits": features.mean(dim=(2, 3)), "feature_map": features}
+
+    model = Padded().eval()
+    values = torch.rand(2, 3, side, side)
+    folded = fold(model, values[:1])
+    assert not [module for module in folded.modules() if isinstance(module, nn.BatchNorm2d)]  # folded at every size
+    kernels = [module.kernel_size for module in folded.modules() if isinstance(module, nn.Conv2d)]
+    assert ((4, 4) in kernels) is (side % 32 == 0)
+    torch.testing.assert_close(folded(values)["logits"], model(values)["logits"], rtol=1e-4, atol=1e-5)
+
+
 def test_a_model_without_normalisation_is_as_before(fold):
     layer = nn.Conv2d(3, 4, 3)
 
