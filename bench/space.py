@@ -5,8 +5,9 @@ pipeline loads too (its `native` folder), FILE a radiograph. Each server has a p
 Requests go over HTTP as README's curl lines send them: upload, question, answer; each client has one connection and one session.
 
 1. Start to first answer.
-2. One request, scores and heat map, beside decode + forward + heat map in a loop of a script. Then what of it is Gradio's: the
-   same request to a server that does nothing, and both by gradio_client, which opens three connections a request.
+2. One request, scores and heat map, beside decode + forward in a loop of a script; the two take turns, four requests each. Then
+   what of it is Gradio's: the same request to a server that does nothing, and both by gradio_client, which opens three
+   connections a request.
 3. Many clients at once: requests a second, ours and gr.Interface.from_pipeline with the same network.
 4. With --soak SECONDS: sixteen clients send good and hostile files; failed good requests, memory, what is left on disk.
 """
@@ -57,21 +58,19 @@ import gradio as gr
 gr.Interface(lambda path, wanted: {}, [gr.File(), gr.Checkbox()], gr.JSON(), api_name="predict_tb").launch()
 """
 BARE = """
-import statistics, sys, time
+import sys, time
 import torch
 from transformers import AutoImageProcessor, AutoModelForImageClassification
 known = {"trust_remote_code": True}
 model = AutoModelForImageClassification.from_pretrained(sys.argv[1], **known).eval()
 processor = AutoImageProcessor.from_pretrained(sys.argv[1], **known)
-times = []
-for _ in range(int(sys.argv[3])):
+for _ in sys.stdin:
     start = time.perf_counter()
     values = processor(sys.argv[2], return_tensors="pt")["pixel_values"]
     with torch.inference_mode():
         output = model(values)
         model.decide(output)
-    times.append(time.perf_counter() - start)
-print(statistics.median(times))
+    print(1000 * (time.perf_counter() - start), flush=True)
 """
 
 
@@ -132,12 +131,29 @@ def median_ms(work: Callable[[], Any], times: int = 20) -> float:
     return statistics.median(found)
 
 
-def one_request(address: str, file: Path) -> tuple[float, float]:
-    """Milliseconds of a request with heat map: over HTTP, and by gradio_client."""
-    with connect(address) as http:
-        plain = median_ms(lambda: ask(http, file, True))
+def take_turns(address: str, run: Path, file: Path, rounds: int) -> list[tuple[float, float]]:
+    """Milliseconds of a request with heat map over HTTP, and of the same in a bare script: medians of the rounds."""
+    words = [sys.executable, "-c", BARE, str(run), str(file)]
+    with (
+        connect(address) as http,
+        subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as script,
+    ):
+        assert script.stdin is not None
+        assert script.stdout is not None
+        found = []
+        for _ in range(rounds + 1):  # the first warms up
+            ours = median_ms(lambda: ask(http, file, True), 4)
+            script.stdin.write(b"\n" * 5)
+            script.stdin.flush()
+            found.append((ours, statistics.median([float(script.stdout.readline()) for _ in range(5)][1:])))
+        script.stdin.close()
+    return found[1:]
+
+
+def by_client(address: str, file: Path) -> float:
+    """Milliseconds of a request with heat map by gradio_client."""
     client = Client(address, verbose=False)
-    return plain, median_ms(lambda: client.predict(handle_file(file), True, api_name="/predict_tb"))
+    return median_ms(lambda: client.predict(handle_file(file), True, api_name="/predict_tb"))
 
 
 def throughput(address: str, question: tuple[Any, ...], file: Path, clients: int, each: int) -> tuple[float, list[Exception]]:
@@ -241,20 +257,18 @@ def main() -> None:
                 ask(http, file, False)
             results["first_answer_s"] = time.perf_counter() - begun
             print(f"start to first answer: {results['first_answer_s']:.1f} s", flush=True)
-            rounds: dict[str, list[float]] = {"http": [], "gradio_client": [], "bare": []}
-            words = [sys.executable, "-c", BARE, str(run), str(file), "20"]
-            for _ in range(options.repeats):
-                for name, found in zip(("http", "gradio_client"), one_request(ours, file), strict=True):
-                    rounds[name].append(found)
-                rounds["bare"].append(1000 * float(subprocess.check_output(words, stderr=subprocess.DEVNULL)))
-            results["one_request_ms"] = {name: statistics.median(found) for name, found in rounds.items()}
-            results["ratio"] = statistics.median([one / other for one, other in zip(rounds["http"], rounds["bare"], strict=True)])
-            shown = ", ".join(f"{name} {found:.1f}" for name, found in results["one_request_ms"].items())
-            print(f"one request, ms: {shown}: {results['ratio']:.2f}x", flush=True)
-            with serve([str(Path(place) / "nothing.py")], folder, theirs, {}) as (idle, _, _):
-                results["nothing_ms"] = dict(zip(("http", "gradio_client"), one_request(idle, file), strict=True))
-            shown = ", ".join(f"{name} {found:.1f}" for name, found in results["nothing_ms"].items())
-            print(f"one request to a server that does nothing, ms: {shown}", flush=True)
+            rounds = take_turns(ours, run, file, 10 * options.repeats)
+            results["rounds_ms"] = rounds
+            results["ratio"] = statistics.median([one / other for one, other in rounds])
+            results["more_ms"] = statistics.median([one - other for one, other in rounds])
+            request, bare = (statistics.median(found) for found in zip(*rounds, strict=True))
+            told = f"one request {request:.1f} ms, bare {bare:.1f} ms: {results['ratio']:.2f}x, {results['more_ms']:.1f} ms more"
+            print(f"{told} (medians of {len(rounds)} rounds)", flush=True)
+            with serve([str(Path(place) / "nothing.py")], folder, theirs, {}) as (idle, _, _), connect(idle) as http:
+                results["nothing_ms"] = median_ms(lambda: ask(http, file, True))
+                results["by_client_ms"] = {"ours": by_client(ours, file), "nothing": by_client(idle, file)}
+            shown = "ours {ours:.1f} ms, a server that does nothing {nothing:.1f} ms".format_map(results["by_client_ms"])
+            print(f"a server that does nothing: {results['nothing_ms']:.1f} ms; by gradio_client: {shown}", flush=True)
             with serve([str(Path(place) / "peer.py"), str(run)], folder, theirs, {}) as (peer, _, _):
                 rates: dict[str, list[float]] = {"ours": [], "peer": []}
                 errors = 0
