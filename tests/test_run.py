@@ -133,4 +133,4 @@ def test_a_full_disk_is_an_error_that_says_so():
     """/dev/full refuses every write, as a full disk does."""
     run = Run("/dev/full/run")
     with pytest.raises(WorkError, match="cannot be written"):
-        run.write_text("recipe.json", "{}")
+        run.write_json("recipe.json", {})

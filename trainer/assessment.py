@@ -23,6 +23,7 @@ from trainer.evaluation.familiarity import fit_familiarity, usual_chest
 from trainer.evaluation.points import PREVALENCES, SCREENING, choose_points, looked_for
 from trainer.evaluation.report import Scored, assess
 from trainer.export import native_copy
+from trainer.files import write_bytes
 from trainer.run import Run
 from trainer.tasks import Task, plain
 from trainer.training.checkpoint import Checkpoints, Progress
@@ -187,7 +188,7 @@ def _example(run: Run, model: CxrForImageClassification, processor: CxrImageProc
     pixels = draw_phantom(drawn, np.random.default_rng(0)).pixels
     stream = io.BytesIO()
     Image.fromarray(pixels).save(stream, "PNG")
-    run.write_bytes("figures/example.png", stream.getvalue())
+    write_bytes(run.path / "figures" / "example.png", stream.getvalue())
     return {"drawn": drawn, "scores": ask(model, processor, pixels)["scores"]}
 
 

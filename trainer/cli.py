@@ -282,7 +282,8 @@ def run_evaluate(options: argparse.Namespace) -> int:
     """cxr evaluate"""
     from trainer.assessment import evaluate
     from trainer.evaluation.points import PREVALENCES
-    from trainer.run import Run, find_run
+    from trainer.files import write_json
+    from trainer.run import find_run
     from trainer.show import show_metrics
 
     prevalences = tuple(options.prevalence or PREVALENCES)
@@ -290,8 +291,7 @@ def run_evaluate(options: argparse.Namespace) -> int:
         raise UsageError("--prevalence: a share between 0 and 1, e.g. .02")
     result = evaluate(find_run(options.model), options.data, options.split, prevalences)
     if options.output:
-        target = Path(options.output)
-        Run(target.parent).write_json(target.name, result)
+        write_json(Path(options.output), result)
     print(json.dumps(result, indent=2) if options.json else show_metrics(result))
     if result["skipped"]:
         print(f"note: {result['skipped']} files could not be read and are left out", file=sys.stderr)
@@ -302,7 +302,8 @@ def run_evaluate(options: argparse.Namespace) -> int:
 def run_audit(options: argparse.Namespace) -> int:
     """cxr audit"""
     from trainer.audit import audit
-    from trainer.run import Run, find_run
+    from trainer.files import write_json
+    from trainer.run import find_run
     from trainer.show import show_audit
 
     if options.images < 1:
@@ -313,8 +314,7 @@ def run_audit(options: argparse.Namespace) -> int:
         raise UsageError(f"{run.path}: not a finished run; give --output FILE")
     report = audit(run, options.data, options.split, options.images, keep)
     if options.output:
-        target = Path(options.output)
-        Run(target.parent).write_json(target.name, report)
+        write_json(Path(options.output), report)
     print(json.dumps(report, indent=2) if options.json else show_audit(report))
     if keep:
         print(f"written to {run.path}: metrics.json, its card, figures/audit.png", file=sys.stderr)
@@ -406,8 +406,8 @@ def run_recipes(options: argparse.Namespace) -> int:
 
 def run_get(options: argparse.Namespace) -> int:
     """cxr data get"""
-    from trainer.data.fetch import get_set
-    from trainer.data.sources import MERGED, PUBLIC_SETS
+    from trainer.data.public.layout import get_set
+    from trainer.data.public.sets import MERGED, PUBLIC_SETS
 
     if not options.source:
         for found in PUBLIC_SETS.values():

@@ -13,6 +13,7 @@ from transformers import AutoModelForImageClassification, PreTrainedModel, ViTIm
 from hub_cards.card import write_card
 from trainer.cxr_model import CxrForImageClassification, CxrImageProcessor
 from trainer.errors import UsageError, WorkError
+from trainer.files import write_bytes
 from trainer.run import Run
 
 NATIVE = ("mobilenet_v2", "resnet")  # transformers' own classes, whose classifier is pooling and one linear layer
@@ -80,7 +81,7 @@ def export_onnx(run: Run) -> float:
                 apart = max(apart, float(np.abs(found - model(part).logits.numpy()).max()))
         if apart > CLOSE:
             raise WorkError(f"{run.path}: the ONNX model differs from PyTorch by {apart:.1e} in a logit; it is not written")
-        run.write_bytes("onnx/model.onnx", file.read_bytes())
+        write_bytes(run.path / "onnx" / "model.onnx", file.read_bytes())
     if run.finished:
         write_card(run.path)
     return apart

@@ -17,14 +17,14 @@ from PIL import Image
 from hub_cards.dataset import publish_dataset
 from trainer.data import check
 from trainer.data.copies import find_copies
-from trainer.data.fetch import read_sources
 from trainer.data.hub import write_parquet
 from trainer.data.manifest import COLUMNS, read_manifest
+from trainer.data.public.layout import read_terms
 from trainer.data.split import fill_groups, hold_out, source_split, split_around
 from trainer.errors import UsageError
 from trainer.evaluation.shortcuts import tell_apart
+from trainer.files import write_json, write_table, write_text
 from trainer.publishing import hub_errors
-from trainer.run import Run
 
 PICTURED = 40  # most pairs that the report shows of a kind
 
@@ -44,9 +44,8 @@ def check_data(data: str, output: str | None) -> dict[str, Any]:
     report = {"schema": 1, **check.find_faults(rows, looks, manifest.others), "shortcuts": _shortcuts(rows, looks)}
     report["leaks"] = check.leaks(report)
     if output:
-        folder = Run(output)
-        folder.write_json("report.json", report)
-        folder.write_text("report.html", _render(report, dict(zip(rows["file"], looks, strict=True)), data))
+        write_json(Path(output) / "report.json", report)
+        write_text(Path(output) / "report.html", _render(report, dict(zip(rows["file"], looks, strict=True)), data))
     return report
 
 
@@ -105,7 +104,7 @@ def push_data(data: str, repo_id: str, licence: str, private: bool, tell: Callab
         raise UsageError("--licence: say under which licence the pictures may be published; without one they are not")
     rows = read_manifest(data).rows
     fill_groups(rows)
-    sources = read_sources(rows["file"])
+    sources = read_terms(rows["file"])
     with tempfile.TemporaryDirectory(prefix="cxr-push-") as folder:
         splits, classes, errors = write_parquet(rows, Path(folder), secrets.token_bytes(16))
         if errors:
@@ -123,7 +122,7 @@ def _patients(rows: pd.DataFrame) -> bool:
 def _write_manifest(rows: pd.DataFrame, target: Path) -> None:
     root = target.absolute().parent
     files = [os.path.relpath(file, root) if Path(file).is_relative_to(root) else file for file in rows["file"]]
-    Run(root).write_table(target.name, rows[list(COLUMNS)].assign(file=files))
+    write_table(target, rows[list(COLUMNS)].assign(file=files))
 
 
 def _shortcuts(rows: pd.DataFrame, looks: list[check.Look]) -> dict[str, Any]:

@@ -1,21 +1,16 @@
-"""The run: the folder a training leaves, which is a complete Hub model repository. Only this module reads and writes one.
+"""The run: the folder a training leaves, which is a complete Hub model repository."""
 
-Every file is written beside its place and moved there, so that a kill leaves the old file or the new one, never half.
-"""
-
-import json
 import os
 import secrets
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from trainer.errors import UsageError, WorkError
+from trainer.errors import UsageError
+from trainer.files import atomic_write, read_json, write_bytes, write_json, write_table, writing_errors
 
 
 class Run:
@@ -42,38 +37,24 @@ class Run:
         return (self.path / name).exists()
 
     def read_json(self, name: str) -> Any:
-        """The content of one of the run's JSON files.
+        """The content of one of the run's JSON files; see `files.read_json`."""
+        return read_json(self.path / name)
 
-        Raises:
-            WorkError: it is not JSON.
-        """
-        try:
-            return json.loads((self.path / name).read_text(encoding="utf-8"))
-        except json.JSONDecodeError as error:
-            raise WorkError(f"{self.path / name} is damaged ({error})") from error
+    def read_table(self, name: str) -> pd.DataFrame:
+        """One of the run's CSV files; text stays text."""
+        return pd.read_csv(self.path / name, dtype={"sha256": str, "label": str, "prediction": str, "decision": str})
 
     def write_json(self, name: str, content: Any) -> None:
-        """Write a JSON file; an undefined figure is null, never NaN."""
-        self.write_text(name, json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
-
-    def write_text(self, name: str, text: str) -> None:
-        """Write a text file."""
-        with self._placed(name) as file:
-            file.write_text(text, encoding="utf-8")
-
-    def write_bytes(self, name: str, content: bytes) -> None:
-        """Write a binary file."""
-        with self._placed(name) as file:
-            file.write_bytes(content)
+        """Write a JSON file into the run."""
+        write_json(self.path / name, content)
 
     def write_table(self, name: str, table: pd.DataFrame) -> None:
-        """Write a CSV."""
-        with self._placed(name) as file:
-            table.to_csv(file, index=False)
+        """Write a CSV into the run."""
+        write_table(self.path / name, table)
 
     def write_figure(self, name: str, figure: Any) -> None:
         """Write figures/NAME.png; no date or software in it."""
-        with self._placed(f"figures/{name}.png") as file:
+        with atomic_write(self.path / "figures" / f"{name}.png") as file:
             figure.savefig(file, dpi=120, format="png", metadata={"Software": None})
 
     def write_manifest(self, rows: pd.DataFrame) -> None:
@@ -85,7 +66,7 @@ class Run:
     def write_model(self, model: Any, processor: Any) -> None:
         """Write the weights, both configurations, and the code that travels with them."""
         code = Path(__file__).parent / "cxr_model" / "pipeline_cxr.py"
-        self.write_bytes(code.name, code.read_bytes())  # auto_map does not name it, so transformers leaves it out
+        write_bytes(self.path / code.name, code.read_bytes())  # auto_map does not name it, so transformers leaves it out
         self._save(".", model, processor)
 
     def write_native(self, model: Any, processor: Any) -> None:
@@ -93,7 +74,7 @@ class Run:
         self._save("native", model, processor)
 
     def _save(self, folder: str, *parts: Any) -> None:
-        with self._free_space(), tempfile.TemporaryDirectory(dir=self.path, prefix=".model-") as temporary:
+        with writing_errors(self.path), tempfile.TemporaryDirectory(dir=self.path, prefix=".model-") as temporary:
             for part in parts:
                 part.save_pretrained(temporary)
             (self.path / folder).mkdir(exist_ok=True)
@@ -115,27 +96,6 @@ class Run:
             return model, CxrImageProcessor.from_pretrained(self.path)
         except (OSError, ValueError, SafetensorError) as error:
             raise UsageError(f"{self.path}: no model can be loaded from here ({error})") from error
-
-    @contextmanager
-    def _placed(self, name: str) -> Iterator[Path]:
-        target = self.path / name
-        with self._free_space():
-            target.parent.mkdir(parents=True, exist_ok=True)
-            handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}-")
-            os.close(handle)
-            try:
-                yield Path(temporary)
-                os.chmod(temporary, 0o644)
-                os.replace(temporary, target)
-            finally:
-                Path(temporary).unlink(missing_ok=True)
-
-    @contextmanager
-    def _free_space(self) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            raise WorkError(f"{self.path} cannot be written ({error}); what was finished is kept, go on with --resume") from error
 
 
 def find_run(reference: str, into: str | None = None) -> Run:

@@ -17,9 +17,9 @@ from hub_cards.card import write_card
 from trainer.assessment import Study, ask, finish, label_indices
 from trainer.cxr_model import CxrImageProcessor, RadiographError
 from trainer.data.copies import copies_among
-from trainer.data.fetch import read_sources
 from trainer.data.manifest import Manifest, read_manifest
 from trainer.data.pixels import data_fingerprint, decode
+from trainer.data.public.layout import read_terms
 from trainer.data.split import fill_groups, fill_splits, find_leaks
 from trainer.environment import describe
 from trainer.errors import UsageError
@@ -81,7 +81,7 @@ def train(recipe: Recipe, options: TrainOptions) -> Run:
             "seed": recipe.seed,
             "data_fingerprint": data_fingerprint(study.rows),
             "dataset": None if Path(options.data).expanduser().exists() else options.data.partition("@")[0],
-            "data_sources": read_sources(study.rows["file"]),
+            "data_sources": read_terms(study.rows["file"]),
         }
         _open_run(run, resolved, environment, study, skipped)
     accelerator.wait_for_everyone()

@@ -18,9 +18,9 @@ from PIL import Image
 
 from tests.conftest import QUICK
 from trainer.cli import main
-from trainer.data import fetch
 from trainer.data.manifest import read_manifest
-from trainer.data.sources import PUBLIC_SETS
+from trainer.data.public.download import download
+from trainer.data.public.sets import PUBLIC_SETS
 from trainer.errors import WorkError
 
 SETS = {
@@ -193,7 +193,7 @@ def test_wrong_use_says_what_to_do(tmp_path, capsys):
     assert "NAME=FILE" in capsys.readouterr().err
     other = archive(tmp_path, ["holiday/beach.png"])
     assert main(["data", "get", "shenzhen", *out, "--from", str(other)]) == 2
-    assert "holds no picture of shenzhen" in capsys.readouterr().err
+    assert "holds no image of shenzhen" in capsys.readouterr().err
     assert main(["data", "get"]) == 0
     assert "montgomery" in capsys.readouterr().out
 
@@ -238,14 +238,14 @@ def server():
 
 def test_a_broken_transfer_goes_on_where_it_stopped(server, tmp_path):
     address, content, asked = server
-    file = fetch.download(f"{address}/set.zip", tmp_path, wait=0.0)
+    file = download(f"{address}/set.zip", tmp_path, wait=0.0)
     assert file.read_bytes() == content
     assert asked == [None, "bytes=150000-", "bytes=225000-"]
-    fetch.download(f"{address}/set.zip", tmp_path, wait=0.0)
+    download(f"{address}/set.zip", tmp_path, wait=0.0)
     assert len(asked) == 3  # it is there
-    assert fetch.download(f"{address}/published.zip", tmp_path).read_bytes() == content
+    assert download(f"{address}/published.zip", tmp_path).read_bytes() == content
     with pytest.raises(WorkError, match="damaged"):
-        fetch.download(f"{address}/published-wrong.zip", tmp_path)
+        download(f"{address}/published-wrong.zip", tmp_path)
     assert {path.name for path in tmp_path.iterdir()} == {"set.zip", "published.zip"}
     with pytest.raises(WorkError, match=r"404.*--from FILE"):
-        fetch.download(f"{address}/missing.zip", tmp_path, wait=0.0)
+        download(f"{address}/missing.zip", tmp_path, wait=0.0)
