@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from common import describe_machine, draw_splits, write_report
+from harness import describe_machine, draw_splits, write_report
 
 MODELS = {"resnet-50": "microsoft/resnet-50", "mobilenet-v2": "google/mobilenet_v2_1.0_224"}
 

@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from common import ROOT, describe_machine, interleave, median, run_child, write_report
+from harness import ROOT, describe_machine, interleave, median, run_child, write_report
 
 SIDE = 224
 

@@ -1,7 +1,7 @@
 """Which familiarity tells radiographs from other pictures: four methods on two kinds of features of one trained model.
 
 `python bench/familiarity.py RUN --data MANIFEST [--each 130] [--json FILE]`. Fitted on train, threshold at 1 % false alarms
-on validation; asked about real test and external radiographs and about pictures of nine other kinds (bench/others.py,
+on validation; asked about real test and external radiographs and about pictures of nine other kinds (bench/non_radiographs.py,
 which needs scikit-image). Features are the last feature map's means over the picture, or its texture: how much each varies
 over the picture, as a vector of length 1. `kept` is what the model itself answers.
 """
@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from common import describe_machine, write_report
-from others import KINDS, make
+from harness import describe_machine, write_report
+from non_radiographs import KINDS, make
 from scipy.special import logsumexp
 from sklearn.neighbors import NearestNeighbors
 

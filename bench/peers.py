@@ -147,68 +147,6 @@ def trainer(job: Job, bf16: bool = False) -> dict[str, float | None]:
     return job.figures(time.perf_counter() - start, last["eval_loss"], last["eval_accuracy"])
 
 
-def fastai(job: Job) -> dict[str, float | None]:
-    """fastai's Learner on the same network; its image loaders, normalisation and optimiser."""
-    from fastai.vision.all import Adam, Callback, CrossEntropyLossFlat, ImageDataLoaders, Learner, Normalize, Resize, accuracy
-    from torch import nn
-    from transformers import AutoConfig, AutoModelForImageClassification
-
-    class Clock(Callback):
-        def before_batch(self) -> None:
-            if self.training:
-                job.tick()
-
-    start = time.perf_counter()
-    if job.pretrained:
-        found = AutoModelForImageClassification.from_pretrained(job.backbone, num_labels=2, ignore_mismatched_sizes=True)
-    else:
-        found = AutoModelForImageClassification.from_config(AutoConfig.from_pretrained(job.backbone, num_labels=2))
-    if hasattr(found, "dropout"):
-        found.dropout.p = 0.0
-    if job.mode == "frozen":
-        found.base_model.requires_grad_(False)
-
-    class Logits(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.network = found
-
-        def forward(self, values: Any) -> Any:
-            return self.network(values).logits
-
-    normalise = Normalize.from_stats([0.5] * 3, [0.5] * 3)
-    loaders = ImageDataLoaders.from_folder(
-        job.data, train="train", valid="validation", bs=job.batch_size, item_tfms=Resize(224, method="squish"), batch_tfms=normalise
-    )
-    learner = Learner(loaders, Logits(), loss_func=CrossEntropyLossFlat(), opt_func=Adam, metrics=accuracy, cbs=Clock())
-    with learner.no_bar(), learner.no_logging():
-        learner.fit(job.epochs, job.learning_rate, wd=0)
-    _, loss, right = learner.recorder.values[-1]
-    return job.figures(time.perf_counter() - start, float(loss), float(right))
-
-
-def keras(job: Job) -> dict[str, float | None]:
-    """Keras on TensorFlow, as the two reproduced projects trained; random weights, for Keras' own lie behind a download."""
-    import keras
-
-    class Clock(keras.callbacks.Callback):
-        def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:  # Keras names them
-            job.tick()
-
-    name = "ResNet50" if "resnet" in Path(job.backbone).name.lower() else "MobileNetV2"
-    start = time.perf_counter()
-    train, validation = (
-        keras.utils.image_dataset_from_directory(f"{job.data}/{split}", image_size=(224, 224), batch_size=job.batch_size, verbose=False)
-        for split in ("train", "validation")
-    )
-    network = getattr(keras.applications, name)(include_top=False, weights=None, pooling="avg", input_shape=(224, 224, 3))
-    network.trainable = job.mode == "full"
-    model = keras.Sequential([keras.layers.Rescaling(1 / 127.5, offset=-1), network, keras.layers.Dense(1, activation="sigmoid")])
-    model.compile(keras.optimizers.Adam(job.learning_rate), loss="binary_crossentropy", metrics=["accuracy"])
-    history = model.fit(train, validation_data=validation, epochs=job.epochs, verbose=0, callbacks=[Clock()]).history
-    return job.figures(time.perf_counter() - start, history["val_loss"][-1], history["val_accuracy"][-1])
-
-
 def limit(job: Job) -> dict[str, float | None]:
     """No training: each picture decoded by Pillow on all cores, and one forward pass of the bare network in bf16, channels last."""
     import numpy as np
@@ -243,8 +181,6 @@ CONTESTANTS = {
     "ours": ours,
     "trainer": trainer,
     "trainer-bf16": lambda job: trainer(job, bf16=True),
-    "fastai": fastai,
-    "keras": keras,
     "limit": limit,
 }
 HUGGING_FACE = ("datasets", "transformers.trainer", "transformers.models.mobilenet_v2.modeling_mobilenet_v2")
@@ -252,8 +188,6 @@ IMPORTS = {
     "ours": ("trainer.workflow",),
     "trainer": HUGGING_FACE,
     "trainer-bf16": HUGGING_FACE,
-    "fastai": ("fastai.vision.all", *HUGGING_FACE[2:]),
-    "keras": ("keras",),
     "limit": HUGGING_FACE[2:],
 }
 

@@ -16,7 +16,7 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from common import describe_machine, median, run_child, write_report
+from harness import describe_machine, median, run_child, write_report
 
 SHARES = {"COVID": 3616, "Lung_Opacity": 6012, "Normal": 10192, "Viral Pneumonia": 1345}
 BATCH = 32

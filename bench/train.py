@@ -1,12 +1,11 @@
-"""How long a fine-tuning takes: this trainer, transformers.Trainer (fp32 and bf16), fastai and Keras, on the same images.
+"""How long a fine-tuning takes: this trainer and transformers.Trainer (fp32 and bf16) on the same images.
 
 `python bench/train.py --mode frozen --backbone DIR_OR_ID` trains a head on a frozen network, `--mode full` all of it.
 Same images, epochs, batch size, optimiser and learning rate, no augmentation. Each contestant has a process of its own;
 its clock starts after its imports and stops when the weights are trained, validation in each epoch included, the final
 evaluation and the card apart. `per image` is the median interval between two training steps by the batch size, the first
-steps left out. A contestant that is not installed is left out aloud; fastai and Keras can live in a Python of their own
-(--fastai-python, --keras-python). Keras trains its own network of the same name and learns on TensorFlow. In frozen mode
-the limit stands beside them: each picture decoded by Pillow and shown to the bare network once, nothing trained.
+steps left out. In frozen mode the limit stands beside them: each image decoded by Pillow and shown to the bare network
+once, nothing trained. fastai and Keras were measured with this script up to commit ef60cc8.
 """
 
 import argparse
@@ -14,9 +13,9 @@ import tempfile
 from functools import partial
 from pathlib import Path
 
-from common import ROOT, describe_machine, draw_splits, interleave, median, run_child, write_report
+from harness import ROOT, describe_machine, draw_splits, interleave, median, run_child, write_report
 
-PEERS = {"ours": "ours", "Trainer": "trainer", "Trainer, bf16": "trainer-bf16", "fastai": "fastai", "Keras": "keras"}
+PEERS = {"ours": "ours", "Trainer": "trainer", "Trainer, bf16": "trainer-bf16"}
 LIMIT = "one bare pass and decode"
 
 
@@ -31,19 +30,14 @@ def main() -> None:
     parser.add_argument("--learning-rate", type=float, default=1e-3)
     parser.add_argument("--repeats", type=int, default=1)
     parser.add_argument("--peers", nargs="+", choices=list(PEERS.values()), default=list(PEERS.values()))
-    parser.add_argument("--fastai-python", default="", help="a Python that has fastai and transformers")
-    parser.add_argument("--keras-python", default="", help="a Python that has Keras and TensorFlow")
     parser.add_argument("--phantoms", type=Path, help="keep the drawn images here")
     parser.add_argument("--json", type=Path, metavar="FILE")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as place:
         data = draw_splits(options.phantoms or Path(place), options.images, options.images // 5)
         given = (data, options.backbone, options.mode, options.epochs, options.batch_size, options.learning_rate)
-        own = {"fastai": options.fastai_python, "keras": options.keras_python}
         contestants = {
-            name: partial(
-                run_child, [str(ROOT / "bench" / "peers.py"), peer, *map(str, given)], **({"python": own[peer]} if own.get(peer) else {})
-            )
+            name: partial(run_child, [str(ROOT / "bench" / "peers.py"), peer, *map(str, given)])
             for name, peer in {**PEERS, **({LIMIT: "limit"} if options.mode == "frozen" else {})}.items()
             if peer in (*options.peers, "limit")
         }

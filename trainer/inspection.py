@@ -17,7 +17,7 @@ from PIL import Image
 from hub_cards.dataset import publish_dataset
 from trainer.data import check
 from trainer.data.copies import find_copies
-from trainer.data.hub import write_parquet
+from trainer.data.hub_writing import write_parquet
 from trainer.data.manifest import COLUMNS, read_manifest
 from trainer.data.public.layout import read_terms
 from trainer.data.split import fill_groups, hold_out, source_split, split_around

@@ -44,7 +44,7 @@ def read_manifest(data: str | Path) -> Manifest:
     elif path.is_file() and path.suffix.lower() == ".csv":
         manifest = _read_csv(path)
     elif not path.exists() and HUB_ID.fullmatch(str(data)):
-        from trainer.data.hub import read_hub_dataset  # heavy: folders and CSVs need none of it
+        from trainer.data.hub_reading import read_hub_dataset  # heavy: folders and CSVs need none of it
 
         manifest = Manifest(read_hub_dataset(str(data)).reindex(columns=list(COLUMNS), fill_value=""))
     else:

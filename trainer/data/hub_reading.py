@@ -1,24 +1,18 @@
-"""Data on the Hub: a dataset id as training data, and a prepared folder as a dataset repository."""
+"""A dataset of the Hub as manifest rows."""
 
 import hashlib
-import io
-import os
-from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
 import datasets
 import pandas as pd
-from PIL import Image
 from tqdm.auto import tqdm
 
-from trainer.cxr_model import RadiographError
-from trainer.cxr_model.image_processing_cxr import read_radiograph
 from trainer.data.manifest import SPLIT_FOLDERS
 from trainer.errors import UsageError
+from trainer.files import write_bytes
 
 OPTIONAL = ("group", "collection")
-SHARD = 1000  # images in a parquet file
 
 
 def read_hub_dataset(reference: str) -> pd.DataFrame:
@@ -54,9 +48,7 @@ def _rows(part: datasets.Dataset, split: str, folder: Path, reference: str) -> I
         digest = hashlib.sha256(content).hexdigest()
         file = folder / digest
         if not file.exists():
-            writing = file.with_suffix(f".{os.getpid()}")
-            writing.write_bytes(content)
-            os.replace(writing, file)
+            write_bytes(file, content)
         text = names[row[label]] if names else str(row[label])
         yield {"file": str(file), "label": text, "split": split, **{key: str(row.get(key) or "") for key in OPTIONAL}}
 
@@ -68,55 +60,3 @@ def _columns(features: datasets.Features, reference: str) -> tuple[str, str]:
     if len(images) != 1 or len(labels) != 1:
         raise UsageError(f"{reference}: needs one image column and one label column; it has {', '.join(features)}")
     return images[0], labels[0]
-
-
-def write_parquet(rows: pd.DataFrame, folder: Path, salt: bytes) -> tuple[dict[str, int], dict[str, int], list[str]]:
-    """Pictures as 8-bit grey PNG inside parquet files, FOLDER/data/<split>-….parquet; no header, EXIF or file name goes along.
-
-    Args:
-        rows: a manifest with splits.
-        salt: hides the group names.
-
-    Returns:
-        Images of each split, images of each label, and the errors of files that were left out.
-    """
-    labels = sorted(set(rows["label"]))
-    features = datasets.Features(
-        {
-            "image": datasets.Image(),
-            "label": datasets.ClassLabel(names=labels),
-            "group": datasets.Value("string"),
-            "collection": datasets.Value("string"),
-        }
-    )
-    errors: list[str] = []
-    splits: Counter[str] = Counter()
-    classes: Counter[str] = Counter()
-    (folder / "data").mkdir(parents=True, exist_ok=True)
-    bar = tqdm(total=len(rows), desc="packing", unit="image", leave=False)
-    for split, part in rows.groupby(rows["split"].replace("", "train")):
-        starts = range(0, len(part), SHARD)
-        for number, start in enumerate(starts):
-            packed = []
-            for row in part.iloc[start : start + SHARD].to_dict("records"):
-                bar.update()
-                try:
-                    picture = _png(row["file"])
-                except (RadiographError, ImportError) as error:
-                    errors.append(str(error))
-                    continue
-                group = hashlib.sha256(salt + row["group"].encode()).hexdigest()[:12]
-                image = {"bytes": picture, "path": None}
-                packed.append({"image": image, "label": row["label"], "group": group, "collection": row["collection"]})
-            target = folder / "data" / f"{split}-{number:05d}-of-{len(starts):05d}.parquet"
-            datasets.Dataset.from_list(packed, features=features).to_parquet(target)
-            splits[str(split)] += len(packed)
-            classes.update(row["label"] for row in packed)
-    bar.close()
-    return dict(splits), dict(sorted(classes.items())), errors
-
-
-def _png(file: str) -> bytes:
-    stream = io.BytesIO()
-    Image.fromarray(read_radiograph(file).pixels).save(stream, "PNG")
-    return stream.getvalue()

@@ -1,6 +1,6 @@
 """How fast the Space answers, and whether it stays up: against a bare script and against gr.Interface.from_pipeline.
 
-`python bench/space.py RUN FILE [--clients 32] [--soak 600] [--json FILE]`. RUN is a class model that transformers' own
+`python bench/serve.py RUN FILE [--clients 32] [--soak 600] [--json FILE]`. RUN is a class model that transformers' own
 pipeline loads too (its `native` folder), FILE a radiograph. Each server has a process of its own; the two take turns.
 Requests go over HTTP as README's curl lines send them: upload, question, answer; each client has one connection and one session.
 
@@ -33,8 +33,8 @@ from typing import Any
 
 import httpx
 import psutil
-from common import describe_machine, write_report
 from gradio_client import Client, handle_file
+from harness import describe_machine, write_report
 
 SPACE = Path(__file__).parents[1] / "space"
 PEER = """
