@@ -19,6 +19,7 @@ class Chest:
 
     @classmethod
     def draw(cls, rng: np.random.Generator) -> "Chest":
+        """Another patient with each state of the generator."""
         x, y = _warp(*grid(), rng)
         middle, half = rng.normal(0, 0.03), rng.uniform(0.70, 0.84)
         top, bottom = rng.uniform(0.08, 0.15), rng.uniform(0.70, 0.82)
@@ -64,12 +65,8 @@ def _lung(side: Array, height: Array, sign: int, rng: np.random.Generator) -> Ar
     dome_top = rng.uniform(0.90, 0.98) + (0.03 if sign > 0 else 0.0)
     dome = dome_top + 0.5 * np.clip(np.abs(across - 0.5) - 0.05, 0, None) ** 1.7
     softness = rng.uniform(0.008, 0.014)
-    return (
-        soft_step(wall_width(height) - across, softness)
-        * soft_step(across - inner, 0.02)
-        * soft_step(dome - height, 0.010)
-        * soft_step(height, softness)
-    )
+    sides = soft_step(wall_width(height) - across, softness) * soft_step(across - inner, 0.02)
+    return sides * soft_step(dome - height, 0.010) * soft_step(height, softness)
 
 
 def _spine(side: Array, y: Array, rng: np.random.Generator) -> Array:

@@ -17,6 +17,7 @@ def grid() -> tuple[Array, Array]:
 
 
 def enlarge(drawing: Array) -> Array:
+    """From the grid to the size of a film."""
     return zoom_square(drawing.astype(np.float32), SIZE / GRID, order=1)
 
 
@@ -38,6 +39,7 @@ def soft_step(value: Array, softness: float) -> Array:
 
 
 def bump(value: Array, width: Array | float) -> Array:
+    """A Gaussian: 1 at 0."""
     return np.exp(-0.5 * (value / width) ** 2)
 
 
