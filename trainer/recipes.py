@@ -1,7 +1,9 @@
-"""How each model is trained, as data. `cxr recipes` prints this table, `--set key=value` changes any field of a row."""
+"""How each model is trained, as data: the fields of a recipe, and the table in recipes.toml."""
 
 import json
+import tomllib
 from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
 from typing import Any
 
 from trainer.errors import UsageError
@@ -96,159 +98,24 @@ class Recipe:
                 raise UsageError(f"{key}={getattr(self, key)}: must lie between 0 and 1")
 
 
-def _recommended(task: str) -> Recipe:
-    return Recipe(
-        name=task,
-        task=task,
-        backbone="google/mobilenet_v2_1.0_224",
-        summary="recommended: MobileNet-V2, all layers fine-tuned, one linear layer on the pooled map",
-        augment="random",
-        rotate=10.0,
-        translate=0.05,
-        zoom=0.1,
-        intensity=0.2,
-        class_weights="balanced",
-        input_dropout=0.2,
-        epochs={"tb": 12, "covid": 6, "three-class": 4}[task],  # about as many steps each: the sets differ in size
-        optimizer="adamw",
-        learning_rate=3e-4,
-        weight_decay=0.01,
-        schedule="cosine",
-        warmup_epochs=0.5,
-        gradient_clip=1.0,
-    )
+def _read_table() -> dict[str, Recipe]:
+    tables = tomllib.loads(Path(__file__).with_name("recipes.toml").read_text(encoding="utf-8"))
+    shared = tables.pop("shared")
+
+    def resolve(table: dict[str, Any]) -> dict[str, Any]:
+        base = resolve(shared[table["extends"]]) if "extends" in table else {}
+        return {**base, **{key: value for key, value in table.items() if key != "extends"}}
+
+    recipes = {}
+    for name, table in tables.items():
+        fields_of = resolve(table)
+        figures = fields_of.pop("figures", None)
+        source = Source(**fields_of.pop("source"), figures=figures) if figures else None
+        recipes[name] = Recipe(name=name, source=source, **fields_of)
+    return recipes
 
 
-SOURCE_A, SOURCE_B = "Xray_classification (Keras 2.7)", "Lung X-Ray Classification (TensorFlow 2.17)"
-TEXT_AUGMENTS = "The source's text augments, its code did not: --set augment=none gives the code's behaviour."
-LAST_LAYERS = (
-    "The source set its last layers trainable after compiling and so most probably trained the head alone; here they train, from the start."
-)
-BINARY = ("accuracy", "sensitivity", "specificity", "precision", "f1", "auroc")
-FOUR = ("accuracy", "sensitivity COVID", "sensitivity Normal", "sensitivity Lung_Opacity", "sensitivity Viral Pneumonia", "macro_f1")
-
-
-def _tb(name: str, backbone: str, summary: str, figures: tuple[float, ...], **changes: Any) -> Recipe:
-    """A recipe of source A for TB: a frozen backbone under a small head."""
-    settings: dict[str, Any] = {
-        "hidden_sizes": [128],
-        "unfreeze": "none",
-        "input_dropout": 0.25,
-        "dropout": 0.25,
-        "augment": "random",
-        "rotate": 36.0,
-        "translate": 0.1,
-        "views": 4,
-        "class_weights": {"Normal": 0.384, "Tuberculosis": 1.92},
-        "note": TEXT_AUGMENTS,
-        **changes,
-    }
-    published = Source(SOURCE_A, 840, dict(zip(BINARY, figures, strict=False)))
-    return Recipe(name=name, task="tb", backbone=backbone, summary=summary, source=published, **settings)
-
-
-def _tb_last(name: str, backbone: str, summary: str, figures: tuple[float, ...], unfreeze: list[str], **changes: Any) -> Recipe:
-    """Its fine-tuned variant: the last layers train too, for ten epochs more."""
-    return _tb(name, backbone, summary, figures, unfreeze=unfreeze, epochs=30, note=f"{TEXT_AUGMENTS} {LAST_LAYERS}", **changes)
-
-
-def _covid(name: str, backbone: str, summary: str, figures: tuple[float, ...]) -> Recipe:
-    """A recipe of source A for the four classes."""
-    return Recipe(
-        name=name,
-        task="covid",
-        backbone=backbone,
-        summary=summary,
-        unfreeze="none",
-        hidden_sizes=[256, 128],
-        dropout=0.25,
-        class_weights="balanced",
-        learning_rate=0.002,
-        schedule="exponential",
-        source=Source(SOURCE_A, 4233, dict(zip(FOUR, figures, strict=True))),
-    )
-
-
-RESNET50, RESNET101, MOBILENET_V2 = "microsoft/resnet-50", "microsoft/resnet-101", "google/mobilenet_v2_1.0_224"
-VGG16, VGG19, DENSENET201 = "timm/vgg16.tv_in1k", "timm/vgg19.tv_in1k", "timm/densenet201.tv_in1k"
-LAST_BLOCK = "encoder.stages.3.layers.2.layer"
-DENSE = "timm_model.features"
-ON_PROBABILITIES: dict[str, Any] = {"features": "probabilities", "hidden_sizes": [256, 128]}
-
-RECIPES = {
-    recipe.name: recipe
-    for recipe in (
-        _recommended("tb"),
-        _recommended("covid"),
-        _recommended("three-class"),
-        _tb("tb-resnet50", RESNET50, "ResNet-50, head only", (0.9893, 0.9786, 0.9914, 0.958, 0.968)),
-        _tb_last(
-            "tb-resnet50-last4",
-            RESNET50,
-            "ResNet-50, head and last convolution",
-            (0.9952, 0.9857, 0.9971, 0.986, 0.986, 0.99981),
-            [f"{LAST_BLOCK}.2"],
-        ),
-        _tb("tb-resnet101", RESNET101, "ResNet-101, head only", (0.9905, 0.9786, 0.9929, 0.965, 0.972, 0.99945)),
-        _tb_last(
-            "tb-resnet101-last7",
-            RESNET101,
-            "ResNet-101, head and last two convolutions",
-            (0.9917, 0.9786, 0.9943, 0.972, 0.975, 0.99970),
-            [f"{LAST_BLOCK}.1", f"{LAST_BLOCK}.2"],
-        ),
-        _tb("tb-vgg16", VGG16, "VGG-16, head only", (0.9952, 0.9929, 0.9957, 0.979, 0.986, 0.99983)),
-        _tb("tb-vgg19", VGG19, "VGG-19, head only", (0.9905, 0.9429, 1.0, 1.0, 0.971, 0.99954)),
-        _tb("tb-densenet201", DENSENET201, "DenseNet-201, head only", (0.9940, 0.9929, 0.9943, 0.972, 0.982, 0.99985)),
-        _tb_last(
-            "tb-densenet201-last7",
-            DENSENET201,
-            "DenseNet-201, head and last dense layer",
-            (0.9917, 1.0, 0.9900, 0.952, 0.976, 0.99991),
-            [f"{DENSE}.denseblock4.denselayer32.{part}" for part in ("conv1", "norm2", "conv2")] + [f"{DENSE}.norm5"],
-        ),
-        _tb(
-            "tb-mobilenetv2",
-            MOBILENET_V2,
-            "MobileNet-V2, head on its ImageNet probabilities",
-            (0.9798, 0.9357, 0.9886, 0.942, 0.939, 0.99603),
-            **ON_PROBABILITIES,
-        ),
-        _tb_last(
-            "tb-mobilenetv2-last5",
-            MOBILENET_V2,
-            "MobileNet-V2, head on its ImageNet probabilities, last convolution and classifier",
-            (0.9798, 0.9500, 0.9857, 0.930, 0.940, 0.99600),
-            ["conv_1x1", "projection"],
-            **ON_PROBABILITIES,
-        ),
-        _covid("covid-resnet50", RESNET50, "ResNet-50, head only", (0.9272, 0.945, 0.950, 0.871, 0.959, 0.933)),
-        _covid("covid-resnet101", RESNET101, "ResNet-101, head only", (0.9213, 0.946, 0.932, 0.877, 0.970, 0.928)),
-        _covid("covid-vgg19", VGG19, "VGG-19, head only", (0.9069, 0.928, 0.900, 0.895, 0.955, 0.917)),
-        Recipe(
-            name="three-class-mobilenetv3small",
-            task="three-class",
-            backbone="timm/tf_mobilenetv3_small_100.in1k",
-            summary="MobileNet-V3-small, head only, max pooling",
-            unfreeze="none",
-            pooling="max",
-            hidden_sizes=[256],
-            batch_norm=True,
-            dropout=0.2,
-            resample="nearest",
-            augment="random",
-            flip=True,
-            epochs=30,
-            patience=0,
-            batch_size=64,
-            source=Source(
-                SOURCE_B,
-                1563,
-                {"accuracy": 0.9399, "sensitivity Covid": 0.947, "sensitivity Normal": 0.921, "sensitivity Pneumonia": 0.953},
-            ),
-        ),
-    )
-}
+RECIPES = _read_table()
 
 
 def get_recipe(name: str) -> Recipe:
