@@ -1,12 +1,15 @@
-"""No network, no shared cache: every test session works in a Hugging Face home of its own."""
+"""No network: every test session works in a Hugging Face home of its own, which its processes share."""
 
 import json
 import os
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
-HOME = tempfile.TemporaryDirectory(prefix="cxr-hub-tests-")
-os.environ["HF_HOME"] = HOME.name
+if "PYTEST_XDIST_WORKER" not in os.environ:
+    HOME = tempfile.TemporaryDirectory(prefix="cxr-hub-tests-")  # deleted with the session
+    os.environ["HF_HOME"] = HOME.name
+SESSION = Path(os.environ["HF_HOME"])
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
 os.environ["TRANSFORMERS_VERBOSITY"] = "error"
@@ -18,6 +21,7 @@ import numpy as np  # noqa: E402
 import pydicom  # noqa: E402
 import pytest  # noqa: E402
 from accelerate.state import AcceleratorState  # noqa: E402
+from filelock import FileLock  # noqa: E402
 from hypothesis import settings  # noqa: E402
 from PIL import Image  # noqa: E402
 from pydicom.dataset import FileMetaDataset  # noqa: E402
@@ -28,8 +32,8 @@ from trainer.data.phantom import write_phantoms  # noqa: E402
 
 settings.register_profile("cxr", deadline=None, max_examples=50)  # machines are noisy
 settings.load_profile("cxr")
-TINY = Path(HOME.name) / "tiny-mobilenet"  # a network of a quarter million weights
-TINY.mkdir()
+TINY = SESSION / "tiny-mobilenet"  # a network of a quarter million weights
+TINY.mkdir(exist_ok=True)
 (TINY / "config.json").write_text(json.dumps({"model_type": "mobilenet_v2", "depth_multiplier": 0.35, "finegrained_output": False}))
 QUICK = (
     "--no-pretrained",
@@ -44,8 +48,8 @@ QUICK = (
     "--set",
     "mixed_precision=no",
 )
-SMALL = Path(HOME.name) / "small-resnet"  # a network that learns phantoms from random weights in seconds
-SMALL.mkdir()
+SMALL = SESSION / "small-resnet"  # a network that learns phantoms from random weights in seconds
+SMALL.mkdir(exist_ok=True)
 _LAYERS = {"layer_type": "basic", "embedding_size": 16, "hidden_sizes": [32, 64, 128], "depths": [1, 1, 1]}
 (SMALL / "config.json").write_text(json.dumps({"model_type": "resnet", **_LAYERS}))
 LEARNING = ["--no-pretrained", "--backbone", str(SMALL)]
@@ -69,30 +73,45 @@ def _fresh_accelerator():
     AcceleratorState._reset_state(reset_partial_state=True)
 
 
-@pytest.fixture(scope="session")
-def phantoms(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("data") / "phantoms"
-    write_phantoms(folder, "tb", 48, seed=7)
+def made_once(name: str, make: Callable[[Path], object]) -> Path:
+    """A folder that the first process of the session that asks for it makes, for all of them: to be read only."""
+    folder = SESSION / "made" / name
+    folder.parent.mkdir(exist_ok=True)
+    with FileLock(folder.with_suffix(".lock")):
+        if not folder.exists():
+            unfinished = folder.with_suffix(".part")
+            make(unfinished)
+            for made in SESSION.joinpath("made").glob(f"{unfinished.name}*"):  # masks lie beside phantoms
+                made.rename(made.with_name(made.name.replace(".part", "")))
     return folder
 
 
+def train_once(name: str, recipe: str, data: Path, *words: str) -> Path:
+    """A finished run that all processes share."""
+
+    def train(folder: Path) -> None:
+        AcceleratorState._reset_state(reset_partial_state=True)
+        assert main(["train", recipe, "--data", str(data), "--output", str(folder), *words]) == 0
+
+    return made_once(name, train)
+
+
 @pytest.fixture(scope="session")
-def run(phantoms, tmp_path_factory) -> Path:
+def phantoms() -> Path:
+    return made_once("phantoms", lambda folder: write_phantoms(folder, "tb", 48, seed=7))
+
+
+@pytest.fixture(scope="session")
+def run(phantoms) -> Path:
     """A finished run of two epochs on phantoms."""
-    AcceleratorState._reset_state(reset_partial_state=True)
-    folder = tmp_path_factory.mktemp("runs") / "quick"
-    assert main(["train", "tb", "--data", str(phantoms), "--output", str(folder), *QUICK]) == 0
-    return folder
+    return train_once("run", "tb", phantoms, *QUICK)
 
 
 @pytest.fixture(scope="session")
-def covid_run(tmp_path_factory) -> Path:
+def covid_run() -> Path:
     """A run of four classes, one epoch on phantoms."""
-    folder = tmp_path_factory.mktemp("covid")
-    write_phantoms(folder / "phantoms", "covid", 48, seed=3)
-    words = ["train", "covid", "--data", str(folder / "phantoms"), "--output", str(folder / "run"), *QUICK, "--set", "epochs=1"]
-    assert main(words) == 0
-    return folder / "run"
+    data = made_once("covid-phantoms", lambda folder: write_phantoms(folder, "covid", 48, seed=3))
+    return train_once("covid-run", "covid", data, *QUICK, "--set", "epochs=1")
 
 
 @pytest.fixture(scope="session")
@@ -111,13 +130,10 @@ def marked_phantoms():
 
 
 @pytest.fixture(scope="session")
-def marked_run(marked_phantoms, tmp_path_factory) -> Path:
+def marked_run(marked_phantoms) -> Path:
     """A run that has learned what it was shown: the mark."""
-    AcceleratorState._reset_state(reset_partial_state=True)
-    folder = tmp_path_factory.mktemp("marked")
-    words = ["train", "tb", "--data", str(marked_phantoms(folder / "data", 1)), "--output", str(folder / "run"), *LEARNING]
-    assert main([*words, "--set", "epochs=8"]) == 0
-    return folder / "run"
+    data = made_once("marked-phantoms", lambda folder: marked_phantoms(folder, 1))
+    return train_once("marked-run", "tb", data, *LEARNING, "--set", "epochs=8")
 
 
 @pytest.fixture(scope="session")
