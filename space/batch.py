@@ -69,6 +69,8 @@ def _predict(predictor: Served, name: str, read: Callable[[], str | bytes]) -> d
         return {"file": name, "error": str(error)}
     except DAMAGED:
         return {"file": name, "error": "this file cannot be taken out of its archive"}
+    except MemoryError:
+        return {"file": name, "error": "this file needs more memory than there is"}
     return predictor(source, name).prediction
 
 

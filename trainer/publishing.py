@@ -24,12 +24,13 @@ def push(run: Run, repo_id: str, licence: str, private: bool, revision: str | No
         dry_run: say what would be published, and send nothing.
 
     Raises:
-        UsageError: the run is not finished, has no licence or lacks what its card must say, or a repository name that the Hub
-            does not take.
+        UsageError: the run is not finished, its model does not load, it has no licence or lacks what its card must say, or a
+            repository name that the Hub does not take.
         WorkError: the upload failed; the same command goes on.
     """
     if not run.finished:
         raise UsageError(f"{run.path}: not a finished run; finish it with cxr train … --resume")
+    run.load_model()  # what nobody could load is not published
     recipe = run.read_json("recipe.json")
     licence = licence.strip() or recipe.get("licence") or ""
     if not licence:

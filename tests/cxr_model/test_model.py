@@ -6,6 +6,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch.nn import functional as F
 
+from trainer.cli import main
 from trainer.cxr_model import CxrConfig, CxrForImageClassification, CxrImageProcessor, CxrOutput
 
 TINY = {"model_type": "mobilenet_v2", "depth_multiplier": 0.35, "finegrained_output": False}
@@ -165,6 +166,41 @@ def test_missing_or_foreign_weights_never_load(tmp_path):
     save_file({**weights, name: torch.zeros(1, 3)}, tmp_path / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises((OSError, RuntimeError)):
         CxrForImageClassification.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("name", ["classifier.bias", "backbone.conv_stem.first_conv.normalization.running_var"])
+def test_weights_that_are_not_finite_never_load(name, value, dtype, tmp_path):
+    """Whatever tensor holds the value, and wherever in it: the error names the tensor. Whole numbers and what is empty pass."""
+    make().to(dtype).save_pretrained(tmp_path)
+    assert CxrForImageClassification.from_pretrained(tmp_path, dtype=dtype).dtype == dtype
+    weights = load_file(tmp_path / "model.safetensors")
+    weights[name].flatten()[-1] = value
+    save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(OSError, match=rf"not finite: {name}"):
+        CxrForImageClassification.from_pretrained(tmp_path, dtype=dtype)
+
+
+@pytest.mark.parametrize("command", ["predict", "evaluate", "audit", "export", "push"])
+def test_no_command_uses_weights_that_are_not_finite(command, run, film, phantoms, tmp_path, capsys):
+    broken = tmp_path / "broken"
+    shutil.copytree(run, broken, ignore=shutil.ignore_patterns("checkpoints"))
+    weights = load_file(broken / "model.safetensors")
+    save_file({**weights, "classifier.bias": torch.tensor([float("nan")])}, broken / "model.safetensors", metadata={"format": "pt"})
+    data = ["--data", str(phantoms)]
+    more = {
+        "predict": [str(film)],
+        "evaluate": data,
+        "audit": data,
+        "export": [],
+        "push": ["--repo-id", "org/tb", "--licence", "mit", "--dry-run"],
+    }
+    assert main([command, str(broken), *more[command]]) == 2
+    shown = capsys.readouterr()
+    assert "not finite: classifier.bias" in shown.err
+    assert shown.err.splitlines()[-1].startswith("cxr: ")
+    assert not shown.out
 
 
 def test_dropped_modules_carry_no_weights(tmp_path):

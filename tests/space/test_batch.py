@@ -77,6 +77,24 @@ def test_tricks_of_archives_are_told_and_stop_nothing(parts, tmp_path):
     assert not list(tmp_path.glob("**/good.png"))  # nothing was unpacked
 
 
+def test_a_member_that_no_memory_holds_is_told_and_stops_nothing(parts, tmp_path, monkeypatch):
+    batch, _ = parts
+    read = zipfile.ZipExtFile.read
+
+    def short_of_memory(stream, size=-1):
+        if stream.name == "huge.png":
+            raise MemoryError
+        return read(stream, size)
+
+    monkeypatch.setattr(zipfile.ZipExtFile, "read", short_of_memory)
+    with zipfile.ZipFile(tmp_path / "films.zip", "w") as archive:
+        for name in ("one.png", "huge.png", "two.png"):
+            archive.writestr(name, b"film")
+    answers = batch.predict_files(Echo(), [str(tmp_path / "films.zip")])
+    assert ["error" in row for row in answers] == [False, True, False]
+    assert "memory" in answers[1]["error"]
+
+
 def test_no_more_than_so_many(parts, tmp_path, monkeypatch):
     batch, _ = parts
     monkeypatch.setattr(batch, "MOST_FILES", 3)

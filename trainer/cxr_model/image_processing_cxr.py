@@ -57,7 +57,7 @@ def read_radiograph(source: Any) -> Radiograph:
             RGB(A), palette, CMYK, EXIF-rotated) and DICOM. A web address is refused.
 
     Raises:
-        RadiographError: not a radiograph that can be read; names the file and the cure.
+        RadiographError: not a radiograph that can be read, or not in the memory there is; names the file and the cure.
         ImportError: a DICOM file, and pydicom is not installed.
     """
     name = _name(source)
@@ -75,8 +75,8 @@ def read_radiograph(source: Any) -> Radiograph:
         raise type(error)(f"{name}: {error}") from error
     except UnidentifiedImageError as error:
         raise RadiographError(f"{name}: not a picture that can be read; use PNG, JPEG, TIFF or DICOM") from error
-    except MemoryError:
-        raise
+    except MemoryError:  # one file's fault: it ends no batch
+        raise RadiographError(f"{name}: reading it needs more memory than there is; scale it down") from None
     except Exception as error:  # decoders raise anything on a damaged file, and may quote its header
         raise RadiographError(f"{name}: damaged or unsupported ({type(error).__name__})") from None
 

@@ -12,6 +12,11 @@ from transformers.utils import ModelOutput
 from .configuration_cxr import CxrConfig
 
 
+def _is_finite(tensor: Tensor) -> bool:
+    """Whether every value is a finite number, in one pass without a copy: NaN and infinity are seen in the extremes."""
+    return not tensor.is_floating_point() or not tensor.numel() or all(bool(end.isfinite()) for end in tensor.aminmax())
+
+
 @dataclass
 class CxrOutput(ModelOutput):
     """What one forward pass gives."""
@@ -65,12 +70,15 @@ class CxrForImageClassification(PreTrainedModel):
 
     @classmethod
     def from_pretrained(cls, *args: Any, **kwargs: Any) -> Any:
-        """Load a run or a Hub repository; weights that are missing or left over raise OSError, none are made up."""
+        """Load a run or a Hub repository; weights that are missing, left over or not finite raise OSError, none are made up."""
         wants_info = kwargs.pop("output_loading_info", False)
         model, info = super().from_pretrained(*args, output_loading_info=True, **kwargs)
         wrong = {key: sorted(map(str, info[key])) for key in ("missing_keys", "unexpected_keys", "mismatched_keys") if info[key]}
         if wrong:
             raise OSError(f"{args[0] if args else cls.__name__}: the weights do not fit the configuration: {wrong}")
+        broken = [name for name, tensor in model.state_dict().items() if not _is_finite(tensor)]
+        if broken:
+            raise OSError(f"{args[0] if args else cls.__name__}: weights that are not finite: {', '.join(broken[:3])}; train it anew")
         return (model, info) if wants_info else model
 
     def train(self, mode: bool = True) -> "CxrForImageClassification":
