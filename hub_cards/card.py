@@ -10,7 +10,7 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCardData
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from hub_cards.figures import show_figure
+from hub_cards.figures import figure_name, headline, show_figure, show_number
 
 TEMPLATES = Path(__file__).parent / "templates"
 QUESTIONS = {
@@ -51,7 +51,7 @@ def render_card(run: Path, repo_id: str = "THIS_REPOSITORY") -> str:
     environment = Environment(
         loader=FileSystemLoader(TEMPLATES), undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, autoescape=False
     )
-    environment.filters["figure"] = show_figure
+    environment.filters |= {"figure": show_figure, "number": show_number, "name": figure_name, "headline": headline}
     _complain_of_gaps(run, facts)
     recipe, splits = facts["recipe"], facts["metrics"]["splits"]
     rows = _read_table(run / "manifest.csv")
@@ -105,14 +105,17 @@ def _leaks(rows: list[dict[str, str]]) -> int:
 
 
 def _mistakes(run: Path) -> dict[str, dict[str, Any]]:
-    """Of test and external: how many answers are wrong, how many of these are sure, and the commonest three mistakes."""
+    """Of test and external: how many answers are wrong, how many of these are sure, and the commonest three mistakes.
+
+    An answer is the decision; older runs have the argmax alone.
+    """
     found = {}
-    rows = _read_table(run / "predictions.csv")
+    rows = [{**row, "answer": row.get("decision", row["prediction"])} for row in _read_table(run / "predictions.csv")]
     for split in ("test", "external"):
         part = [row for row in rows if row["split"] == split]
-        wrong = [row for row in part if row["prediction"] != row["label"]]
-        sure = sum(float(row[f"p:{row['prediction']}"]) >= SURE for row in wrong)
-        pairs = Counter((row["label"], row["prediction"]) for row in wrong).most_common(3)
+        wrong = [row for row in part if row["answer"] != row["label"]]
+        sure = sum(float(row[f"p:{row['answer']}"]) >= SURE for row in wrong)
+        pairs = Counter((row["label"], row["answer"]) for row in wrong).most_common(3)
         found[split] = {"n": len(part), "wrong": len(wrong), "sure": sure, "pairs": pairs}
     return {split: facts for split, facts in found.items() if facts["n"]}
 
@@ -152,7 +155,7 @@ def _eval_results(recipe: dict[str, Any], metrics: dict[str, Any]) -> list[EvalR
             dataset_split="test",
             metric_type=known[name],
             metric_name=name.replace("_", " "),
-            metric_value=round(figure["value"], 4),
+            metric_value=figure["value"],
         )
         for name, figure in metrics.items()
         if name in known and figure["value"] is not None

@@ -10,11 +10,11 @@ from huggingface_hub.errors import EntryNotFoundError
 from models import ModelSource
 
 SHOWN = {
-    "accuracy": "accuracy",
-    "sensitivity": "sensitivity",
-    "specificity": "specificity",
     "auroc": "AUROC",
     "macro_auroc": "AUROC (mean)",
+    "sensitivity": "sensitivity",
+    "specificity": "specificity",
+    "accuracy": "accuracy (argmax)",
 }
 SPLITS = ("test", "external")
 
@@ -60,8 +60,18 @@ def figure_text(figure: dict[str, Any] | None) -> str:
     """A figure with its interval."""
     if figure is None or figure["value"] is None:
         return "–"
-    value, *interval = (f"{figure[key]:.3f}".removeprefix("0") for key in ("value", "low", "high") if figure[key] is not None)
+    value, *interval = (number_text(figure[key]) for key in ("value", "low", "high") if figure[key] is not None)
     return f"{value} ({'–'.join(interval)})" if interval else value
+
+
+def number_text(value: float) -> str:
+    """Three places, or as many as it takes not to say 0 or 1 of what is neither; below a millionth an exponent."""
+    if 0 < value < 1e-6:
+        return f"{value:.0e}"
+    places = 3
+    while 0 < value < 1 and float(f"{value:.{places}f}") in (0, 1):
+        places += 1
+    return f"{value:.{places}f}".removeprefix("0")
 
 
 def _file(source: ModelSource, name: str) -> Path | None:

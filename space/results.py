@@ -15,7 +15,13 @@ FIGURES = {
     "audit": "What remains when the lungs are hidden",
     "curves": "Training",
 }
-HEAD = ("recipe", "backbone", "split", "n", "accuracy", "AUROC", "the source's figures, on its own data")
+FIGURED = {
+    "AUROC": ("auroc", "macro_auroc"),
+    "sensitivity": ("sensitivity",),
+    "specificity": ("specificity",),
+    "accuracy (argmax)": ("accuracy",),
+}
+HEAD = ("recipe", "backbone", "split", "n", *FIGURED, "the source's figures, on its own data")
 
 
 def results_html(predictors: list[Served]) -> str:
@@ -35,7 +41,7 @@ def _rows(facts: dict[str, Any]) -> str:
     for name in ("test", "external"):
         if name in splits:
             metrics = splits[name]["metrics"]
-            figures = [figure_text(metrics["accuracy"]), figure_text(metrics.get("auroc") or metrics.get("macro_auroc"))]
+            figures = [figure_text(next((metrics[key] for key in keys if key in metrics), None)) for keys in FIGURED.values()]
             cells = [recipe.get("backbone", ""), name, str(splits[name]["n"]), *figures, told]
             body = "".join(f"<td>{html.escape(cell)}</td>" for cell in cells)
             rows += f'<tr><th scope="row">{html.escape(recipe.get("name", ""))}</th>{body}</tr>'

@@ -212,7 +212,10 @@ def test_compare_puts_runs_beside_their_sources(run, tmp_path, capsys):
         line.endswith("p = 1 (" + method + "): not distinguishable")
         for line, method in zip(lines[6:], ("McNemar, exact", "DeLong, paired"), strict=True)
     )
-    assert lines[4].startswith("| – its source – | a paper | 840 | .995 |")
+    assert lines[0].endswith(" | accuracy (argmax) |")
+    assert "| screening, Tuberculosis from " in lines[2]
+    assert lines[4].startswith("| – its source – | a paper | argmax | 840 |")
+    assert lines[4].endswith("| .995 |")
     (other / "metrics.json").unlink()
     assert main(["compare", str(other)]) == 2
     assert "not a finished run" in capsys.readouterr().err

@@ -20,7 +20,7 @@ from trainer.errors import UsageError
 from trainer.evaluation import figures
 from trainer.evaluation.calibration import fit_temperature, undo_temperature
 from trainer.evaluation.familiarity import fit_familiarity, usual_chest
-from trainer.evaluation.points import PREVALENCES, SCREENING, choose_points, looked_for
+from trainer.evaluation.points import PREVALENCES, SCREENING, choose_points, decided, looked_for
 from trainer.evaluation.report import Scored, assess
 from trainer.export import native_copy
 from trainer.files import write_bytes
@@ -62,10 +62,12 @@ def finish(run: Run, study: Study, processor: CxrImageProcessor, progress: Progr
     if native := native_copy(best, processor):
         run.write_native(*native)
     parts = {split: score(best, processor, study, split) for split in REPORTED if len(study.indices(split))}
-    metrics = assess(parts, study.task.labels, best.config.calibration, points)
+    metrics = assess(parts, study.task.labels, best.config.operating_point, best.config.calibration, points)
     for split, part in parts.items():
         _draw(run, metrics, split, part, study.task.labels)
-    run.write_table("predictions.csv", pd.concat([_prediction_table(part, study.task.labels) for part in parts.values()]))
+    run.write_table(
+        "predictions.csv", pd.concat([_prediction_table(part, study.task.labels, metrics["decision"]) for part in parts.values()])
+    )
     run.write_json("metrics.json", {**metrics, "example": _example(run, best, processor, study.task.labels)})
     write_card(run.path)
 
@@ -124,7 +126,8 @@ def evaluate(run: Run, data: str, split: str, prevalences: tuple[float, ...] = P
     model, processor = run.load_model()
     study, skipped = open_study(model, processor, data, split)
     points = run.read_json("metrics.json").get("operating_points", []) if run.has("metrics.json") else []
-    report = assess({split: score(model, processor, study, split)}, study.task.labels, model.config.calibration, points, prevalences)
+    scored = {split: score(model, processor, study, split)}
+    report = assess(scored, study.task.labels, model.config.operating_point, model.config.calibration, points, prevalences)
     return {**report, "skipped": skipped}
 
 
@@ -212,8 +215,10 @@ def _known_labels(manifest: Manifest, labels: tuple[str, ...]) -> Task:
     return Task("run", labels, "")
 
 
-def _prediction_table(part: Scored, labels: tuple[str, ...]) -> pd.DataFrame:
-    table = part.rows[["sha256", "split", "label"]].assign(prediction=[labels[index] for index in part.scores.argmax(axis=1)])
+def _prediction_table(part: Scored, labels: tuple[str, ...], decision: dict[str, Any] | None) -> pd.DataFrame:
+    """`prediction` is the highest score, `decision` what the model answers at the threshold that ships."""
+    found = {"prediction": part.scores.argmax(axis=1), "decision": decided(part.scores, labels, decision)}
+    table = part.rows[["sha256", "split", "label"]].assign(**{name: np.array(labels)[indices] for name, indices in found.items()})
     for index, label in enumerate(labels):
         table[f"p:{label}"] = part.scores[:, index]
     return table

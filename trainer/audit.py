@@ -9,7 +9,7 @@ import torch
 from torch.nn import functional as F
 
 from hub_cards.card import write_card
-from hub_cards.figures import show_figure, show_number
+from hub_cards.figures import headline, show_figure, show_number
 from trainer.assessment import Study, open_study
 from trainer.cxr_model import CxrForImageClassification, CxrImageProcessor, CxrOutput
 from trainer.data.check import look_at
@@ -18,7 +18,7 @@ from trainer.data.pixels import GreyImages
 from trainer.evaluation import figures
 from trainer.evaluation.audit import CONDITIONS, ChangedPixels, Levelling, Occlusion, pointing, prior_maps
 from trainer.evaluation.intervals import intervals
-from trainer.evaluation.metrics import classification_figures
+from trainer.evaluation.points import decided
 from trainer.evaluation.shortcuts import WARN, tell_apart
 from trainer.run import Run
 from trainer.training.feed import Pixels
@@ -53,7 +53,7 @@ def audit(run: Run, data: str, split: str, most: int, keep: bool) -> dict[str, A
     report = {"split": split, **_conditions(model, processor, study, data), "heat_maps": _heat_maps(model, processor, study, data)}
     report["verdict"] = verdict(report["conditions"], report["collections"])
     if keep:
-        run.write_figure("audit", figures.audit(report, auroc_name(report["conditions"])))
+        run.write_figure("audit", figures.audit(report, headline(report["conditions"][CONDITIONS[0]])))
         run.write_json("metrics.json", {**run.read_json("metrics.json"), "audit": report})
         write_card(run.path)
     return report
@@ -103,7 +103,7 @@ def _choose(data: str, rows: pd.DataFrame, most: int) -> pd.DataFrame:
 
 def _conditions(model: CxrForImageClassification, processor: CxrImageProcessor, study: Study, data: str) -> dict[str, Any]:
     chosen = np.flatnonzero(study.rows["asked"])
-    rows, truth, count = study.rows.iloc[chosen], study.truth[chosen], len(study.task.labels)
+    rows, truth, labels = study.rows.iloc[chosen], study.truth[chosen], study.task.labels
     lungs = lung_marks(data, study.rows, study.images.height, study.images.width)
     level = _level(list(rows["file"]), study.images)
     given = (study.images, processor, model.device)
@@ -116,15 +116,16 @@ def _conditions(model: CxrForImageClassification, processor: CxrImageProcessor, 
     }
     conditions = {}
     for name, answers in found.items():
-        scores = answers[:, :count].softmax(dim=1).numpy()
-        conditions[name] = intervals(truth, scores, rows["group"].to_numpy(), classification_figures(truth, scores))["metrics"]
+        scores = answers[:, : len(labels)].softmax(dim=1).numpy()
+        decisions = decided(scores, labels, model.config.operating_point)
+        conditions[name] = intervals(truth, decisions, scores, rows["group"].to_numpy())["metrics"]
     return {
         "n": len(chosen),
         "groups": rows["group"].nunique(),
         "lung_masks": len(set(lungs) & set(chosen)),
         "level": level,
         "conditions": conditions,
-        "collections": _collections(found[CONDITIONS[0]][:, count:].numpy(), rows),
+        "collections": _collections(found[CONDITIONS[0]][:, len(labels) :].numpy(), rows),
     }
 
 

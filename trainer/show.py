@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from hub_cards.figures import show_figure, show_number
+from hub_cards.figures import figure_name, headline, show_figure, show_number
 
 
 def show_metrics(metrics: dict[str, Any]) -> str:
@@ -29,43 +29,43 @@ def show_metrics(metrics: dict[str, Any]) -> str:
 def show_report(split: str, report: dict[str, Any]) -> str:
     """A split of metrics.json as a small table: overall, by class, by collection; 95 % intervals in brackets."""
     lines = [f"\n{split}: n = {report['n']} images, {report['groups']} groups; 95 % intervals in brackets"]
-    lines += [f"  {name.replace('_', ' '):<20}{show_figure(figure)}" for name, figure in report["metrics"].items()]
+    first = headline(report["metrics"])
+    names = [*first, *(name for name in report["metrics"] if name not in first)]
+    lines += [f"  {figure_name(name):<20}{show_figure(report['metrics'][name])}" for name in names]
     for label, figures in report["per_class"].items():
-        shown = "  ".join(f"{name} {show_figure(figures[name])}" for name in ("sensitivity", "specificity", "auroc"))
+        shown = "  ".join(f"{figure_name(name)} {show_figure(figures[name])}" for name in ("auroc", "sensitivity", "specificity"))
         lines.append(f"  {label} (n = {figures['n']}): {shown}")
     for name, part in report["collections"].items():
-        shown = "  ".join(
-            f"{key.replace('_', ' ')} {show_figure(part['metrics'].get(key))}"
-            for key in ("accuracy", "auroc", "macro_auroc")
-            if key in part["metrics"]
-        )
-        lines.append(f"  in {name} (n = {part['n']}): {shown}")
+        lines.append(f"  in {name} (n = {part['n']}): {_headline(part['metrics'])}")
     return "\n".join(lines)
 
 
-COMPARED = ("accuracy", "balanced_accuracy", "sensitivity", "specificity", "precision", "f1", "auroc", "macro_f1", "macro_auroc")
+COMPARED = ("auroc", "macro_auroc", "sensitivity", "specificity", "balanced_accuracy", "precision", "f1", "macro_f1", "accuracy")
 
 
 def show_comparison(runs: list[tuple[str, dict[str, Any], dict[str, Any]]], split: str) -> str:
     """Runs as a Markdown table, each followed by its source's figures: (name, recipe.json, metrics.json) each.
 
-    The source's figures are of its own data and test split, so they orient and do not compare.
+    The source's figures are of its own data and test split, so they orient and do not compare. All but AUROC and accuracy
+    are of the decision, which is the argmax in the sources and in runs that are older than this column.
     """
     reports = [(name, recipe, metrics["splits"].get(split)) for name, recipe, metrics in runs]
     shown = [key for key in COMPARED if any(report and key in report["metrics"] for _, _, report in reports)]
     lines = [
-        f"| run ({split}) | recipe | n | " + " | ".join(key.replace("_", " ") for key in shown) + " |",
-        "|---" * (3 + len(shown)) + "|",
+        f"| run ({split}) | recipe | decision | n | " + " | ".join(map(figure_name, shown)) + " |",
+        "|---" * (4 + len(shown)) + "|",
     ]
-    for name, recipe, report in reports:
+    for (name, recipe, report), (*_, metrics) in zip(reports, runs, strict=True):
         figures = report["metrics"] if report else {}
-        cells = [name, recipe["name"], str(report["n"]) if report else "–", *(show_figure(figures.get(key)) for key in shown)]
+        count = str(report["n"]) if report else "–"
+        cells = [name, recipe["name"], show_decision(metrics), count, *(show_figure(figures.get(key)) for key in shown)]
         lines.append("| " + " | ".join(cells) + " |")
         if source := recipe["source"]:
             published = source["figures"]
             cells = [
                 "– its source –",
                 source["name"],
+                "argmax",
                 str(source["n"]),
                 *(show_number(published[key]) if key in published else "–" for key in shown),
             ]
@@ -73,11 +73,17 @@ def show_comparison(runs: list[tuple[str, dict[str, Any], dict[str, Any]]], spli
     return "\n".join(lines)
 
 
+def show_decision(metrics: dict[str, Any]) -> str:
+    """What decided, where the figures of metrics.json are of a decision; older runs have those of the argmax."""
+    point = metrics.get("decision")
+    return f"{point['name']}, {point['label']} from {show_number(point['threshold'])}" if point else "argmax"
+
+
 def show_prediction(prediction: dict[str, Any]) -> str:
     """One line a file: the answer, the scores, the warnings; or the error."""
     if "error" in prediction:
         return f"error: {prediction['error']}"
-    scores = "  ".join(f"{label} {score:.3f}" for label, score in prediction["scores"].items())
+    scores = "  ".join(f"{label} {show_number(score)}" for label, score in prediction["scores"].items())
     warnings = f"  [{', '.join(prediction['warnings'])}]" if prediction["warnings"] else ""
     return f"{prediction['file']}: {prediction['label']}  ({scores}){warnings}"
 
@@ -111,10 +117,7 @@ def show_audit(audit: dict[str, Any]) -> str:
     counts = f"n = {audit['n']} images, {audit['groups']} groups, {audit['lung_masks']} with a lung mask"
     lines = [f"{audit['split']}: {counts}; levelled to {audit['level']} pixels; 95 % intervals in brackets"]
     for name, figures in audit["conditions"].items():
-        shown = "  ".join(
-            f"{key.replace('_', ' ')} {show_figure(figures[key])}" for key in ("accuracy", "auroc", "macro_auroc") if key in figures
-        )
-        lines.append(f"  {name:<22}{shown}")
+        lines.append(f"  {name:<22}{_headline(figures)}")
     if audit["collections"]:
         lines.append("collections, told by the model's features (AUROC, cross-validated):")
         lines += [f"  {row['collection']} among {row['among']}: {_interval(row)}, n = {row['n']}" for row in audit["collections"]]
@@ -125,6 +128,10 @@ def show_audit(audit: dict[str, Any]) -> str:
                 f"  {name:<30}points into it {show_figure(found['hits'])}   share of the map inside {show_figure(found['inside'])}"
             )
     return "\n".join([*lines, audit["verdict"]["text"]])
+
+
+def _headline(metrics: dict[str, Any]) -> str:
+    return "  ".join(f"{figure_name(key)} {show_figure(metrics[key])}" for key in headline(metrics))
 
 
 def _interval(row: dict[str, Any]) -> str:

@@ -1,13 +1,19 @@
 """Thresholds do on validation what they were chosen for."""
 
+from functools import cache
+
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trainer.evaluation.points import AIMS, TRIAGE, choose_points, choose_threshold, looked_for, point_figures
+from tests.cxr_model.test_model import FOUR, TWO, make
+from trainer.cxr_model import CxrOutput
+from trainer.evaluation.points import AIMS, TRIAGE, choose_points, choose_threshold, decided, looked_for, point_figures
 
 LABELS = ("Normal", "Tuberculosis")
+make_decider = cache(lambda count: make({2: TWO, 4: FOUR}[count]))
 
 
 @given(st.integers(5, 80), st.integers(5, 80), st.floats(-1, 4), st.integers(0, 999))
@@ -31,6 +37,22 @@ def test_a_threshold_reaches_its_aim_and_none_does_better(cases, controls, dista
             assert (~called)[~positive].mean() >= aim.specificity
             assert called[positive].mean() + (~called)[~positive].mean() == pytest.approx(max(reached.values()))
             assert np.abs(scores - threshold).min() > 0 or threshold == 0  # between two scores
+
+
+@given(st.sampled_from([TWO, FOUR]), st.integers(0, 999), st.integers(-1, 3), st.floats(0, 1), st.booleans())
+def test_what_is_evaluated_is_what_the_model_decides(labels, seed, place, threshold, tied):
+    """Ties and scores at the threshold included."""
+    model = make_decider(len(labels))
+    logits = torch.from_numpy(np.random.default_rng(seed).normal(0, 2, (20, len(labels))).astype(np.float32))
+    logits = logits.round() if tied else logits
+    names = tuple(labels.values())
+    scores = logits.softmax(dim=-1)
+    if tied:
+        threshold = float(scores[seed % 20, place % len(labels)])
+    point = {"name": "screening", "label": names[place], "threshold": threshold} if 0 <= place < len(labels) else None
+    model.config.operating_point = point
+    said = [answer["label"] for answer in model.decide(CxrOutput(logits=logits))]
+    assert [names[index] for index in decided(scores.double().numpy(), names, point)] == said
 
 
 def test_points_of_two_and_of_more_labels():

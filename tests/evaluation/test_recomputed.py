@@ -3,6 +3,7 @@
 import csv
 import json
 import math
+from collections import Counter
 
 import pytest
 
@@ -27,10 +28,20 @@ def auroc(rows, label, index):
     return ratio(won, len(cases) * len(controls))
 
 
+def decision(row, labels, point):
+    if point and row["p"][labels.index(point["label"])] >= point["threshold"]:
+        return point["label"]
+    return max(
+        (score, -place, label)
+        for place, (score, label) in enumerate(zip(row["p"], labels, strict=True))
+        if label != (point or {}).get("label")
+    )[2]
+
+
 def of_class(rows, label, index):
-    hit = sum(row["label"] == row["prediction"] == label for row in rows)
-    ill, called = (sum(row[key] == label for row in rows) for key in ("label", "prediction"))
-    neither = sum(label not in (row["label"], row["prediction"]) for row in rows)
+    hit = sum(row["label"] == row["decision"] == label for row in rows)
+    ill, called = (sum(row[key] == label for row in rows) for key in ("label", "decision"))
+    neither = sum(label not in (row["label"], row["decision"]) for row in rows)
     return {
         "sensitivity": ratio(hit, ill),
         "specificity": ratio(neither, len(rows) - ill),
@@ -84,11 +95,15 @@ def same(figures, wanted):
 def test_metrics_follow_from_the_predictions(fixture, points, request):
     run = request.getfixturevalue(fixture)
     labels, everything = read(run)
-    metrics = json.loads((run / "metrics.json").read_text())
+    metrics, config = (json.loads((run / f"{name}.json").read_text()) for name in ("metrics", "config"))
+    assert metrics["decision"] == config.get("operating_point")
     for split, report in metrics["splits"].items():
         rows = [row for row in everything if row["split"] == split]
         assert report["n"] == len(rows)
         same(report["metrics"], overall(rows, labels))
+        assert [row["decision"] for row in rows] == [decision(row, labels, config.get("operating_point")) for row in rows]
+        pairs = Counter((row["label"], row["decision"]) for row in rows)
+        assert report["confusion"] == [[pairs[label, other] for other in labels] for label in labels]
         for index, label in enumerate(labels):
             same(report["per_class"][label], of_class(rows, label, index))
             assert all(row["prediction"] == labels[row["p"].index(max(row["p"]))] for row in rows)

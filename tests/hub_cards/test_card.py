@@ -12,7 +12,7 @@ import yaml
 from huggingface_hub import ModelCard
 
 from hub_cards.card import render_card, write_card
-from hub_cards.figures import show_figure
+from hub_cards.figures import show_figure, show_number
 
 
 def test_the_front_matter_is_read_by_the_hubs_own_parser(run):
@@ -22,7 +22,7 @@ def test_the_front_matter_is_read_by_the_hubs_own_parser(run):
     assert card.data.to_dict().get("base_model") is None  # random weights
     metrics = json.loads((run / "metrics.json").read_text())["splits"]["test"]["metrics"]
     results = {result.metric_name: result.metric_value for result in card.data.eval_results}
-    assert results == {name: round(metrics[name]["value"], 4) for name in results}
+    assert results == {name: metrics[name]["value"] for name in results}
     assert {"accuracy", "auroc"} <= set(results)
 
 
@@ -96,6 +96,9 @@ def test_every_snippet_on_the_card_runs(run, film, tmp_path):
         ({"value": None, "low": None, "high": None}, "–"),
         (None, "–"),
         ({"value": 0.5, "low": None, "high": None}, ".500"),
+        ({"value": 0.99985, "low": 0.9994, "high": 1.0}, ".9999 (.999–1.000)"),
+        ({"value": 0.9999999, "low": 0.0004, "high": 1.0}, ".9999999 (.0004–1.000)"),
+        ({"value": 0.0, "low": 0.0, "high": 3e-9}, ".000 (.000–3e-09)"),
     ],
 )
 def test_figures_are_written_with_their_interval(figure, text):
@@ -113,7 +116,34 @@ def test_a_card_that_cannot_say_what_it_must_is_an_error(run, tmp_path):
 
 def test_the_mistakes_on_the_card_are_those_of_the_predictions(run):
     with (run / "predictions.csv").open() as stream:
-        wrong = [row for row in csv.DictReader(stream) if row["split"] == "test" and row["prediction"] != row["label"]]
+        wrong = [row for row in csv.DictReader(stream) if row["split"] == "test" and row["decision"] != row["label"]]
     metrics = json.loads((run / "metrics.json").read_text())
     said = re.search(r"- test: (\d+) of (\d+) wrong", (run / "README.md").read_text())
     assert [int(number) for number in said.groups()] == [len(wrong), metrics["splits"]["test"]["n"]]
+
+
+def test_the_headline_is_of_the_threshold_that_ships(run):
+    card = (run / "README.md").read_text()
+    metrics, config = (json.loads((run / f"{name}.json").read_text()) for name in ("metrics", "config"))
+    figures = metrics["splits"]["test"]["metrics"]
+    told = {"AUROC": "auroc", "sensitivity": "sensitivity", "specificity": "specificity", "accuracy (argmax)": "accuracy"}
+    said = ", ".join(f"{words} {show_figure(figures[key])}" for words, key in told.items())
+    assert f"| test | n = {metrics['splits']['test']['n']}: {said} |" in card
+    assert f"Tuberculosis from {show_number(config['operating_point']['threshold'])} on (screening), the threshold that ships." in card
+
+
+def test_a_run_of_before_there_were_decisions_has_a_card_that_says_so(run, tmp_path):
+    copy = tmp_path / "run"
+    shutil.copytree(run, copy, ignore=shutil.ignore_patterns("checkpoints"))
+    metrics = json.loads((copy / "metrics.json").read_text())
+    (copy / "metrics.json").write_text(json.dumps({key: value for key, value in metrics.items() if key != "decision"}))
+    with (copy / "predictions.csv").open() as stream:
+        rows = [{key: value for key, value in row.items() if key != "decision"} for row in csv.DictReader(stream)]
+    with (copy / "predictions.csv").open("w", newline="") as stream:
+        table = csv.DictWriter(stream, rows[0])
+        table.writeheader()
+        table.writerows(rows)
+    card = render_card(copy)
+    assert "are of the decision: a score of .5 for Tuberculosis." in card
+    wrong = sum(row["split"] == "test" and row["prediction"] != row["label"] for row in rows)
+    assert f"- test: {wrong} of {metrics['splits']['test']['n']} wrong" in card

@@ -1,11 +1,13 @@
 """Pictures of a training and of its results."""
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
 from sklearn.metrics import precision_recall_curve, roc_curve
 
+from hub_cards.figures import figure_name, show_number
 from trainer.evaluation.calibration import equal_mass_bins
 
 BLUE, ORANGE = "#1f5fa8", "#d9731a"
@@ -29,21 +31,22 @@ def curves(history: list[dict[str, float]], best_epoch: int) -> Figure:
 
 
 def confusion(report: dict[str, Any], labels: tuple[str, ...], split: str) -> Figure:
-    """The confusion matrix of a split, as counts and as shares of each true class."""
+    """The confusion matrix of a split at the decision that ships, as counts and as shares of each true class."""
     counts = np.asarray(report["confusion"])
     rows = counts.sum(axis=1, keepdims=True)
     shares = np.divide(counts, rows, out=np.zeros(counts.shape), where=rows > 0)
     figure = Figure(figsize=(9.5, 4.4), layout="constrained")
     figure.suptitle(f"{split}, n = {report['n']}")
+    forms: tuple[Callable[[Any], str], ...] = (str, show_number)
     for axes, values, title, form in zip(
-        figure.subplots(1, 2), (counts, shares), ("counts", "share of the true class"), ("{:d}", "{:.3f}"), strict=True
+        figure.subplots(1, 2), (counts, shares), ("counts", "share of the true class"), forms, strict=True
     ):
         axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-        axes.set(title=title, xlabel="predicted", ylabel="true")
+        axes.set(title=title, xlabel="decided", ylabel="true")
         axes.set_xticks(range(len(labels)), labels, rotation=25, ha="right")
         axes.set_yticks(range(len(labels)), labels)
         for (row, column), value in np.ndenumerate(values):
-            axes.text(column, row, form.format(value), ha="center", va="center", color="white" if shares[row, column] > 0.5 else "black")
+            axes.text(column, row, form(value), ha="center", va="center", color="white" if shares[row, column] > 0.5 else "black")
     return figure
 
 
@@ -100,17 +103,17 @@ def thresholds(
     return figure
 
 
-def audit(report: dict[str, Any], name: str) -> Figure:
-    """AUROC and accuracy of an audit under its conditions, with intervals."""
-    figure = Figure(figsize=(7.5, 2.6), layout="constrained")
+def audit(report: dict[str, Any], keys: tuple[str, ...]) -> Figure:
+    """Some figures of an audit under its conditions, with intervals."""
+    figure = Figure(figsize=(7.5, 3.4), layout="constrained")
     axes = figure.subplots()
     names = list(report["conditions"])
-    for offset, key, colour in ((-0.12, name, BLUE), (0.12, "accuracy", ORANGE)):
+    for offset, key, colour in zip(np.linspace(-0.27, 0.27, len(keys)), keys, (BLUE, ORANGE, "0.4", "#3a923a"), strict=False):
         for place, condition in enumerate(names):
             found = report["conditions"][condition][key]
             if found["value"] is not None:
                 axes.plot([found["low"], found["high"]], [place + offset] * 2, color=colour, lw=2)
-                axes.plot(found["value"], place + offset, "o", color=colour, ms=6, label=key.replace("_", " ") if not place else None)
+                axes.plot(found["value"], place + offset, "o", color=colour, ms=5, label=figure_name(key) if not place else None)
     axes.axvline(0.5, color="0.6", lw=1, ls="--")
     axes.set_yticks(range(len(names)), names)
     axes.invert_yaxis()

@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 from scipy.stats import binomtest, norm, rankdata
 
+from trainer.evaluation.metrics import classification_figures
+
 RESAMPLES = 1000
 Z = float(norm.ppf(0.975))
 Interval = tuple[float, float, str]
@@ -17,22 +19,23 @@ Figure = dict[str, Any]  # {"value", "low", "high", "method"}
 UNDEFINED: Figure = {"value": None, "low": None, "high": None, "method": None}
 
 
-def intervals(truth: np.ndarray, scores: np.ndarray, groups: np.ndarray, figures: dict[str, Any], seed: int = 0) -> dict[str, Any]:
-    """Give each point figure of `classification_figures` its interval.
+def intervals(truth: np.ndarray, decisions: np.ndarray, scores: np.ndarray, groups: np.ndarray) -> dict[str, Any]:
+    """The figures of `classification_figures`, each with its interval.
 
     Args:
         truth: label indices [N].
+        decisions: what the model decides, label indices [N].
         scores: probabilities [N, C].
         groups: what must stay together, [N]: the unit that is resampled.
-        figures: the point figures.
 
     Returns:
-        The same tree, each figure as {"value", "low", "high", "method"}; undefined ones are None throughout.
+        The tree of `classification_figures`, each figure as {"value", "low", "high", "method"}; undefined ones are None throughout.
     """
+    figures = classification_figures(truth, decisions, scores)
     alone = len(np.unique(groups)) == len(groups)
     smallest = min(len(np.unique(groups[truth == index])) for index in np.unique(truth))
-    closed = _closed_forms(truth, scores) if alone else {}
-    resampled = _bootstrap(truth, scores, groups, seed)
+    closed = _closed_forms(truth, decisions, scores) if alone else {}
+    resampled = _bootstrap(truth, decisions, scores, groups)
     name = "bootstrap" if alone else "cluster bootstrap"
 
     def dressed(key: tuple[Any, ...], value: float | None) -> dict[str, Any]:
@@ -122,11 +125,11 @@ def placements(positive: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np
     return (ranks[:m] - rankdata(cases)) / n, 1 - (ranks[m:] - rankdata(controls)) / m
 
 
-def _closed_forms(truth: np.ndarray, scores: np.ndarray) -> dict[tuple[Any, ...], Interval]:
-    predicted = scores.argmax(axis=1)
-    found: dict[tuple[Any, ...], Interval] = {("all", "accuracy"): wilson((truth == predicted).sum(), len(truth))}
+def _closed_forms(truth: np.ndarray, decisions: np.ndarray, scores: np.ndarray) -> dict[tuple[Any, ...], Interval]:
+    right = truth == scores.argmax(axis=1)
+    found: dict[tuple[Any, ...], Interval] = {("all", "accuracy"): wilson(right.sum(), len(truth))}
     for index in range(scores.shape[1]):
-        is_class, called = truth == index, predicted == index
+        is_class, called = truth == index, decisions == index
         for name, hits, among in (("sensitivity", called, is_class), ("specificity", ~called, ~is_class), ("precision", is_class, called)):
             if among.any():
                 found["class", index, name] = wilson((hits & among).sum(), among.sum())
@@ -135,18 +138,19 @@ def _closed_forms(truth: np.ndarray, scores: np.ndarray) -> dict[tuple[Any, ...]
     return found
 
 
-def _bootstrap(truth: np.ndarray, scores: np.ndarray, groups: np.ndarray, seed: int) -> dict[tuple[Any, ...], np.ndarray]:
+def _bootstrap(truth: np.ndarray, decisions: np.ndarray, scores: np.ndarray, groups: np.ndarray) -> dict[tuple[Any, ...], np.ndarray]:
     """Each figure on RESAMPLES draws of whole groups, by weights; nan where a draw leaves it undefined."""
-    chunks = [_weighted_figures(truth, scores, weights) for weights in resample(groups, seed)]
+    chunks = [_weighted_figures(truth, decisions, scores, weights) for weights in resample(groups)]
     return {key: np.concatenate([chunk[key] for chunk in chunks]) for key in chunks[0]}
 
 
-def _weighted_figures(truth: np.ndarray, scores: np.ndarray, weights: np.ndarray) -> dict[tuple[Any, ...], np.ndarray]:
+def _weighted_figures(
+    truth: np.ndarray, decisions: np.ndarray, scores: np.ndarray, weights: np.ndarray
+) -> dict[tuple[Any, ...], np.ndarray]:
     """All figures for each row of `weights` [R, N]."""
     classes = scores.shape[1]
-    predicted = scores.argmax(axis=1)
     confusion = np.stack(
-        [weights @ ((truth == row) & (predicted == column)) for row in range(classes) for column in range(classes)], axis=1
+        [weights @ ((truth == row) & (decisions == column)) for row in range(classes) for column in range(classes)], axis=1
     )
     confusion = confusion.reshape(-1, classes, classes)
     total, right = confusion.sum(axis=(1, 2)), np.diagonal(confusion, axis1=1, axis2=2)
@@ -157,7 +161,7 @@ def _weighted_figures(truth: np.ndarray, scores: np.ndarray, weights: np.ndarray
         f1 = 2 * right / (actual + called)
         aurocs = np.stack([_weighted_auroc(truth == index, scores[:, index], weights) for index in range(classes)], axis=1)
         found: dict[tuple[Any, ...], np.ndarray] = {
-            ("all", "accuracy"): right.sum(axis=1) / total,
+            ("all", "accuracy"): weights @ (truth == scores.argmax(axis=1)) / total,
             ("all", "balanced_accuracy"): sensitivity.mean(axis=1),
         }
     found |= {("all", "macro_f1"): f1.mean(axis=1), ("all", "macro_auroc"): aurocs.mean(axis=1)}

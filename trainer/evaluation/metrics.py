@@ -12,25 +12,27 @@ PER_CLASS = ("sensitivity", "specificity", "precision", "f1", "auroc")
 
 
 class Classification(evaluate.Metric):
-    """`compute(references=[N] label indices, scores=[N, C] probabilities)` -> {"metrics", "per_class", "confusion"}.
+    """`compute(references=[N], predictions=[N], scores=[N, C] probabilities)` -> {"metrics", "per_class", "confusion"}.
 
-    The prediction is the argmax. With two classes the figures of `metrics` are those of the second, the positive one;
-    with more they are averages over the classes. What is undefined (a class that does not occur) is None.
+    References and predictions are label indices; predictions are what the model decides, at the threshold that ships.
+    `accuracy` alone is of the argmax, as other people publish it; all else follows the decision. With two classes the
+    figures of `metrics` are those of the second, the positive one; with more they are averages over the classes. What is
+    undefined (a class that does not occur) is None.
     """
 
     def _info(self) -> evaluate.MetricInfo:
-        features = {"references": datasets.Value("int64"), "scores": datasets.List(datasets.Value("float64"))}
+        label = datasets.Value("int64")
+        features = {"references": label, "predictions": label, "scores": datasets.List(datasets.Value("float64"))}
         return evaluate.MetricInfo(description=DESCRIPTION, citation="", features=datasets.Features(features))
 
-    def _compute(self, references: Any, scores: Any) -> dict[str, Any]:
-        truth, probabilities = np.asarray(references), np.asarray(scores, np.float64)
+    def _compute(self, references: Any, predictions: Any, scores: Any) -> dict[str, Any]:
+        truth, predicted, probabilities = np.asarray(references), np.asarray(predictions), np.asarray(scores, np.float64)
         classes = probabilities.shape[1]
-        predicted = probabilities.argmax(axis=1)
         confusion = confusion_matrix(truth, predicted, labels=range(classes))
         per_class = _per_class(truth, predicted, probabilities, confusion)
         present = confusion.sum(axis=1) > 0
         metrics = {
-            "accuracy": accuracy_score(truth, predicted),
+            "accuracy": accuracy_score(truth, probabilities.argmax(axis=1)),
             "balanced_accuracy": balanced_accuracy_score(truth, predicted) if present.all() else None,
         }
         if classes == 2:
@@ -42,9 +44,9 @@ class Classification(evaluate.Metric):
         return {"metrics": metrics, "per_class": per_class, "confusion": confusion.tolist()}
 
 
-def classification_figures(truth: np.ndarray, scores: np.ndarray) -> dict[str, Any]:
-    """The point figures of `Classification` for label indices [N] and scores [N, C]."""
-    return Classification(keep_in_memory=True).compute(references=truth, scores=scores)
+def classification_figures(truth: np.ndarray, decisions: np.ndarray, scores: np.ndarray) -> dict[str, Any]:
+    """The point figures of `Classification` for label indices [N], decided ones [N] and scores [N, C]."""
+    return Classification(keep_in_memory=True).compute(references=truth, predictions=decisions, scores=scores)
 
 
 def _per_class(truth: np.ndarray, predicted: np.ndarray, scores: np.ndarray, confusion: np.ndarray) -> list[dict[str, float | None]]:

@@ -33,6 +33,21 @@ AIMS = (
 TRIAGE = Aim("WHO triage", "sensitivity >= .90 and specificity >= .70", sensitivity=0.90, specificity=0.70)
 
 
+def decided(scores: np.ndarray, labels: tuple[str, ...], point: dict[str, Any] | None) -> np.ndarray:
+    """What a model decides, as its own `decide` does: label indices [N] of scores [N, C].
+
+    A picture has the label of the point that ships (`config.operating_point`) where that label's score is the threshold
+    or above, else the highest of the other labels. Without a point it has the highest score; of two labels the second
+    from .5 on.
+    """
+    if point is None and len(labels) > 2:
+        return scores.argmax(axis=1)
+    point = point or {"label": labels[1], "threshold": 0.5}
+    index = labels.index(point["label"])
+    others = np.where(np.arange(len(labels)) == index, -1.0, scores).argmax(axis=1)
+    return np.where(scores[:, index] >= point["threshold"], index, others)
+
+
 def choose_points(truth: np.ndarray, scores: np.ndarray, labels: tuple[str, ...], task: str) -> list[dict[str, Any]]:
     """The thresholds for each aim on validation; None where no threshold reaches it.
 

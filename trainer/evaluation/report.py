@@ -7,8 +7,7 @@ import pandas as pd
 
 from trainer.evaluation.calibration import calibration_figures, undo_temperature
 from trainer.evaluation.intervals import intervals, share
-from trainer.evaluation.metrics import classification_figures
-from trainer.evaluation.points import PREVALENCES, point_figures
+from trainer.evaluation.points import PREVALENCES, decided, point_figures
 
 UNFAMILIAR = 0.5  # the familiarity below which a picture is called unlike the training radiographs
 
@@ -25,6 +24,7 @@ class Scored(NamedTuple):
 def assess(
     parts: dict[str, Scored],
     labels: tuple[str, ...],
+    decision: dict[str, Any] | None,
     calibration: dict[str, Any] | None,
     points: list[dict[str, Any]],
     prevalences: tuple[float, ...] = PREVALENCES,
@@ -34,12 +34,17 @@ def assess(
     Args:
         parts: each split.
         labels: in the order of the scores.
+        decision: the operating point that ships, or None where the highest score decides.
         calibration: the model's record of its temperature, which the scores have in them already.
         points: its operating points, chosen on validation.
         prevalences: for predictive values.
     """
     groups = {name: part.rows["group"].to_numpy() for name, part in parts.items()}
-    report: dict[str, Any] = {"schema": 1, "splits": {name: split_report(*part[:3], labels) for name, part in parts.items()}}
+    splits = {
+        name: split_report(rows, truth, decided(scores, labels, decision), scores, labels)
+        for name, (rows, truth, scores, _) in parts.items()
+    }
+    report: dict[str, Any] = {"schema": 1, "decision": decision, "splits": splits}
     if calibration:
         report["calibration"] = {**calibration, "splits": {}}
         for name, (_, truth, scores, _) in parts.items():
@@ -65,12 +70,15 @@ def assess(
     return report
 
 
-def split_report(rows: pd.DataFrame, truth: np.ndarray, scores: np.ndarray, labels: tuple[str, ...]) -> dict[str, Any]:
+def split_report(
+    rows: pd.DataFrame, truth: np.ndarray, decisions: np.ndarray, scores: np.ndarray, labels: tuple[str, ...]
+) -> dict[str, Any]:
     """The figures of one split.
 
     Args:
         rows: its manifest rows, with `group` and `collection`.
         truth: label indices [N].
+        decisions: what the model decides, label indices [N].
         scores: probabilities [N, C].
         labels: in the order of the scores.
 
@@ -78,12 +86,12 @@ def split_report(rows: pd.DataFrame, truth: np.ndarray, scores: np.ndarray, labe
         {"n", "groups", "collections", "metrics", "per_class", "confusion"}, each figure with its 95 % interval.
     """
     groups, collections = rows["group"].to_numpy(), rows["collection"].to_numpy()
-    full = _figures(truth, scores, groups)
+    full = intervals(truth, decisions, scores, groups)
     per_class = {label: {"n": int((truth == index).sum()), **full["per_class"][index]} for index, label in enumerate(labels)}
     parts = {}
     for name in sorted(set(collections) - {""}):
         inside = collections == name
-        part = _figures(truth[inside], scores[inside], groups[inside])
+        part = intervals(truth[inside], decisions[inside], scores[inside], groups[inside])
         sizes = {label: int((truth[inside] == index).sum()) for index, label in enumerate(labels)}
         parts[name] = {"n": int(inside.sum()), "groups": len(set(groups[inside])), "labels": sizes, "metrics": part["metrics"]}
     return {
@@ -94,7 +102,3 @@ def split_report(rows: pd.DataFrame, truth: np.ndarray, scores: np.ndarray, labe
         "per_class": per_class,
         "confusion": full["confusion"],
     }
-
-
-def _figures(truth: np.ndarray, scores: np.ndarray, groups: np.ndarray) -> dict[str, Any]:
-    return intervals(truth, scores, groups, classification_figures(truth, scores))
