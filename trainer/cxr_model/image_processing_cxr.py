@@ -1,11 +1,14 @@
 """One reader for every radiograph file, one pixel range. Research demonstration, not a medical device.
 
 Every source ends as uint8 grey: 0 is black (air), 255 is white (bone), whatever the file's depth, colour or polarity.
+8 bits stay as they are. What is deeper, and comes without a window or a table that says how it is shown, is stretched
+between percentiles of its own pixels, so that no single one (a marker, a dead pixel) decides how bright the others are.
 No header field, EXIF tag or file name leaves this module, except the file name in an error.
 """
 
 import io
 import logging
+import math
 import os
 import warnings
 from collections.abc import Sequence
@@ -30,6 +33,7 @@ MAX_PIXELS = 80_000_000  # a 43 x 43 cm film at 50 micrometres has 74 million
 FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "WEBP", "GIF", "JPEG2000", "PPM")
 DEEP_MODES = ("I;16", "I;16L", "I;16B", "I;16N", "I", "F")
 LATERAL_VIEWS = {"LL", "RL", "LLD", "RLD", "LATERAL", "LAT", "LPO", "RPO", "LAO", "RAO"}
+LOW, HIGH, SAMPLED = 0.005, 0.995, 2_000_000  # shares of the pixels of a deep picture below black and white; most that are looked at
 CHEST_PARTS = ("CHEST", "THORAX", "LUNG", "TORAX")
 OTHER_MODALITIES = {"CT", "MR", "US", "PT", "NM", "MG", "XA", "RF", "SM", "OP"}
 TINY, LONGEST, FLAT, COLOURED = 64, 2.0, 4.0, 12.0  # pixels a side; sides' ratio; grey levels: spread of a blank, between channels
@@ -53,7 +57,7 @@ def read_radiograph(source: Any) -> Radiograph:
 
     Args:
         source: a path, bytes, a binary file, a Pillow image, or an array / tensor: [H, W], [H, W, 1 | 3 | 4] or
-            [1 | 3, H, W] of uint8, uint16 or floats in 0..1. Files: PNG, JPEG, TIFF, BMP, WebP, GIF (8 or 16 bit, grey,
+            [1 | 3, H, W] of uint8 (taken as it is), or of deeper integers or floats from 0 up (stretched). Files: PNG, JPEG, TIFF, BMP, WebP, GIF (8 or 16 bit, grey,
             RGB(A), palette, CMYK, EXIF-rotated) and DICOM. A web address is refused.
 
     Raises:
@@ -199,14 +203,16 @@ def _to_uint8(values: np.ndarray, low: float, high: float) -> np.ndarray:
 
 
 def _value_range(values: np.ndarray) -> tuple[float, float]:
-    """Range of values stored without one: 0..1, else the smallest even bit depth that holds them, else min..max."""
-    low, high = float(values.min()), float(values.max())
-    if not np.isfinite(low + high):
+    """Black and white of values that come without them: their .5 and 99.5 percentiles.
+
+    One value more or less moves them by one rank at most: they are ranks, not interpolated, and of a fixed sample where there are many.
+    """
+    sample = values.reshape(-1)[:: 1 + values.size // SAMPLED]
+    if not np.isfinite(values).all():
         raise RadiographError("holds values that are not finite")
-    if np.issubdtype(values.dtype, np.floating) and low >= 0 and high <= 1:
-        return 0.0, 1.0
-    bits = next((bits for bits in (8, 10, 12, 14, 16) if high < 2**bits), None)
-    return (low, high) if low < 0 or bits is None else (0.0, float(2**bits - 1))
+    places = math.ceil(LOW * (sample.size - 1)), math.floor(HIGH * (sample.size - 1))
+    ranked = np.partition(sample, places)
+    return float(ranked[places[0]]), float(ranked[places[1]])
 
 
 def _read_picture(image: Image.Image) -> Radiograph:
@@ -248,11 +254,12 @@ def _array_to_grey(array: np.ndarray) -> np.ndarray:
     if array.size == 0 or array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in (3, 4)):
         raise RadiographError(f"an array of shape {array.shape} is no picture: expected [H, W] or [H, W, 3]")
     _check_size(array.shape[1], array.shape[0])
+    array = array if array.ndim == 2 else array[:, :, :3]
     if np.issubdtype(array.dtype, np.floating) and array.min() < 0:
         raise RadiographError(f"floats from {array.min():g}: give 0..1, or the integers of the file")
     if array.dtype != np.uint8:
         array = _to_uint8(array, *((0, 1) if array.dtype == bool else _value_range(array)))
-    return np.ascontiguousarray(array) if array.ndim == 2 else np.asarray(Image.fromarray(array[:, :, :3]).convert("L"))
+    return np.ascontiguousarray(array) if array.ndim == 2 else np.asarray(Image.fromarray(np.ascontiguousarray(array)).convert("L"))
 
 
 def _read_dicom(file: BinaryIO) -> Radiograph:
@@ -269,8 +276,12 @@ def _read_dicom(file: BinaryIO) -> Radiograph:
         raise RadiographError("this DICOM file holds no picture")
     _check_size(int(dataset.Columns), int(dataset.Rows))
     stored = _stored_pixels(dataset)
-    if stored.ndim == 3 or dataset.PhotometricInterpretation == "PALETTE COLOR":
-        grey = _array_to_grey(apply_color_lut(stored, dataset) if stored.ndim == 2 else stored)
+    if stored.ndim == 3:
+        grey = _array_to_grey(stored)
+    elif dataset.PhotometricInterpretation == "PALETTE COLOR":
+        colours = apply_color_lut(stored, dataset)
+        bits = min(int(dataset.RedPaletteColorLookupTableDescriptor[2]), 8 * colours.itemsize)
+        grey = _array_to_grey(_to_uint8(colours, 0, 2**bits - 1))
     else:
         grey = _grey_from_stored(stored, dataset)
     return Radiograph(grey, _header_warnings(dataset))
@@ -286,7 +297,10 @@ def _stored_pixels(dataset: Any) -> np.ndarray:
 
 
 def _grey_from_stored(stored: np.ndarray, dataset: Any) -> np.ndarray:
-    """Modality LUT, then VOI LUT or window, then polarity (DICOM PS3.4, N.2); padding is black."""
+    """Modality LUT, then VOI LUT or window, then polarity (DICOM PS3.4, N.2); padding is black.
+
+    Without VOI LUT and window up to 8 bits are shown as far as the declared bits reach, deeper ones between percentiles.
+    """
     padding = _padding_mask(stored, dataset)
     values = apply_modality_lut(stored, dataset)
     if dataset.get("VOILUTSequence"):
@@ -296,12 +310,19 @@ def _grey_from_stored(stored: np.ndarray, dataset: Any) -> np.ndarray:
         grey = _apply_window(values, dataset)
     else:
         shown = values if padding is None or padding.all() else values[~padding]
-        grey = _to_uint8(values, *_value_range(shown))
+        grey = _to_uint8(values, *(_declared_range(dataset) if dataset.BitsStored <= 8 else _value_range(shown)))
     if dataset.PhotometricInterpretation == "MONOCHROME1":
         grey = 255 - grey
     if padding is not None:
         grey[padding] = 0
     return grey
+
+
+def _declared_range(dataset: Any) -> tuple[float, float]:
+    """The smallest and the largest value that the declared bits can hold, after the modality LUT."""
+    low = -(2 ** (dataset.BitsStored - 1)) if dataset.PixelRepresentation else 0
+    reach = apply_modality_lut(np.arange(low, low + 2**dataset.BitsStored), dataset)
+    return float(reach.min()), float(reach.max())
 
 
 def _apply_window(values: np.ndarray, dataset: Any) -> np.ndarray:
