@@ -33,7 +33,8 @@ MAX_PIXELS = 80_000_000  # a 43 x 43 cm film at 50 micrometres has 74 million
 FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "WEBP", "GIF", "JPEG2000", "PPM")
 DEEP_MODES = ("I;16", "I;16L", "I;16B", "I;16N", "I", "F")
 LATERAL_VIEWS = {"LL", "RL", "LLD", "RLD", "LATERAL", "LAT", "LPO", "RPO", "LAO", "RAO"}
-LOW, HIGH, SAMPLED = 0.005, 0.995, 2_000_000  # shares of the pixels of a deep picture below black and white; most that are looked at
+LOW, HIGH = 0.005, 0.995  # shares of a deep picture's pixels that lie below black, and below white
+SAMPLED = 2_000_000  # most of its pixels that are looked at for that
 CHEST_PARTS = ("CHEST", "THORAX", "LUNG", "TORAX")
 OTHER_MODALITIES = {"CT", "MR", "US", "PT", "NM", "MG", "XA", "RF", "SM", "OP"}
 TINY, LONGEST, FLAT, COLOURED = 64, 2.0, 4.0, 12.0  # pixels a side; sides' ratio; grey levels: spread of a blank, between channels
@@ -57,8 +58,9 @@ def read_radiograph(source: Any) -> Radiograph:
 
     Args:
         source: a path, bytes, a binary file, a Pillow image, or an array / tensor: [H, W], [H, W, 1 | 3 | 4] or
-            [1 | 3, H, W] of uint8 (taken as it is), or of deeper integers or floats from 0 up (stretched). Files: PNG, JPEG, TIFF, BMP, WebP, GIF (8 or 16 bit, grey,
-            RGB(A), palette, CMYK, EXIF-rotated) and DICOM. A web address is refused.
+            [1 | 3, H, W] of uint8 (taken as it is), or of deeper integers or floats from 0 up (stretched). Files: PNG,
+            JPEG, TIFF, BMP, WebP, GIF (8 or 16 bit, grey, RGB(A), palette, CMYK, EXIF-rotated) and DICOM. A web
+            address is refused.
 
     Raises:
         RadiographError: not a radiograph that can be read; names the file and the cure.
@@ -203,9 +205,9 @@ def _to_uint8(values: np.ndarray, low: float, high: float) -> np.ndarray:
 
 
 def _value_range(values: np.ndarray) -> tuple[float, float]:
-    """Black and white of values that come without them: their .5 and 99.5 percentiles.
+    """Black and white of values that come without them: their .5 and 99.5 percentiles, of every n-th where there are many.
 
-    One value more or less moves them by one rank at most: they are ranks, not interpolated, and of a fixed sample where there are many.
+    They are ranks, not interpolated: one value moves them by one rank at most.
     """
     sample = values.reshape(-1)[:: 1 + values.size // SAMPLED]
     if not np.isfinite(values).all():
