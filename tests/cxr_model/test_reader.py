@@ -119,15 +119,6 @@ def test_a_dicom_file_of_at_most_8_bits_is_shown_as_far_as_its_bits_reach(dicom_
         assert (read == np.rint(stored * (255 / (2**bits - 1)))).all()
 
 
-def test_a_palette_of_16_bits_is_shown_as_far_as_its_bits_reach(dicom_of):
-    fields = {}
-    for colour in ("Red", "Green", "Blue"):
-        fields[f"{colour}PaletteColorLookupTableDescriptor"] = [256, 0, 16]
-        fields[f"{colour}PaletteColorLookupTableData"] = (np.arange(256, dtype=np.uint16) * 257).tobytes()
-    dataset = dicom_of(GREY[:30] // 4, bits=8, PhotometricInterpretation="PALETTE COLOR", **fields)
-    assert (read_radiograph(dicom_bytes(dataset)).pixels == GREY[:30] // 4).all()
-
-
 def test_colour_palette_and_one_bit():
     assert (read_radiograph(saved(Image.fromarray(np.dstack([GREY] * 3)), "PNG")).pixels == GREY).all()
     palette = Image.fromarray(GREY).convert("P")

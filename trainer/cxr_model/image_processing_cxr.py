@@ -1,14 +1,12 @@
 """One reader for every radiograph file, one pixel range. Research demonstration, not a medical device.
 
 Every source ends as uint8 grey: 0 is black (air), 255 is white (bone), whatever the file's depth, colour or polarity.
-8 bits stay as they are. What is deeper, and comes without a window or a table that says how it is shown, is stretched
-between percentiles of its own pixels, so that no single one (a marker, a dead pixel) decides how bright the others are.
+8 bits stay as they are. What is deeper and has no window is stretched between percentiles, so no pixel rules the others.
 No header field, EXIF tag or file name leaves this module, except the file name in an error.
 """
 
 import io
 import logging
-import math
 import os
 import warnings
 from collections.abc import Sequence
@@ -33,8 +31,7 @@ MAX_PIXELS = 80_000_000  # a 43 x 43 cm film at 50 micrometres has 74 million
 FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "WEBP", "GIF", "JPEG2000", "PPM")
 DEEP_MODES = ("I;16", "I;16L", "I;16B", "I;16N", "I", "F")
 LATERAL_VIEWS = {"LL", "RL", "LLD", "RLD", "LATERAL", "LAT", "LPO", "RPO", "LAO", "RAO"}
-LOW, HIGH = 0.005, 0.995  # shares of a deep picture's pixels that lie below black, and below white
-SAMPLED = 2_000_000  # most of its pixels that are looked at for that
+BLACK, WHITE, SAMPLED = 0.5, 99.5, 2_000_000  # percentiles of a deep picture; most of its pixels they are taken of
 CHEST_PARTS = ("CHEST", "THORAX", "LUNG", "TORAX")
 OTHER_MODALITIES = {"CT", "MR", "US", "PT", "NM", "MG", "XA", "RF", "SM", "OP"}
 TINY, LONGEST, FLAT, COLOURED = 64, 2.0, 4.0, 12.0  # pixels a side; sides' ratio; grey levels: spread of a blank, between channels
@@ -58,9 +55,8 @@ def read_radiograph(source: Any) -> Radiograph:
 
     Args:
         source: a path, bytes, a binary file, a Pillow image, or an array / tensor: [H, W], [H, W, 1 | 3 | 4] or
-            [1 | 3, H, W] of uint8 (taken as it is), or of deeper integers or floats from 0 up (stretched). Files: PNG,
-            JPEG, TIFF, BMP, WebP, GIF (8 or 16 bit, grey, RGB(A), palette, CMYK, EXIF-rotated) and DICOM. A web
-            address is refused.
+            [1 | 3, H, W] of uint8, deeper integers or floats from 0 up. Files: PNG, JPEG, TIFF, BMP, WebP, GIF (8 or 16
+            bit, grey, RGB(A), palette, CMYK, EXIF-rotated) and DICOM. A web address is refused.
 
     Raises:
         RadiographError: not a radiograph that can be read; names the file and the cure.
@@ -205,16 +201,11 @@ def _to_uint8(values: np.ndarray, low: float, high: float) -> np.ndarray:
 
 
 def _value_range(values: np.ndarray) -> tuple[float, float]:
-    """Black and white of values that come without them: their .5 and 99.5 percentiles, of every n-th where there are many.
-
-    They are ranks, not interpolated: one value moves them by one rank at most.
-    """
+    """Black and white of values that come without: percentiles, not interpolated; one value moves them by one rank."""
     sample = values.reshape(-1)[:: 1 + values.size // SAMPLED]
     if not np.isfinite(values).all():
         raise RadiographError("holds values that are not finite")
-    places = math.ceil(LOW * (sample.size - 1)), math.floor(HIGH * (sample.size - 1))
-    ranked = np.partition(sample, places)
-    return float(ranked[places[0]]), float(ranked[places[1]])
+    return float(np.percentile(sample, BLACK, method="higher")), float(np.percentile(sample, WHITE, method="lower"))
 
 
 def _read_picture(image: Image.Image) -> Radiograph:
@@ -251,17 +242,17 @@ def _flatten(image: Image.Image) -> Image.Image:
 def _array_to_grey(array: np.ndarray) -> np.ndarray:
     if array.ndim == 3 and array.shape[0] in (1, 3) and array.shape[2] not in (1, 3, 4):
         array = np.moveaxis(array, 0, 2)
-    if array.ndim == 3 and array.shape[2] == 1:
-        array = array[:, :, 0]
-    if array.size == 0 or array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in (3, 4)):
+    if array.ndim == 3 and array.shape[2] in (1, 3, 4):
+        array = array[:, :, 0] if array.shape[2] == 1 else array[:, :, :3]
+    if array.size == 0 or array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] != 3):
         raise RadiographError(f"an array of shape {array.shape} is no picture: expected [H, W] or [H, W, 3]")
     _check_size(array.shape[1], array.shape[0])
-    array = array if array.ndim == 2 else array[:, :, :3]
     if np.issubdtype(array.dtype, np.floating) and array.min() < 0:
         raise RadiographError(f"floats from {array.min():g}: give 0..1, or the integers of the file")
     if array.dtype != np.uint8:
         array = _to_uint8(array, *((0, 1) if array.dtype == bool else _value_range(array)))
-    return np.ascontiguousarray(array) if array.ndim == 2 else np.asarray(Image.fromarray(np.ascontiguousarray(array)).convert("L"))
+    array = np.ascontiguousarray(array)
+    return array if array.ndim == 2 else np.asarray(Image.fromarray(array).convert("L"))
 
 
 def _read_dicom(file: BinaryIO) -> Radiograph:
@@ -278,12 +269,8 @@ def _read_dicom(file: BinaryIO) -> Radiograph:
         raise RadiographError("this DICOM file holds no picture")
     _check_size(int(dataset.Columns), int(dataset.Rows))
     stored = _stored_pixels(dataset)
-    if stored.ndim == 3:
-        grey = _array_to_grey(stored)
-    elif dataset.PhotometricInterpretation == "PALETTE COLOR":
-        colours = apply_color_lut(stored, dataset)
-        bits = min(int(dataset.RedPaletteColorLookupTableDescriptor[2]), 8 * colours.itemsize)
-        grey = _array_to_grey(_to_uint8(colours, 0, 2**bits - 1))
+    if stored.ndim == 3 or dataset.PhotometricInterpretation == "PALETTE COLOR":
+        grey = _array_to_grey(apply_color_lut(stored, dataset) if stored.ndim == 2 else stored)
     else:
         grey = _grey_from_stored(stored, dataset)
     return Radiograph(grey, _header_warnings(dataset))
@@ -299,10 +286,7 @@ def _stored_pixels(dataset: Any) -> np.ndarray:
 
 
 def _grey_from_stored(stored: np.ndarray, dataset: Any) -> np.ndarray:
-    """Modality LUT, then VOI LUT or window, then polarity (DICOM PS3.4, N.2); padding is black.
-
-    Without VOI LUT and window up to 8 bits are shown as far as the declared bits reach, deeper ones between percentiles.
-    """
+    """Modality LUT, then VOI LUT or window, then polarity (DICOM PS3.4, N.2); padding is black."""
     padding = _padding_mask(stored, dataset)
     values = apply_modality_lut(stored, dataset)
     if dataset.get("VOILUTSequence"):
