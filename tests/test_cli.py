@@ -166,6 +166,24 @@ def test_the_positive_class_of_two_of_ones_own(phantoms, tmp_path, capsys):
     assert config["id2label"] == {"0": "well", "1": "ill"}
 
 
+def test_what_is_looked_for_among_two_of_ones_own_is_told_and_written_on_the_card(phantoms, tmp_path, capsys):
+    shutil.copytree(phantoms / "Tuberculosis", tmp_path / "own" / "COVID")
+    shutil.copytree(phantoms / "Normal", tmp_path / "own" / "Normal")
+    words = ["train", "tb", "--data", str(tmp_path / "own"), "--output", str(tmp_path / "run"), *QUICK, "--set", "epochs=1"]
+    assert main(words) == 0
+    assert "COVID is the positive class, Normal the negative one" in capsys.readouterr().out
+    assert json.loads((tmp_path / "run" / "config.json").read_text())["id2label"] == {"0": "Normal", "1": "COVID"}
+    points = json.loads((tmp_path / "run" / "metrics.json").read_text())["operating_points"]
+    assert {point["label"] for point in points} == {"COVID"}
+    assert "| positive | COVID: what is looked for; Normal is negative |" in (tmp_path / "run" / "README.md").read_text()
+    (tmp_path / "own" / "Normal").rename(tmp_path / "own" / "Effusion")
+    assert main([*words[:5], str(tmp_path / "other"), *words[6:]]) == 2
+    assert "--positive: say which of the two classes is looked for, COVID or Effusion" in capsys.readouterr().err
+    (tmp_path / "own" / "Effusion").rename(tmp_path / "own" / "clear")
+    assert main([*words[:5], str(tmp_path / "other"), *words[6:], "--positive", "clear"]) == 0
+    assert "clear is the positive class, COVID the negative one, though by its name" in capsys.readouterr().out
+
+
 def test_labels_are_matched_however_they_are_written(phantoms, tmp_path):
     shutil.copytree(phantoms / "Tuberculosis", tmp_path / "data" / "TUBERCULOSIS")
     shutil.copytree(phantoms / "Normal", tmp_path / "data" / "_normal ")

@@ -86,7 +86,9 @@ def _add_train(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     parser.add_argument("--backbone", metavar="ID_OR_DIR", help="another backbone than the recipe's: a Hub id or a folder")
     parser.add_argument("--no-pretrained", action="store_true", help="start from random weights, downloading nothing")
     parser.add_argument(
-        "--positive", metavar="LABEL", help="with two classes of your own: the one that is looked for (default: the second by name)"
+        "--positive",
+        metavar="LABEL",
+        help="with two classes of your own: the one that is looked for (default: the other than normal, healthy, negative, …)",
     )
     parser.add_argument(
         "--set",

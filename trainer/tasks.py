@@ -25,9 +25,18 @@ TASKS = {
 }
 
 
+NEGATIVE = {"normal", "normals", "healthy", "health", "negative", "neg", "control", "controls", "nofinding", "nofindings"}
+NEGATIVE |= {"clear", "none", "unremarkable"}
+
+
 def plain(name: str) -> str:
     """A label without case, space, `_` and `-`: what two names must share to be the same label."""
     return "".join(character for character in name.casefold() if character not in " _-")
+
+
+def is_negative(label: str) -> bool:
+    """Whether a label by its name says that nothing was found: `Normal`, `no_findings`, …; such a label is not looked for."""
+    return plain(label) in NEGATIVE
 
 
 def choose_labels(task: Task, found: Iterable[str], positive: str | None = None) -> tuple[Task, dict[str, str]]:
@@ -36,13 +45,15 @@ def choose_labels(task: Task, found: Iterable[str], positive: str | None = None)
     Args:
         task: the task of the recipe.
         found: the class names in the data.
-        positive: with two classes of the user's own, the one that is looked for (default: the second by name).
+        positive: with two classes of the user's own, the one that is looked for. Without it that is the other one than
+            the negative; it comes second.
 
     Returns:
         The task, or one made of the data's own classes where those are not the task's; and {class name: label}.
 
     Raises:
-        UsageError: fewer than two classes, classes of the task that are missing, or a `positive` that is no class.
+        UsageError: fewer than two classes, classes of the task that are missing, a `positive` that is no class, or none
+            where both classes or neither `is_negative`.
     """
     names = sorted(set(found))
     known = {plain(label): label for label in task.labels}
@@ -57,9 +68,16 @@ def choose_labels(task: Task, found: Iterable[str], positive: str | None = None)
         raise UsageError(f"no image of {', '.join(missing)}: task {task.name} needs {', '.join(task.labels)}")
     if len(names) < 2:
         raise UsageError(f"a classifier needs at least two classes, found: {', '.join(names) or 'none'}")
-    if positive is not None:
-        names = _put_last(names, positive)
+    if positive is not None or len(names) == 2:
+        names = _put_last(names, _positive_of(names) if positive is None else positive)
     return Task("own", tuple(names), ", ".join(names)), {name: name for name in names}
+
+
+def _positive_of(names: list[str]) -> str:
+    found = [name for name in names if not is_negative(name)]
+    if len(found) != 1:
+        raise UsageError(f"--positive: say which of the two classes is looked for, {' or '.join(names)}: their names do not tell")
+    return found[0]
 
 
 def _put_last(names: list[str], positive: str) -> list[str]:

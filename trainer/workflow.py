@@ -25,7 +25,7 @@ from trainer.environment import describe
 from trainer.errors import UsageError
 from trainer.recipes import Recipe, to_json
 from trainer.run import Run
-from trainer.tasks import TASKS, Task, choose_labels
+from trainer.tasks import TASKS, Task, choose_labels, is_negative
 from trainer.training.bank import remove_bank
 from trainer.training.build import balanced_weights, build_model, build_processor, default_processor
 from trainer.training.feed import PixelFeed
@@ -187,6 +187,10 @@ def _match_labels(manifest: Manifest, task: Task, positive: str | None) -> Task:
             f"the classes ({', '.join(found.labels)}) are not those of task {task.name} ({', '.join(task.labels)}): "
             "the recipe trains a classifier of your classes"
         )
+        if len(found.labels) == 2:
+            other, chosen = found.labels
+            odd = ", though by its name nothing is found there" if is_negative(chosen) else ""
+            manifest.notes.append(f"{chosen} is the positive class, {other} the negative one{odd}; --positive chooses")
     return found
 
 

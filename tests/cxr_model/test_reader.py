@@ -13,7 +13,7 @@ from PIL import Image
 from trainer.cxr_model import CxrImageProcessor, RadiographError, image_processing_cxr, read_radiograph
 
 GREY = np.random.default_rng(0).integers(0, 256, (48, 64)).astype(np.uint8)
-GREY[0, :2] = (0, 255)
+GREY[40, :20], GREY[41, :20] = 0, 255  # so much of both ends that a deep copy is stretched to the same grey levels
 
 
 def saved(image: Image.Image, kind: str, **options) -> bytes:
@@ -40,7 +40,7 @@ def test_16_bit_is_not_whitened(kind):
 
 
 @pytest.mark.parametrize("bits", [10, 12, 14])
-def test_fewer_bits_stored_in_16_fill_the_range(bits):
+def test_a_deep_film_that_fills_its_range_reads_as_in_8_bits(bits):
     top = 2**bits - 1
     deep = np.rint(GREY / 255 * top).astype(np.uint16)
     assert (read_radiograph(saved(Image.fromarray(deep), "PNG")).pixels == GREY).all()
@@ -54,6 +54,69 @@ def test_a_16_bit_tiff_where_white_is_zero_is_turned_round():
 
 def test_float_tiff():
     assert (read_radiograph(saved(Image.fromarray((GREY / 255).astype(np.float32)), "TIFF")).pixels == GREY).all()
+
+
+def deep_kinds(dicom_of):
+    """The same 12-bit picture, uint16, from every source that is deeper than 8 bits."""
+    return {
+        "PNG": lambda deep: saved(Image.fromarray(deep), "PNG"),
+        "TIFF": lambda deep: saved(Image.fromarray(deep), "TIFF"),
+        "float TIFF": lambda deep: saved(Image.fromarray(deep.astype(np.float32)), "TIFF"),
+        "array": lambda deep: deep,
+        "floats": lambda deep: deep / 4095,
+        "tensor": lambda deep: torch.from_numpy(deep / 4095).float(),
+        "three channels": lambda deep: np.dstack([deep] * 3),
+        "DICOM": lambda deep: dicom_bytes(dicom_of(deep, bits=16)),
+        "MONOCHROME1": lambda deep: dicom_bytes(dicom_of(deep, bits=16, PhotometricInterpretation="MONOCHROME1")),
+        "Hounsfield": lambda deep: dicom_bytes(dicom_of(deep, bits=16, RescaleSlope="1", RescaleIntercept="-1024")),
+    }
+
+
+NARROW = 300 + 11 * GREY.astype(np.uint16)  # a 12-bit film that does not fill its bits
+
+
+def test_a_deep_film_is_stretched_between_its_percentiles_whatever_its_source(dicom_of):
+    low, high = np.sort(NARROW, axis=None)[[16, NARROW.size - 1 - 16]].astype(float)  # .005 x 3071 is 15.4
+    expected = np.rint(255 * ((NARROW - low) / (high - low)).clip(0, 1))
+    for name, source in deep_kinds(dicom_of).items():
+        read = read_radiograph(source(NARROW)).pixels.astype(int)
+        assert np.abs((255 - read if name == "MONOCHROME1" else read) - expected).max() <= 1, name
+
+
+@given(st.data())
+def test_no_single_pixel_decides_how_bright_the_others_are(dicom_of, data):
+    kinds = deep_kinds(dicom_of)
+    name = data.draw(st.sampled_from(sorted(kinds)))
+    deep = data.draw(st.sampled_from([NARROW, NARROW[:12, :18], 4 * GREY.astype(np.uint16)]))
+    row, column = (data.draw(st.integers(0, side - 1)) for side in deep.shape)
+    changed = deep.copy()
+    changed[row, column] = data.draw(st.integers(0, 2**16 - 1) | st.sampled_from([0, 1023, 1024, 4096, 2**16 - 1]))
+    apart = np.abs(read_radiograph(kinds[name](changed)).pixels.astype(int) - read_radiograph(kinds[name](deep)).pixels)
+    apart[row, column] = 0
+    assert apart.max() <= (6 if deep.size < 1000 else 2)  # a rank in 216 pixels is .5 % of them
+
+
+def test_padding_does_not_count_among_the_pixels_of_a_deep_film(dicom_of):
+    framed = np.pad(NARROW, 30, constant_values=0)
+    read = read_radiograph(dicom_bytes(dicom_of(framed, bits=12, PixelPaddingValue=0))).pixels
+    assert (read[30:-30, 30:-30] == read_radiograph(NARROW).pixels).all()
+    assert (read[:30] == 0).all()
+
+
+@pytest.mark.parametrize("value", [0, 700, 65535])
+def test_a_deep_film_of_one_value_is_blank_and_divides_by_nothing(dicom_of, value):
+    with np.errstate(all="raise"):
+        for name, source in deep_kinds(dicom_of).items():
+            read = read_radiograph(source(np.full((40, 40), value, np.uint16)))
+            assert read.pixels.std() == 0, name
+
+
+@pytest.mark.parametrize("bits", [4, 6, 8])
+def test_a_dicom_file_of_at_most_8_bits_is_shown_as_far_as_its_bits_reach(dicom_of, bits):
+    stored = GREY[:30] >> (10 - bits)  # a quarter of the range, whose brightest pixel says nothing
+    for fields in ({}, {"RescaleSlope": "2.5", "RescaleIntercept": "-1000"}):
+        read = read_radiograph(dicom_bytes(dicom_of(stored, bits=bits, **fields))).pixels
+        assert (read == np.rint(stored * (255 / (2**bits - 1)))).all()
 
 
 def test_colour_palette_and_one_bit():

@@ -1,6 +1,7 @@
 """One reader for every radiograph file, one pixel range. Research demonstration, not a medical device.
 
 Every source ends as uint8 grey: 0 is black (air), 255 is white (bone), whatever the file's depth, colour or polarity.
+8 bits stay as they are. What is deeper and has no window is stretched between percentiles, so no pixel rules the others.
 No header field, EXIF tag or file name leaves this module, except the file name in an error.
 """
 
@@ -30,6 +31,7 @@ MAX_PIXELS = 80_000_000  # a 43 x 43 cm film at 50 micrometres has 74 million
 FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "WEBP", "GIF", "JPEG2000", "PPM")
 DEEP_MODES = ("I;16", "I;16L", "I;16B", "I;16N", "I", "F")
 LATERAL_VIEWS = {"LL", "RL", "LLD", "RLD", "LATERAL", "LAT", "LPO", "RPO", "LAO", "RAO"}
+BLACK, WHITE, SAMPLED = 0.5, 99.5, 2_000_000  # percentiles of a deep picture; most of its pixels they are taken of
 CHEST_PARTS = ("CHEST", "THORAX", "LUNG", "TORAX")
 OTHER_MODALITIES = {"CT", "MR", "US", "PT", "NM", "MG", "XA", "RF", "SM", "OP"}
 TINY, LONGEST, FLAT, COLOURED = 64, 2.0, 4.0, 12.0  # pixels a side; sides' ratio; grey levels: spread of a blank, between channels
@@ -53,8 +55,8 @@ def read_radiograph(source: Any) -> Radiograph:
 
     Args:
         source: a path, bytes, a binary file, a Pillow image, or an array / tensor: [H, W], [H, W, 1 | 3 | 4] or
-            [1 | 3, H, W] of uint8, uint16 or floats in 0..1. Files: PNG, JPEG, TIFF, BMP, WebP, GIF (8 or 16 bit, grey,
-            RGB(A), palette, CMYK, EXIF-rotated) and DICOM. A web address is refused.
+            [1 | 3, H, W] of uint8, deeper integers or floats from 0 up. Files: PNG, JPEG, TIFF, BMP, WebP, GIF (8 or 16
+            bit, grey, RGB(A), palette, CMYK, EXIF-rotated) and DICOM. A web address is refused.
 
     Raises:
         RadiographError: not a radiograph that can be read, or not in the memory there is; names the file and the cure.
@@ -199,14 +201,11 @@ def _to_uint8(values: np.ndarray, low: float, high: float) -> np.ndarray:
 
 
 def _value_range(values: np.ndarray) -> tuple[float, float]:
-    """Range of values stored without one: 0..1, else the smallest even bit depth that holds them, else min..max."""
-    low, high = float(values.min()), float(values.max())
-    if not np.isfinite(low + high):
+    """Black and white of values that come without: percentiles, not interpolated; one value moves them by one rank."""
+    sample = values.reshape(-1)[:: 1 + values.size // SAMPLED]
+    if not np.isfinite(values).all():
         raise RadiographError("holds values that are not finite")
-    if np.issubdtype(values.dtype, np.floating) and low >= 0 and high <= 1:
-        return 0.0, 1.0
-    bits = next((bits for bits in (8, 10, 12, 14, 16) if high < 2**bits), None)
-    return (low, high) if low < 0 or bits is None else (0.0, float(2**bits - 1))
+    return float(np.percentile(sample, BLACK, method="higher")), float(np.percentile(sample, WHITE, method="lower"))
 
 
 def _read_picture(image: Image.Image) -> Radiograph:
@@ -243,16 +242,17 @@ def _flatten(image: Image.Image) -> Image.Image:
 def _array_to_grey(array: np.ndarray) -> np.ndarray:
     if array.ndim == 3 and array.shape[0] in (1, 3) and array.shape[2] not in (1, 3, 4):
         array = np.moveaxis(array, 0, 2)
-    if array.ndim == 3 and array.shape[2] == 1:
-        array = array[:, :, 0]
-    if array.size == 0 or array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in (3, 4)):
+    if array.ndim == 3 and array.shape[2] in (1, 3, 4):
+        array = array[:, :, 0] if array.shape[2] == 1 else array[:, :, :3]
+    if array.size == 0 or array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] != 3):
         raise RadiographError(f"an array of shape {array.shape} is no picture: expected [H, W] or [H, W, 3]")
     _check_size(array.shape[1], array.shape[0])
     if np.issubdtype(array.dtype, np.floating) and array.min() < 0:
         raise RadiographError(f"floats from {array.min():g}: give 0..1, or the integers of the file")
     if array.dtype != np.uint8:
         array = _to_uint8(array, *((0, 1) if array.dtype == bool else _value_range(array)))
-    return np.ascontiguousarray(array) if array.ndim == 2 else np.asarray(Image.fromarray(array[:, :, :3]).convert("L"))
+    array = np.ascontiguousarray(array)
+    return array if array.ndim == 2 else np.asarray(Image.fromarray(array).convert("L"))
 
 
 def _read_dicom(file: BinaryIO) -> Radiograph:
@@ -296,12 +296,19 @@ def _grey_from_stored(stored: np.ndarray, dataset: Any) -> np.ndarray:
         grey = _apply_window(values, dataset)
     else:
         shown = values if padding is None or padding.all() else values[~padding]
-        grey = _to_uint8(values, *_value_range(shown))
+        grey = _to_uint8(values, *(_declared_range(dataset) if dataset.BitsStored <= 8 else _value_range(shown)))
     if dataset.PhotometricInterpretation == "MONOCHROME1":
         grey = 255 - grey
     if padding is not None:
         grey[padding] = 0
     return grey
+
+
+def _declared_range(dataset: Any) -> tuple[float, float]:
+    """The smallest and the largest value that the declared bits can hold, after the modality LUT."""
+    low = -(2 ** (dataset.BitsStored - 1)) if dataset.PixelRepresentation else 0
+    reach = apply_modality_lut(np.arange(low, low + 2**dataset.BitsStored), dataset)
+    return float(reach.min()), float(reach.max())
 
 
 def _apply_window(values: np.ndarray, dataset: Any) -> np.ndarray:

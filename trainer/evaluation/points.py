@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from trainer.evaluation.intervals import Figure, share
+from trainer.tasks import is_negative
 
 PREVALENCES = (0.01, 0.05, 0.20)
 SCREENING = "screening"  # the point that decides where there are two labels
@@ -53,7 +54,7 @@ def choose_points(truth: np.ndarray, scores: np.ndarray, labels: tuple[str, ...]
 
     Args:
         truth: label indices [N].
-        scores: probabilities [N, C]; with two labels the second is looked for, with more each but `Normal`.
+        scores: probabilities [N, C]; `looked_for` says for which labels.
 
     Returns:
         {"name", "label", "aim", "threshold"} for each; a picture is called when its score is the threshold or above.
@@ -67,8 +68,8 @@ def choose_points(truth: np.ndarray, scores: np.ndarray, labels: tuple[str, ...]
 
 
 def looked_for(labels: tuple[str, ...]) -> list[int]:
-    """The labels that a reader looks for."""
-    return [1] if len(labels) == 2 else [index for index, label in enumerate(labels) if label.casefold() != "normal"]
+    """The labels that a reader looks for: of two the second, of more each whose name does not say that nothing was found."""
+    return [1] if len(labels) == 2 else [index for index, label in enumerate(labels) if not is_negative(label)]
 
 
 def choose_threshold(positive: np.ndarray, scores: np.ndarray, aim: Aim) -> float | None:
