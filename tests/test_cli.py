@@ -1,14 +1,20 @@
 """The command line: speed of the light commands, exit codes, messages that name the cure."""
 
+import argparse
 import json
+import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
+from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from tests.conftest import QUICK
-from trainer.cli import main
+from trainer.cli import build_parser, main
+from trainer.data.manifest import read_manifest
 
 
 def test_the_light_commands_import_nothing_heavy():
@@ -18,12 +24,33 @@ def test_the_light_commands_import_nothing_heavy():
     assert shown.splitlines()[-1] == "[]"
 
 
-def test_help_names_every_command(capsys):
-    with pytest.raises(SystemExit) as stop:
-        main(["--help"])
-    shown = capsys.readouterr().out
-    assert stop.value.code == 0
-    assert all(name in shown for name in ("train", "evaluate", "predict", "recipes", "data", "not a medical device"))
+def _commands(parser: argparse.ArgumentParser, *words: str) -> Iterator[tuple[str, ...]]:
+    """Every command of a parser and of the commands below it, as the words one types."""
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for name, below in action.choices.items():
+                yield (*words, name)
+                yield from _commands(below, *words, name)
+
+
+COMMANDS = list(_commands(build_parser()))
+
+
+def test_the_commands_are_found():
+    assert {("train",), ("push-space",), ("data",), ("data", "split")} <= set(COMMANDS)
+
+
+@pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
+def test_help_names_every_command_and_each_has_its_own(words, capsys):
+    for asked in (words[:-1], words):
+        with pytest.raises(SystemExit) as stop:
+            main([*asked, "--help"])
+        assert stop.value.code == 0
+        shown = capsys.readouterr().out
+        assert "not a medical device" in shown
+        if asked != words:  # a line of its own that says what it is for
+            assert re.search(rf"^ +{words[-1]}\s+\w", shown, re.MULTILINE)
+    assert shown.startswith(f"usage: cxr {' '.join(words)} ")
 
 
 def test_recipes_as_json(capsys):
@@ -89,19 +116,41 @@ def test_a_kill_between_the_figures_and_the_card_loses_nothing(run, phantoms, tm
     assert (copy / "README.md").read_text() == card
 
 
-def test_resume_with_another_recipe_or_other_data_is_refused(run, phantoms, tmp_path, capsys):
-    stopped = tmp_path / "stopped"
-    shutil.copytree(run, stopped)
-    (stopped / "metrics.json").unlink()
-    words = ["train", "tb", "--data", str(phantoms), "--output", str(stopped), "--resume", *QUICK]
-    assert main([*words, "--set", "epochs=5"]) == 2
-    assert "epochs differ" in capsys.readouterr().err
-    fewer = tmp_path / "fewer"
-    shutil.copytree(phantoms, fewer)
-    (fewer / "Normal" / "phantom-00001.png").unlink()
-    words[3] = str(fewer)
-    assert main(words) == 2
-    assert "the data is not that" in capsys.readouterr().err
+@pytest.fixture(params=["finished", "stopped"])
+def begun(request, run, tmp_path) -> Path:
+    """A run to go on with."""
+    copy = tmp_path / "begun"
+    shutil.copytree(run, copy)
+    if request.param == "stopped":
+        (copy / "metrics.json").unlink()
+    return copy
+
+
+@pytest.mark.parametrize("changed", [["--set", "epochs=5"], ["--set", "learning_rate=0.01"], ["--set", "seed=3"]])
+def test_resume_with_another_recipe_is_refused(changed, begun, phantoms, capsys):
+    words = ["train", "tb", "--data", str(phantoms), "--output", str(begun), "--resume", *QUICK]
+    assert main([*words, *changed]) == 2
+    assert f"{changed[1].partition('=')[0]} differ" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("changed", ["files", "labels", "splits"])
+def test_resume_with_other_data_is_refused(changed, begun, phantoms, tmp_path, capsys):
+    rows = read_manifest(phantoms).rows
+    rows["split"] = rows["sha256"].map(pd.read_csv(begun / "manifest.csv").set_index("sha256")["split"])
+    before = (begun / "manifest.csv").read_bytes()
+    row = rows.index[rows["split"] == "train"][0]
+    if changed == "files":
+        rows = rows.drop(index=row)
+    elif changed == "labels":
+        rows.loc[row, "label"] = "Normal" if rows["label"][row] == "Tuberculosis" else "Tuberculosis"
+    else:
+        rows.loc[row, "split"] = "validation"
+    rows.to_csv(tmp_path / "data.csv", index=False)
+    assert main(["train", "tb", "--data", str(tmp_path / "data.csv"), "--output", str(begun), "--resume", *QUICK]) == 2
+    said = capsys.readouterr().err
+    assert "the data is not that" in said
+    assert f"({changed} differ)" in said
+    assert (begun / "manifest.csv").read_bytes() == before
 
 
 def test_predict_goes_on_past_a_bad_file(run, film, tmp_path, capsys):

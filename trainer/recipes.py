@@ -3,8 +3,10 @@
 import json
 import tomllib
 from dataclasses import asdict, dataclass, field, fields, replace
+from math import isfinite
 from pathlib import Path
-from typing import Any
+from types import UnionType
+from typing import Any, get_args, get_origin
 
 from trainer.errors import UsageError
 
@@ -17,6 +19,18 @@ CHOICES = {
     "augment": ("none", "random"),
     "mixed_precision": ("auto", "no", "bf16", "fp16"),
 }
+
+EXPECTED: dict[Any, str] = {
+    str: "text",
+    bool: "true or false",
+    int: "a whole number",
+    float: "a finite number",
+    "unfreeze": "all, none or a list of module names",
+    "class_weights": "balanced, none or {label: weight} with finite weights that are not negative",
+    "hidden_sizes": "a list of whole numbers above 0",
+    "source": "a Source or None",
+}
+SMALLEST = 32  # pixels of a side: below, the networks' last feature map is less than one place
 
 
 @dataclass(frozen=True)
@@ -80,22 +94,58 @@ class Recipe:
     source: Source | None = None
 
     def __post_init__(self) -> None:
+        for item in fields(self):
+            try:
+                object.__setattr__(self, item.name, _cast(getattr(self, item.name), item.type))
+            except (TypeError, OverflowError) as error:
+                raise self._wrong(item.name, EXPECTED.get(item.name) or EXPECTED[item.type]) from error
         for key, allowed in CHOICES.items():
             if getattr(self, key) not in allowed:
-                raise UsageError(f"{key}={getattr(self, key)!r}: expected one of {', '.join(allowed)}")
-        if isinstance(self.unfreeze, str) and self.unfreeze not in ("all", "none"):
-            raise UsageError(f"unfreeze={self.unfreeze!r}: expected all, none or a list of module names")
-        if isinstance(self.class_weights, str) and self.class_weights not in ("balanced", "none"):
-            raise UsageError(f"class_weights={self.class_weights!r}: expected balanced, none or {{label: weight}}")
-        for key in ("image_size", "epochs", "batch_size", "gradient_accumulation", "learning_rate"):
+                raise self._wrong(key, f"one of {', '.join(allowed)}")
+        if self.unfreeze not in ("all", "none") and (isinstance(self.unfreeze, str) or "" in self.unfreeze):
+            raise self._wrong("unfreeze", EXPECTED["unfreeze"])
+        weights = self.class_weights
+        if weights not in ("balanced", "none") and (isinstance(weights, str) or any(weight < 0 for weight in weights.values())):
+            raise self._wrong("class_weights", EXPECTED["class_weights"])
+        if any(size < 1 for size in self.hidden_sizes):
+            raise self._wrong("hidden_sizes", EXPECTED["hidden_sizes"])
+        if self.image_size < SMALLEST:
+            raise self._wrong("image_size", f"at least {SMALLEST} pixels")
+        if self.seed >= 2**63:
+            raise self._wrong("seed", "below 2^63")
+        for key in ("epochs", "batch_size", "gradient_accumulation", "learning_rate"):
             if getattr(self, key) <= 0:
-                raise UsageError(f"{key}={getattr(self, key)}: must be above 0")
+                raise self._wrong(key, "a number above 0")
         for key in ("patience", "gradient_clip", "weight_decay", "warmup_epochs", "rotate", "views", "seed"):
             if getattr(self, key) < 0:
-                raise UsageError(f"{key}={getattr(self, key)}: must not be negative")
+                raise self._wrong(key, "a number that is not negative")
         for key in ("input_dropout", "dropout", "translate", "zoom", "intensity"):
             if not 0 <= getattr(self, key) < 1:
-                raise UsageError(f"{key}={getattr(self, key)}: must lie between 0 and 1")
+                raise self._wrong(key, "a number of at least 0 and below 1")
+
+    def _wrong(self, key: str, expected: str) -> UsageError:
+        return UsageError(f"{key}={getattr(self, key)}: expected {expected}")
+
+
+def _cast(value: Any, kind: Any) -> Any:
+    """A value as a field's declared type: whole numbers become floats, and floats are finite.
+
+    Raises:
+        TypeError: it is of another type, or holds something of another type.
+        OverflowError: a whole number is too large for a float.
+    """
+    if get_origin(kind) is UnionType:
+        kind = next((part for part in get_args(kind) if type(value) is (get_origin(part) or part)), None)
+    if kind is float and type(value) is int:
+        value = float(value)
+    if type(value) is not (get_origin(kind) or kind) or (kind is float and not isfinite(value)):
+        raise TypeError
+    if isinstance(value, list):
+        return [_cast(item, get_args(kind)[0]) for item in value]
+    if isinstance(value, dict):
+        names, items = get_args(kind)
+        return {_cast(name, names): _cast(item, items) for name, item in value.items()}
+    return value
 
 
 def _read_table() -> dict[str, Recipe]:
@@ -133,7 +183,7 @@ def override(recipe: Recipe, settings: list[str]) -> Recipe:
     """Apply `key=value` strings to a recipe; values are JSON, or plain text.
 
     Raises:
-        UsageError: an unknown field, or a value of another type than the field's.
+        UsageError: an unknown field, or a value that the field cannot have; the message says what is expected.
     """
     changes: dict[str, Any] = {}
     kinds = {item.name: item.type for item in fields(Recipe) if item.name not in ("name", "task", "source", "summary", "note")}
@@ -141,23 +191,16 @@ def override(recipe: Recipe, settings: list[str]) -> Recipe:
         key, equals, text = setting.partition("=")
         if not equals or key not in kinds:
             raise UsageError(f"--set {setting}: expected key=value with key one of {', '.join(kinds)}")
-        changes[key] = _parse(key, text, kinds[key])
+        changes[key] = _parse(text, kinds[key])
     return replace(recipe, **changes)
 
 
-def _parse(key: str, text: str, kind: Any) -> Any:
+def _parse(text: str, kind: Any) -> Any:
     try:
         value = json.loads(text)
-    except json.JSONDecodeError:
-        value = text
-    if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        value = float(value)
-    if kind is str and not isinstance(value, str):
-        value = text
-    expected = {"class_weights": (dict, str), "unfreeze": (list, str), "hidden_sizes": (list,)}.get(key, (kind,))
-    if not isinstance(value, expected) or (kind is int and isinstance(value, bool)):
-        raise UsageError(f"--set {key}={text}: expected {getattr(kind, '__name__', kind)}")
-    return value
+    except (ValueError, RecursionError):  # also of numbers or nesting without end
+        return text
+    return text if kind is str and not isinstance(value, str) else value
 
 
 def to_json(recipe: Recipe) -> dict[str, Any]:

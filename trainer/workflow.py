@@ -17,7 +17,7 @@ from hub_cards.card import write_card
 from trainer.assessment import Study, ask, finish, label_indices
 from trainer.cxr_model import CxrImageProcessor, RadiographError
 from trainer.data.copies import copies_among
-from trainer.data.manifest import Manifest, read_manifest
+from trainer.data.manifest import Manifest, available_cores, read_manifest
 from trainer.data.pixels import data_fingerprint, decode
 from trainer.data.public.layout import read_terms
 from trainer.data.split import fill_groups, fill_splits, find_leaks
@@ -52,38 +52,35 @@ class TrainOptions:
 
 
 def train(recipe: Recipe, options: TrainOptions) -> Run:
-    """Train a recipe on some data, evaluate it and leave a run.
+    """Train a recipe on some data, evaluate it and leave a run; a finished run is left as it is.
 
     Raises:
-        UsageError: data, backbone, recipe or output folder cannot be right.
+        UsageError: data, backbone, recipe or output folder cannot be right, or are not those that the run was started with.
         WorkError: the work failed half-way; `resume` goes on.
     """
     run = Run(options.output)
-    if _already_done(run, options):
-        return run
-    backbone = options.backbone or recipe.backbone
+    _check_output(run, options)
+    finished, backbone = run.finished, options.backbone or recipe.backbone
+    resolved = {**to_json(recipe), "pretrained": options.pretrained, "backbone": _public_name(backbone)}
+    _check_recipe(run, {key: value for key, value in resolved.items() if key != "task"})  # the data's own classes change it
     precision = choose_precision(recipe.mixed_precision)
     accelerator = _accelerator(precision, options, run)
     accelerator.wait_for_everyone()  # nobody writes before everybody has looked at the output folder
     processor = build_processor(recipe, backbone) if options.pretrained else default_processor(recipe)
     with accelerator.local_main_process_first():
         study, skipped = prepare(recipe, options, processor, accelerator.print)
-    class_weights = _class_weights(recipe, study)
-    model = build_model(recipe, study.task.labels, backbone, options.pretrained, class_weights)
+    resolved |= {"task": study.task.name, "labels": list(study.task.labels)}
     if accelerator.is_main_process:
-        resolved = {**to_json(recipe), "task": study.task.name, "labels": list(study.task.labels), "pretrained": options.pretrained}
-        resolved["backbone"] = _public_name(backbone)
-        environment = {
-            **describe(list(options.command)),
-            "processes": accelerator.num_processes,
-            "precision": precision,
-            "compiled": options.compile,
-            "seed": recipe.seed,
-            "data_fingerprint": data_fingerprint(study.rows),
-            "dataset": None if Path(options.data).expanduser().exists() else options.data.partition("@")[0],
-            "data_sources": read_terms(study.rows["file"]),
-        }
-        _open_run(run, resolved, environment, study, skipped)
+        _check_recipe(run, resolved)
+        _check_data(run, study.rows)
+    if finished:
+        if accelerator.is_main_process:
+            _leave(run)
+        return run
+    model = build_model(recipe, study.task.labels, backbone, options.pretrained, _class_weights(recipe, study))
+    if accelerator.is_main_process:
+        facts = {"processes": accelerator.num_processes, "precision": precision, "compiled": options.compile, "seed": recipe.seed}
+        _open_run(run, resolved, {**describe(list(options.command)), **facts, **_describe_data(options, study.rows)}, study, skipped)
     accelerator.wait_for_everyone()
     accelerator.init_trackers("cxr-hub", config={key: str(value) for key, value in to_json(recipe).items()})
     data = TrainingData(study.truth, study.indices("train"), study.indices("validation"))
@@ -98,7 +95,11 @@ def train(recipe: Recipe, options: TrainOptions) -> Run:
 
 
 def prepare(recipe: Recipe, options: TrainOptions, processor: CxrImageProcessor, tell: Any) -> tuple[Study, pd.DataFrame]:
-    """Data for a training: listed, matched, split, decoded; and the files that could not be read."""
+    """Data for a training: listed, matched, split, decoded; and the files that could not be read.
+
+    Data without a split gets that of seed 0, whatever the recipe's seed: trainings that differ in their seed are tested on
+    the same pictures. (`cxr data split --seed` makes another split.)
+    """
     manifest = read_manifest(options.data)
     task = _match_labels(manifest, TASKS[recipe.task], options.positive)
     rows, images, skipped = decode(manifest.rows, processor)
@@ -106,7 +107,7 @@ def prepare(recipe: Recipe, options: TrainOptions, processor: CxrImageProcessor,
         tell(f"note: {len(skipped)} files cannot be read and are left out; skipped.csv names them")
     given = {"validation", "test"} <= set(rows["split"])
     members = fill_groups(rows, [] if given else copies_among(images))
-    for note in [*manifest.notes, *fill_splits(rows, members, recipe.seed), *find_leaks(rows)]:
+    for note in [*manifest.notes, *fill_splits(rows, members), *find_leaks(rows)]:
         tell(f"note: {note}")
     study = Study(task, rows, label_indices(rows, task), images)
     for split in ("train", "validation", "test"):
@@ -130,20 +131,50 @@ def predict(run: Run, files: list[str]) -> Iterator[dict[str, Any]]:
         yield {"file": file, **answer, "warnings": [*radiograph.warnings, *answer["warnings"]]}
 
 
-def _already_done(run: Run, options: TrainOptions) -> bool:
-    """Whether nothing is left to train; refuses to write over something."""
+def _check_output(run: Run, options: TrainOptions) -> None:
+    """Refuse to write over something."""
     if not run.path.exists() or (run.path.is_dir() and not any(run.path.iterdir())):
-        return False
+        return
     if not run.path.is_dir() or not run.has("recipe.json"):
         raise UsageError(f"--output {run.path}: exists and is not a run; give a new folder")
     if not options.resume:
         state = "holds a finished run" if run.finished else "holds a run that was stopped; go on with --resume"
         raise UsageError(f"--output {run.path}: {state}, or give another folder")
-    if run.finished:
-        print(f"{run.path} is finished already", file=sys.stderr)
-        if not run.has("README.md"):  # killed between the figures and the card
-            write_card(run.path)
-    return run.finished
+
+
+def _check_recipe(run: Run, resolved: dict[str, Any]) -> None:
+    """Refuse to go on with another recipe than a run was started with."""
+    started = run.read_json("recipe.json") if run.has("recipe.json") else resolved
+    changed = [key for key in resolved if started.get(key) != resolved[key]]
+    if changed:
+        raise UsageError(
+            f"--resume: {', '.join(changed)} differ from the recipe this run was started with; give the same, or a new --output"
+        )
+
+
+def _check_data(run: Run, rows: pd.DataFrame) -> None:
+    """Refuse to go on with other data than a run was started with: other files, labels, splits or groups."""
+    if not run.has("environment.json") or run.read_json("environment.json")["data_fingerprint"] == data_fingerprint(rows):
+        return
+    started = pd.read_csv(run.path / "manifest.csv", dtype=str, keep_default_na=False)
+    common = set(started["sha256"]) & set(rows["sha256"])
+
+    def found(table: pd.DataFrame, column: str) -> set[tuple[str, str]]:
+        return {pair for pair in zip(table["sha256"], table[column], strict=True) if pair[0] in common}
+
+    changed = ["files"] if common != set(started["sha256"]) | set(rows["sha256"]) else []
+    changed += [f"{column}s" for column in ("label", "split") if found(started, column) != found(rows, column)]
+    raise UsageError(
+        f"--resume: the data is not that this run was started with ({', '.join(changed) or 'groups'} differ); "
+        "give the same, or a new --output"
+    )
+
+
+def _leave(run: Run) -> None:
+    """Say that nothing is left to train."""
+    print(f"{run.path} is finished already", file=sys.stderr)
+    if not run.has("README.md"):  # killed between the figures and the card
+        write_card(run.path)
 
 
 def _accelerator(precision: str, options: TrainOptions, run: Run) -> Accelerator:
@@ -153,25 +184,24 @@ def _accelerator(precision: str, options: TrainOptions, run: Run) -> Accelerator
     on_cpu = best_device().type == "cpu"  # said aloud, or several processes on a CPU would not find each other
     processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     if on_cpu and processes > 1:  # launchers give each process one thread, whatever the machine has
-        torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // processes if hasattr(os, "sched_getaffinity") else 1))
+        torch.set_num_threads(max(1, available_cores() // processes))
     backend = "inductor" if options.compile else None
     return Accelerator(cpu=on_cpu, mixed_precision=precision, log_with=log_with, project_dir=str(run.checkpoints), dynamo_backend=backend)
 
 
+def _describe_data(options: TrainOptions, rows: pd.DataFrame) -> dict[str, Any]:
+    return {
+        "data_fingerprint": data_fingerprint(rows),
+        "dataset": None if Path(options.data).expanduser().exists() else options.data.partition("@")[0],
+        "data_sources": read_terms(rows["file"]),
+    }
+
+
 def _open_run(run: Run, resolved: dict[str, Any], environment: dict[str, Any], study: Study, skipped: pd.DataFrame) -> None:
-    """Write what is known before training; on resume the recipe and the data must be those of the start."""
-    if run.has("recipe.json"):
-        started = run.read_json("recipe.json")
-        changed = [key for key in resolved if started.get(key) != resolved[key]]
-        if changed:
-            raise UsageError(
-                f"--resume: {', '.join(changed)} differ from the recipe this run was started with; give the same, or a new --output"
-            )
-    else:
+    """Write what is known before training, where it is not there."""
+    if not run.has("recipe.json"):
         run.write_json("recipe.json", resolved)
     if run.has("environment.json"):
-        if run.read_json("environment.json")["data_fingerprint"] != environment["data_fingerprint"]:
-            raise UsageError("--resume: the data is not that this run was started with; give the same, or a new --output")
         return
     run.write_manifest(study.rows)
     if len(skipped):

@@ -1,9 +1,13 @@
 import shutil
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pandas as pd
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from trainer.data.manifest import read_manifest
+from trainer.data.manifest import available_cores, read_manifest
 from trainer.errors import UsageError
 
 
@@ -64,10 +68,33 @@ def write_csv(tmp_path, phantoms, **columns):
 
 def test_a_csv_gives_split_group_and_collection(tmp_path, phantoms):
     path = write_csv(tmp_path, phantoms, split=["train", "val", "test", "external"], group=["g1", "g2", "g3", "g4"], collection="here")
-    rows = read_manifest(path).rows
+    rows = read_manifest(path).rows.sort_values("file")
     assert rows["split"].tolist() == ["train", "validation", "test", "external"]
     assert rows["group"].tolist() == ["g1", "g2", "g3", "g4"]
     assert set(rows["collection"]) == {"here"}
+
+
+@given(order=st.permutations(range(8)))
+def test_rows_come_in_one_order_however_they_are_listed(order, phantoms):
+    files = [str(file) for file in sorted(phantoms.rglob("*.png"))[20:28]]
+    table = pd.DataFrame({"file": files, "label": list("aabbaabb"), "group": list("ABCDEFGH")})
+    with TemporaryDirectory() as folder:
+        listed, shuffled = Path(folder) / "listed.csv", Path(folder) / "shuffled.csv"
+        table.to_csv(listed, index=False)
+        table.iloc[list(order)].to_csv(shuffled, index=False)
+        first, second = read_manifest(listed).rows, read_manifest(shuffled).rows
+    pd.testing.assert_frame_equal(first, second)
+    assert first["sha256"].is_monotonic_increasing
+
+
+@pytest.mark.parametrize(("allowed", "cores"), [({3}, 1), ({0, 5}, 2), (None, 64)])
+def test_no_more_cores_are_used_than_this_process_may_use(allowed, cores, monkeypatch):
+    monkeypatch.setattr("os.cpu_count", lambda: 64)
+    if allowed is None:  # as on macOS and Windows
+        monkeypatch.delattr("os.sched_getaffinity", raising=False)
+    else:
+        monkeypatch.setattr("os.sched_getaffinity", lambda process: allowed, raising=False)
+    assert available_cores() == cores
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,6 @@
 """The bank: the model of a training without one, and frozen layers computed once."""
 
 from dataclasses import replace
-from functools import partial
 
 import numpy as np
 import pytest
@@ -16,6 +15,7 @@ from trainer.recipes import RECIPES, get_recipe
 from trainer.tasks import TASKS
 from trainer.training.bank import count_views, find_tail, open_bank
 from trainer.training.build import build_model
+from trainer.training.checkpoint import Checkpoints
 from trainer.training.feed import PixelFeed
 from trainer.training.loop import TrainingData, fit
 
@@ -27,8 +27,8 @@ HEAD = replace(BASE, unfreeze="none", hidden_sizes=[8], batch_norm=True, pooling
 LAST = replace(BASE, unfreeze=["conv_1x1"])
 CUTS = {
     "tb-resnet50": "head",
-    "tb-resnet50-last4": "backbone.encoder.stages.3.layers.2.layer",
-    "tb-resnet101-last7": "backbone.encoder.stages.3.layers.2.layer",
+    "tb-resnet50-last4": "backbone.encoder.stages.3.layers.2",
+    "tb-resnet101-last7": "backbone.encoder.stages.3.layers.2",
     "tb-densenet201-last7": "backbone.timm_model.features.denseblock4.denselayer32",
     "tb-mobilenetv2": "head",
     "tb-mobilenetv2-last5": "backbone.conv_1x1",
@@ -53,6 +53,9 @@ def fitted(recipe, study, folder, bank_size):
     images, data = study
     calls = []
     model = made(recipe)
+    # Adam divides a gradient by its own size: one that is rounding alone would move its weight by a whole step in either
+    # direction. In double precision there is next to none.
+    model.double()
     model.backbone.conv_stem.register_forward_hook(lambda module, given, output: calls.append(len(output)))
     accelerator = Accelerator(cpu=True, mixed_precision="no")
     torch.manual_seed(2)
@@ -66,10 +69,7 @@ def fitted(recipe, study, folder, bank_size):
     [{}, {"augment": "random", "rotate": 0.0, "translate": 0.0, "flip": True}, {"augment": "random", "views": 3}],
     ids=["none", "flip", "views"],
 )
-def test_a_bank_gives_the_model_of_a_training_without_one(recipe, settings, study, tmp_path, monkeypatch):
-    # Adam divides a gradient by its own size: one that is rounding alone, as of a unit that is never active, would move its weight
-    # by a whole step in either direction, whoever computed it.
-    monkeypatch.setattr(torch.optim, "Adam", partial(torch.optim.Adam, eps=1e-6))
+def test_a_bank_gives_the_model_of_a_training_without_one(recipe, settings, study, tmp_path):
     recipe = replace(recipe, **settings)
     without, slow, passes = fitted(recipe, study, tmp_path / "without", 0)
     within, quick, passes_once = fitted(recipe, study, tmp_path / "with", 10**9)
@@ -99,6 +99,23 @@ def test_networks_are_cut_before_what_trains(name):
         torch.testing.assert_close(tail.eval()(given).logits, model.eval()(values).logits)
 
 
+def test_vgg_is_cut_right_before_its_last_convolution():
+    model = made(replace(RECIPES["tb-vgg16"], image_size=64, unfreeze=["timm_model.features.28"]))
+    tail, cut, given = find_tail(model, torch.randn(2, 3, 64, 64))
+    assert cut == "backbone.timm_model.features.28"
+    assert given.shape == (2, 512, 4, 4)
+    assert sum(isinstance(module, torch.nn.Conv2d) for module in tail.modules()) == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "module"),
+    [("tb-resnet50", "embedder"), ("tb-mobilenetv2", "conv_stem")],
+)
+def test_pixels_are_not_stored_where_the_first_layer_trains(name, module):
+    model = made(replace(RECIPES[name], image_size=64, unfreeze=[module]))
+    assert find_tail(model, torch.randn(2, 3, 64, 64)) is None
+
+
 def test_what_was_computed_stays_for_a_resumed_training(study, tmp_path, monkeypatch):
     images, data = study
     accelerator = Accelerator(cpu=True, mixed_precision="no")
@@ -125,6 +142,62 @@ def test_what_was_computed_stays_for_a_resumed_training(study, tmp_path, monkeyp
     shown.clear()
     open_bank(accelerator, other, feed, HEAD, data.train, data.validation, tmp_path / "bank", 10**9)
     assert len(shown) == 2 + len(data.validation)  # other weights: all of it anew
+
+
+@pytest.mark.parametrize("changed", ["statistics", "rows", "recipe", "pictures"])
+def test_a_bank_of_something_else_is_begun_anew(changed, study, tmp_path, monkeypatch):
+    images, data = study
+    accelerator = Accelerator(cpu=True, mixed_precision="no")
+    recipe = replace(HEAD, augment="random", views=1, rotate=10.0)
+    shown = []
+    plain = PixelFeed.plain
+    monkeypatch.setattr(PixelFeed, "plain", lambda self, samples: shown.extend(samples) or plain(self, samples))
+
+    def opened(model, images, recipe, validation):
+        shown.clear()
+        feed = PixelFeed(images, PROCESSOR, accelerator.device, recipe)
+        return open_bank(accelerator, model, feed, recipe, data.train, validation, tmp_path / "bank", 10**9)
+
+    opened(made(HEAD), images, recipe, data.validation)
+    opened(made(HEAD), images, recipe, data.validation)
+    assert len(shown) == 2  # it goes on with what is there
+    model, validation = made(HEAD), data.validation
+    if changed == "statistics":
+        model.backbone.conv_stem.first_conv.normalization.running_mean.add_(1)
+    elif changed == "rows":
+        validation = validation[::-1].copy()
+    elif changed == "recipe":
+        recipe = replace(recipe, rotate=20.0)
+    else:
+        images = replace(images, cache=images.cache.with_name("other"))
+    bank = opened(model, images, recipe, validation)
+    assert len(shown) == 2 + len(validation)
+    fresh = PixelFeed(images, PROCESSOR, accelerator.device, recipe)
+    expected = open_bank(accelerator, model, fresh, recipe, data.train, validation, tmp_path / "fresh", 10**9)
+    torch.testing.assert_close(bank.plain(validation), expected.plain(validation))
+    torch.testing.assert_close(bank.training(data.train, 0), expected.training(data.train, 0))
+
+
+@pytest.mark.parametrize("recipe", [HEAD, LAST], ids=["head", "last"])
+@pytest.mark.parametrize("sizes", [(10**9, 0), (0, 10**9)], ids=["bank, then none", "none, then bank"])
+def test_a_stopped_training_goes_on_whatever_is_stored_now(recipe, sizes, study, tmp_path, monkeypatch):
+    recipe = replace(recipe, epochs=2, batch_size=16)
+    whole, _, _ = fitted(recipe, study, tmp_path / "whole", sizes[0])
+    save = Checkpoints.save
+
+    def save_and_stop(self, *given):
+        save(self, *given)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Checkpoints, "save", save_and_stop)
+    with pytest.raises(KeyboardInterrupt):
+        fitted(recipe, study, tmp_path / "run", sizes[0])
+    monkeypatch.setattr(Checkpoints, "save", save)
+    resumed, progress, _ = fitted(recipe, study, tmp_path / "run", sizes[1])
+    assert progress.epoch == 2
+    assert len(progress.history) == 2
+    for name, tensor in whole.items():
+        torch.testing.assert_close(resumed[name], tensor, rtol=0, atol=1e-5, msg=lambda text, name=name: f"{name}: {text}")
 
 
 def test_too_little_room_is_said_and_trains_without(study, tmp_path, capsys):

@@ -62,3 +62,11 @@ def test_names_stay_and_training_mode_still_moves_statistics() -> None:
     pixels = torch.randn(2, 3, 32, 32, dtype=torch.float64)
     torch.testing.assert_close(fused.train()(pixels).last_hidden_state, plain.train()(pixels).last_hidden_state)
     torch.testing.assert_close(fused.state_dict(), plain.state_dict())
+
+
+def test_what_is_fused_already_stays_as_it_is() -> None:
+    model = _settled("resnet")
+    fuse(model)
+    once = [module.forward for module in model.modules()]
+    fuse(model)
+    assert all(forward == module.forward for forward, module in zip(once, model.modules(), strict=True))

@@ -205,8 +205,9 @@ def test_training_stops_early_and_keeps_the_best(data, feed, tmp_path):
     assert progress.epoch < 30
     assert progress.epoch - progress.best_epoch == 2
     assert sorted(item.name for item in tmp_path.iterdir()) == [
-        f"best-{progress.best_epoch:04d}.safetensors",
         f"epoch-{progress.epoch:04d}",
+        f"weights-{progress.best_epoch:04d}.safetensors",
+        f"weights-{progress.epoch:04d}.safetensors",
     ]
 
 

@@ -1,19 +1,26 @@
 """Every recipe of the table: what it is made of, what a step changes, what its source published."""
 
-from dataclasses import replace
+import json
+import math
+from dataclasses import fields, replace
 
 import numpy as np
 import pytest
 import torch
 from accelerate import Accelerator
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydantic import TypeAdapter
 
 from trainer.data.manifest import read_manifest
 from trainer.data.pixels import decode
+from trainer.errors import UsageError
 from trainer.recipes import RECIPES, Recipe, get_recipe, override
 from trainer.tasks import TASKS
 from trainer.training.build import build_model, default_processor
 from trainer.training.feed import PixelFeed
 from trainer.training.loop import TrainingData, make_optimizer, train_epoch
+from trainer.workflow import TrainOptions, prepare
 
 SOURCES = [recipe for recipe in RECIPES.values() if recipe.source]
 HEADS = {
@@ -135,3 +142,76 @@ def test_the_probabilities_of_a_pretrained_classifier_are_kept(tmp_path):
     model(pixels)
     assert torch.allclose(seen[0], theirs(pixels).logits[:, 1:].softmax(-1), atol=1e-6)
     assert not any(parameter.requires_grad for parameter in model.projection.parameters())
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=5,
+)
+FIELDS = {item.name: item.type for item in fields(Recipe)}
+SETTABLE = sorted(set(FIELDS) - {"name", "task", "source", "summary", "note"})
+
+
+def _has_declared_types(recipe: Recipe) -> bool:
+    for name, kind in FIELDS.items():
+        value = getattr(recipe, name)
+        TypeAdapter(kind, config={"strict": True, "arbitrary_types_allowed": True}).validate_python(value)
+        if kind is float and not (type(value) is float and math.isfinite(value)):
+            return False
+    weights = recipe.class_weights.values() if isinstance(recipe.class_weights, dict) else []
+    return all(type(weight) is float and 0 <= weight < math.inf for weight in weights)
+
+
+@settings(max_examples=300)
+@given(st.sampled_from(SETTABLE), JSON | st.sampled_from([10**400, -(10**400), math.nan, math.inf, [True], [1.5], {"Normal": math.nan}]))
+def test_any_value_of_any_field_gives_a_recipe_or_says_what_is_expected(name, value):
+    for change in (lambda: override(get_recipe("tb"), [f"{name}={json.dumps(value)}"]), lambda: replace(get_recipe("tb"), **{name: value})):
+        said, changed = "", get_recipe("tb")
+        try:
+            changed = change()
+        except UsageError as error:
+            said = str(error)
+        assert not said or (said.startswith(f"{name}=") and ": expected " in said)
+        assert _has_declared_types(changed)
+
+
+@pytest.mark.parametrize(
+    ("setting", "expected"),
+    [
+        *(
+            (f"{name}={value}", "a finite number")
+            for name, kind in FIELDS.items()
+            if kind is float
+            for value in ("NaN", "Infinity", "-Infinity", "1e999")
+        ),
+        ("image_size=1", "at least 32 pixels"),
+        ("image_size=31", "at least 32 pixels"),
+        ("image_size=64.0", "a whole number"),
+        *((f"hidden_sizes={value}", "a list of whole numbers above 0") for value in ('["a"]', "[0]", "[-3]", "[true]", "[1.5]", "8")),
+        *((f"unfreeze={value}", "a list of module names") for value in ("[1]", '[""]', "some", "null")),
+        *(
+            (f"class_weights={value}", "finite weights that are not negative")
+            for value in ('{"Normal": "a"}', '{"Normal": NaN}', '{"Normal": -1}', '{"Normal": true}', "[1, 2]", "heavy")
+        ),
+        ("flip=1", "true or false"),
+        ("seed=-1", "not negative"),
+        ("seed=" + "9" * 30, "below 2^63"),
+        ("epochs=" + "9" * 5000, "a whole number"),
+        ("hidden_sizes=" + "[" * 100_000, "a list of whole numbers above 0"),
+    ],
+    ids=lambda text: text[:40],
+)
+def test_a_value_that_a_field_cannot_have_is_refused(setting, expected):
+    with pytest.raises(UsageError) as refused:
+        override(get_recipe("tb"), [setting])
+    assert str(refused.value).startswith(f"{setting.partition('=')[0]}=")
+    assert expected in str(refused.value)
+
+
+def test_trainings_that_differ_in_their_seed_are_tested_on_the_same_pictures(phantoms):
+    options = TrainOptions(data=str(phantoms), output="")
+    recipes = [override(get_recipe("tb"), ["image_size=64", f"seed={seed}"]) for seed in (0, 1, 2)]
+    splits = [prepare(recipe, options, default_processor(recipe), print)[0].rows["split"].tolist() for recipe in recipes]
+    assert splits[0] == splits[1] == splits[2]
+    assert set(splits[0]) == {"train", "validation", "test"}

@@ -6,14 +6,18 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import torch
 from safetensors.torch import load_file
 
 from tests.conftest import TINY
 from trainer.cli import main
+from trainer.training.checkpoint import Checkpoints
+from trainer.training.feed import PixelFeed
 
 WORDS = (
     "--no-pretrained",
@@ -73,14 +77,72 @@ def test_kill_9_in_the_middle_of_epoch_3_then_resume_gives_the_same_weights(whol
     assert (whole / "predictions.csv").read_text() == (output / "predictions.csv").read_text()
 
 
-def test_a_kill_while_a_checkpoint_is_written_leaves_the_one_before(whole, phantoms, tmp_path):
-    from trainer.training.checkpoint import Checkpoints
-
+def test_a_kill_while_a_checkpoint_is_written_leaves_the_one_before(tmp_path):
     folder = tmp_path / "checkpoints"
     (folder / "epoch-0002").mkdir(parents=True)
     (folder / "writing").mkdir()
-    (folder / "writing" / "model.safetensors").write_bytes(b"half")
+    (folder / "writing" / "optimizer.bin").write_bytes(b"half")
+    (folder / "weights-0003.safetensors").write_bytes(b"half")
     assert Checkpoints(folder).newest() == folder / "epoch-0002"
+
+
+@pytest.fixture
+def stop_after_one_epoch(monkeypatch):
+    """Within it a training is stopped, as by the user, when its first checkpoint is written."""
+    save = Checkpoints.save
+
+    def save_and_stop(self, *given):
+        save(self, *given)
+        raise KeyboardInterrupt
+
+    @contextmanager
+    def stopping():
+        with monkeypatch.context() as patch:
+            patch.setattr(Checkpoints, "save", save_and_stop)
+            yield
+
+    return stopping
+
+
+def test_a_reordered_csv_changes_nothing_and_what_was_stored_is_used(phantoms, tmp_path, monkeypatch, stop_after_one_epoch):
+    files = sorted(phantoms.rglob("*.png"))
+    listed = pd.DataFrame({"file": map(str, files), "label": [file.parent.name for file in files]})
+    data = tmp_path / "data.csv"
+    listed.to_csv(data, index=False)
+    words = ["--set", "unfreeze=none", "--set", "epochs=2", "--set", "augment=none"]
+    assert main(command(data, tmp_path / "whole", *words)) == 0
+    with stop_after_one_epoch():
+        assert main(command(data, tmp_path / "run", *words)) == 130
+    listed.sample(frac=1, random_state=3).to_csv(data, index=False)
+    shown = []
+    for name in ("plain", "augmented"):
+        given = getattr(PixelFeed, name)
+        monkeypatch.setattr(
+            PixelFeed, name, lambda self, samples, *draws, given=given: shown.extend(samples) or given(self, samples, *draws)
+        )
+    assert main(command(data, tmp_path / "run", *words, "--resume")) == 0
+    assert len(shown) == 2  # to find where to cut
+    first, second = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "run"))
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    assert (tmp_path / "whole" / "predictions.csv").read_text() == (tmp_path / "run" / "predictions.csv").read_text()
+
+
+@pytest.mark.parametrize("damage", ["weights-0001.safetensors", "epoch-0001/optimizer.bin", "epoch-0001/progress.json"])
+def test_a_checkpoint_that_cannot_be_read_is_named(damage, phantoms, tmp_path, capsys, stop_after_one_epoch):
+    """As of an earlier version, which kept no weights-EPOCH.safetensors, or of a copy that broke off."""
+    with stop_after_one_epoch():
+        assert main(command(phantoms, tmp_path / "run")) == 130
+    file = tmp_path / "run" / "checkpoints" / damage
+    content = file.read_bytes()
+    file.unlink()
+    for half in (None, b"", content[: len(content) // 2]):
+        if half is not None:
+            file.write_bytes(half)
+        capsys.readouterr()
+        assert main(command(phantoms, tmp_path / "run", "--resume")) == 1
+        said = capsys.readouterr().err
+        assert "epoch-0001 cannot be read" in said
+        assert "give a new --output" in said
 
 
 def test_ctrl_c_says_how_to_go_on(phantoms, tmp_path):

@@ -13,6 +13,7 @@ from tqdm.auto import tqdm
 
 from trainer.cxr_model import CxrImageProcessor, RadiographError, read_radiograph
 from trainer.data.copies import SIDE, find_copies
+from trainer.data.manifest import available_cores
 
 SMALLEST, NARROWEST = 64, 3.0  # a side below this many pixels or a longer side this many times the shorter is absurd
 BLACK = 10  # grey values below this count as black border
@@ -34,7 +35,7 @@ class Look:
 def look_at(files: Iterable[str]) -> list[Look]:
     """Read every file once, on all cores."""
     files = list(files)
-    with ProcessPoolExecutor() as pool:
+    with ProcessPoolExecutor(available_cores()) as pool:
         return list(tqdm(pool.map(_look, files, chunksize=32), total=len(files), desc="reading radiographs", unit="file"))
 
 

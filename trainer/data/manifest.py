@@ -35,6 +35,9 @@ class Manifest:
 def read_manifest(data: str | Path) -> Manifest:
     """List the images of a folder of class folders, of a folder with train/validation/test inside, of a CSV or a Hub dataset.
 
+    Rows come in one canonical order, by sha256 and then by path: the order in which the data lists them changes nothing of
+    what is made of it (a split, decoded pixels, a training).
+
     Raises:
         UsageError: no such data, no images, a column or a file that is missing, a file listed twice, or changed.
     """
@@ -53,6 +56,7 @@ def read_manifest(data: str | Path) -> Manifest:
     if manifest.rows.empty:
         raise UsageError(f"{data}: no images found; expected DIR/<class>/*.png (or .jpg, .tif, .dcm …)")
     _add_sha256(manifest.rows)
+    manifest.rows = manifest.rows.sort_values(["sha256", *COLUMNS[:-1]], ignore_index=True)
     return manifest
 
 
@@ -171,7 +175,7 @@ def _add_sha256(rows: pd.DataFrame) -> None:
     files = rows["file"].tolist()
     parts = [files[start : start + 64] for start in range(0, len(files), 64)]  # a task a file would cost more than its hash
     hashes: list[str] = []
-    with ThreadPoolExecutor(os.cpu_count()) as pool, tqdm(total=len(files), desc="reading files", unit="file", leave=False) as bar:
+    with ThreadPoolExecutor(available_cores()) as pool, tqdm(total=len(files), desc="reading files", unit="file", leave=False) as bar:
         for found in pool.map(lambda part: [file_sha256(file) for file in part], parts):
             hashes += found
             bar.update(len(found))
@@ -179,6 +183,11 @@ def _add_sha256(rows: pd.DataFrame) -> None:
     if changed:
         raise UsageError(f"{len(changed)} files are not those of the manifest: their sha256 differs (first: {changed[0]})")
     rows["sha256"] = hashes
+
+
+def available_cores() -> int:
+    """How many processor cores this process may use: containers and batch systems often grant fewer than the machine has."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def file_sha256(file: str | Path) -> str:

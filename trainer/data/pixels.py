@@ -1,7 +1,6 @@
 """Every file decoded once: uint8 grey arrays in datasets' own cache, memory-mapped and read in batches."""
 
 import hashlib
-import os
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -14,6 +13,7 @@ import pyarrow as pa
 import torch
 
 from trainer.cxr_model import CxrImageProcessor, RadiographError, image_processing_cxr, read_radiograph
+from trainer.data.manifest import available_cores
 from trainer.errors import WorkError
 
 MAX_BAD_SHARE = 0.01
@@ -77,7 +77,7 @@ def decode(rows: pd.DataFrame, processor: CxrImageProcessor) -> tuple[pd.DataFra
         features=features,
         cache_file_name=str(folder / f"{fingerprint}.arrow"),
         new_fingerprint=fingerprint,
-        num_proc=(os.cpu_count() or 1) if len(rows) >= 512 else None,
+        num_proc=available_cores() if len(rows) >= 512 else None,
         desc="decoding",
     )
     errors = table.with_format("numpy")["error"][:]

@@ -47,7 +47,7 @@ def fill_groups(rows: pd.DataFrame, copies: Iterable[tuple[int, int]] = ()) -> M
     return {names[place]: joined for place, joined in members.items()}
 
 
-def fill_splits(rows: pd.DataFrame, members: Members, seed: int) -> list[str]:
+def fill_splits(rows: pd.DataFrame, members: Members, seed: int = 0) -> list[str]:
     """Give every row a `split` where the data has none; take a missing validation or test split from train.
 
     Returns:

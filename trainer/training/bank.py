@@ -11,7 +11,7 @@ import json
 import math
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -24,13 +24,14 @@ from tqdm.auto import tqdm
 
 from trainer.cxr_model import CxrForImageClassification
 from trainer.errors import WorkError
-from trainer.recipes import Recipe
+from trainer.recipes import Recipe, to_json
 from trainer.training.augment import DRAWS, draw, draw_for_epoch
 from trainer.training.feed import PixelFeed, ahead, send
 from trainer.training.fused import fuse
 
 FLIP = 2  # the column of `draw` that decides about mirroring
 BATCH = 64
+SEQUENCES = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 ALLOCATE = getattr(os, "posix_fallocate", lambda file, start, length: os.truncate(file, length))
 
 
@@ -81,6 +82,9 @@ def open_bank(
 ) -> Bank | None:
     """Build the bank of a training, or go on with the one a stopped training left in `folder`.
 
+    What is found is used only where it is of the same decoded pictures at the same rows, the same recipe, precision and
+    normalisation, and the same frozen weights and statistics; else the bank is begun anew.
+
     Every machine has one: its processes each compute a share of it and all read it.
 
     Args:
@@ -102,35 +106,49 @@ def open_bank(
         accelerator.print("note: this network cannot be cut before what trains: frozen layers are computed in each epoch")
         return None
     tail, cut, example = found
-    dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(accelerator.mixed_precision, torch.float32)
+    dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(accelerator.mixed_precision, example.dtype)
     shape = (len(train) * views + len(validation), *example.shape[1:])
-    size = math.prod(shape) * dtype.itemsize
     folder.mkdir(parents=True, exist_ok=True)
-    free = shutil.disk_usage(folder).free + sum(file.stat().st_size for file in folder.iterdir())
-    if size > min(limit, free):
-        what = f"--bank-size {limit / 1e9:g}" if size > limit else f"{free / 1e9:.1f} GB free on the disk"
-        accelerator.print(f"note: storing frozen layers takes {size / 1e9:.1f} GB ({what}): they are computed in each epoch")
+    if lacking := _lacks_room(folder, math.prod(shape) * dtype.itemsize, limit):
+        accelerator.print(f"note: storing frozen layers takes {lacking}: they are computed in each epoch")
         return None
     places = np.full(max(train.max(), validation.max()) + 1, -1)
     places[train], places[validation] = np.arange(len(train)) * views, len(train) * views + np.arange(len(validation))
-    key = {"cut": cut, "shape": list(shape), "dtype": str(dtype), "frozen": _checksum(model)}
+    key = {
+        "cut": cut,
+        "shape": list(shape),
+        "precision": accelerator.mixed_precision,
+        "pixels": feed.images.cache.name,
+        "normalisation": [list(feed.processor.image_mean), list(feed.processor.image_std)],
+        "rows": _digest([train, validation]),
+        "recipe": to_json(recipe),
+        "frozen": _digest(_frozen(model)),
+    }
     with accelerator.local_main_process_first():
-        activations, filled = _open_files(folder, key, shape, dtype, size)
+        activations, filled = _open_files(folder, key, shape, dtype)
     fuse(model)
-    batches = list(_batches(feed, recipe, train, validation, places, views))
-    _fill(accelerator, model, cut, batches, activations, filled)
+    _fill(accelerator, model, cut, list(_batches(feed, recipe, train, validation, places, views)), activations, filled)
     accelerator.wait_for_everyone()
     return Bank(tail, recipe, activations, places)
+
+
+def _lacks_room(folder: Path, size: int, limit: int) -> str:
+    """What a bank of `size` bytes would need and cannot have, for the user; empty where there is room."""
+    free = shutil.disk_usage(folder).free + sum(file.stat().st_size for file in folder.iterdir())
+    if size <= min(limit, free):
+        return ""
+    return f"{size / 1e9:.1f} GB (" + (f"--bank-size {limit / 1e9:g})" if size > limit else f"{free / 1e9:.1f} GB free on the disk)")
 
 
 def find_tail(model: CxrForImageClassification, values: torch.Tensor) -> tuple[CxrForImageClassification, str, torch.Tensor] | None:
     """The part of a model from the first trained layer on, as a model that takes what is given to that layer.
 
-    Blocks with side paths cannot be cut inside: from the trained layer outwards, the first module is taken that answers
-    as the whole model does.
+    From the trained layer outwards, the first block is taken that answers as the whole model does: one that joins a side
+    path from before it does not.
 
     Returns:
-        The tail, the name of the module it begins with, and that module's input for `values`; None where there is no such cut.
+        The tail, the name of the module it begins with, and that module's input for `values`; None where there is no such
+        cut, or only one before which nothing is computed.
     """
     for cut in _candidates(model):
         try:
@@ -138,23 +156,28 @@ def find_tail(model: CxrForImageClassification, values: torch.Tensor) -> tuple[C
                 example, expected = _activations(model.eval(), cut, values)
                 tail = _cut(model, cut)
                 agree = torch.allclose(tail.eval()(example).logits, expected, rtol=1e-4, atol=1e-5)
-        except (RuntimeError, ValueError):  # shapes that do not fit: a cut inside a block
-            continue
+        except (RuntimeError, ValueError, IndexError, TypeError, AttributeError):
+            continue  # shapes that do not fit: a side path joins; or a module that is never called
         if agree:
-            return tail, cut, example
+            return None if torch.equal(example, values) else (tail, cut, example)
     return None
 
 
 def _candidates(model: CxrForImageClassification) -> Iterator[str]:
-    """The modules around the first trained convolution, innermost first; or the head."""
+    """The blocks around the first trained layer, innermost first; or the head.
+
+    A block is a member of a sequence or of the backbone itself. Parts of other layers are none: what `fuse` fuses is
+    computed without a call of its parts, so that no hook would see it.
+    """
     first = next(name for name, parameter in model.named_parameters() if parameter.requires_grad)
     if first.startswith(("head.", "classifier.")):
         yield "head"
-        return
-    module = first.rsplit(".", 2)[0]
-    while module not in ("backbone", "projection"):
-        yield module
-        module = module.rpartition(".")[0]
+    module, _, _ = first.rpartition(".")
+    while "." in module:
+        owner, _, _ = module.rpartition(".")
+        if owner in ("backbone", "backbone.timm_model") or isinstance(model.get_submodule(owner), SEQUENCES):
+            yield module
+        module = owner
 
 
 def _cut(model: CxrForImageClassification, cut: str) -> CxrForImageClassification:
@@ -241,13 +264,13 @@ def _fill(
             filled[rows] = 1
 
 
-def _open_files(folder: Path, key: dict[str, Any], shape: tuple[int, ...], dtype: torch.dtype, size: int) -> tuple[torch.Tensor, ...]:
+def _open_files(folder: Path, key: dict[str, Any], shape: tuple[int, ...], dtype: torch.dtype) -> tuple[torch.Tensor, ...]:
     """The activations and which rows are filled, memory-mapped; begun anew where they belong to something else."""
     label, files = folder / "bank.json", (folder / "activations.bin", folder / "filled.bin")
     try:
         if not label.exists() or json.loads(label.read_text()) != key:
             label.unlink(missing_ok=True)
-            for file, length in zip(files, (size, shape[0]), strict=True):
+            for file, length in zip(files, (math.prod(shape) * dtype.itemsize, shape[0]), strict=True):
                 with file.open("wb") as stream:
                     ALLOCATE(stream.fileno(), 0, length)  # a full disk is told here, not by a signal later
             label.write_text(json.dumps(key))
@@ -264,9 +287,16 @@ def remove_bank(folder: Path) -> None:
     shutil.rmtree(folder, ignore_errors=True)
 
 
-def _checksum(model: CxrForImageClassification) -> str:
+def _frozen(model: CxrForImageClassification) -> Iterator[np.ndarray]:
+    """Every number that the frozen layers compute with: parameters that do not train, and BatchNorm's statistics."""
+    for part in (model.backbone, model.projection):
+        for tensor in (*part.parameters(), *part.buffers()) if part is not None else ():
+            if not tensor.requires_grad:
+                yield tensor.detach().cpu().numpy()
+
+
+def _digest(arrays: Iterable[np.ndarray]) -> str:
     digest = hashlib.sha256()
-    for parameter in model.backbone.parameters():
-        if not parameter.requires_grad:
-            digest.update(parameter.detach().cpu().numpy().tobytes())
-    return digest.hexdigest()[:16]
+    for array in arrays:
+        digest.update(f"{array.dtype}{array.shape}".encode() + array.tobytes())
+    return digest.hexdigest()[:32]

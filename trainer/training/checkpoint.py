@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 from accelerate import Accelerator
@@ -15,6 +16,8 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from trainer.errors import WorkError
+
+UNREADABLE = (OSError, EOFError, RuntimeError, ValueError, KeyError, TypeError, UnpicklingError, SafetensorError)
 
 
 @dataclass
@@ -41,13 +44,21 @@ class Progress:
 
 
 class Checkpoints:
-    """RUN/checkpoints: the newest epoch and the best weights. A kill at any moment leaves the one before intact."""
+    """RUN/checkpoints: the newest epoch, its weights and the best ones. A kill at any moment leaves the one before intact.
+
+    weights-EPOCH.safetensors hold the whole model, whichever part of it was trained on stored activations; epoch-EPOCH holds
+    accelerate's state of the optimiser and the random generators, and the progress. So a training goes on with stored
+    activations or without, however it began.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
-    def save(self, accelerator: Accelerator, model: nn.Module, progress: Progress, best: bool) -> None:
+    def save(self, accelerator: Accelerator, model: nn.Module, progress: Progress) -> None:
         """Write this epoch, then drop the older ones.
+
+        Args:
+            model: the whole one, as it was before accelerate's `prepare`.
 
         Raises:
             WorkError: the disk is full or not writable.
@@ -58,42 +69,59 @@ class Checkpoints:
                 shutil.rmtree(writing, ignore_errors=True)
                 writing.mkdir(parents=True)
             accelerator.wait_for_everyone()
+            hook = accelerator.register_save_state_pre_hook(lambda models, weights, folder: weights.clear())
             accelerator.save_state(str(writing))
+            hook.remove()
             accelerator.wait_for_everyone()
             if accelerator.is_main_process:
-                if best:
-                    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-                    save_file(weights, self.best(progress))
+                weights = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+                save_file(weights, self._weights(progress.epoch))
                 (writing / "progress.json").write_text(json.dumps(asdict(progress)))
-                os.replace(writing, self.folder / f"epoch-{progress.epoch:04d}")
+                os.replace(writing, self._epoch(progress.epoch))
                 self._drop_older(progress)
 
-    def resume(self, accelerator: Accelerator) -> Progress:
-        """Load the newest epoch into the prepared model and optimiser, or start anew where there is none."""
+    def resume(self, accelerator: Accelerator, model: nn.Module) -> Progress:
+        """Load the newest epoch into the whole model and the prepared optimiser, or start anew where there is none.
+
+        Raises:
+            WorkError: the checkpoint is damaged, or of another version of this program.
+        """
         newest = self.newest()
         if newest is None:
             return Progress()
-        accelerator.load_state(str(newest), load_kwargs={"weights_only": True})
-        return Progress(**json.loads((newest / "progress.json").read_text()))
+        try:
+            progress = Progress(**json.loads((newest / "progress.json").read_text()))
+            model.load_state_dict(load_file(self._weights(progress.epoch)))
+            hook = accelerator.register_load_state_pre_hook(lambda models, folder: models.clear())
+            accelerator.load_state(str(newest), load_kwargs={"weights_only": True})
+            hook.remove()
+        except UNREADABLE as error:
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            raise WorkError(
+                f"--resume: the checkpoint {newest} cannot be read ({reason}): it is damaged, or of another version; give a new --output"
+            ) from error
+        return progress
 
     def newest(self) -> Path | None:
         """The folder of the last complete epoch."""
         return max(self.folder.glob("epoch-*"), default=None)
 
-    def best(self, progress: Progress) -> Path:
-        """The file of the best weights."""
-        return self.folder / f"best-{progress.best_epoch:04d}.safetensors"
-
     def load_best(self, progress: Progress) -> dict[str, Any]:
         """The best weights as a state dict on the CPU."""
-        return load_file(self.best(progress))
+        return load_file(self._weights(progress.best_epoch))
+
+    def _weights(self, epoch: int) -> Path:
+        return self.folder / f"weights-{epoch:04d}.safetensors"
+
+    def _epoch(self, epoch: int) -> Path:
+        return self.folder / f"epoch-{epoch:04d}"
 
     def _drop_older(self, progress: Progress) -> None:
         for folder in self.folder.glob("epoch-*"):
-            if folder.name != f"epoch-{progress.epoch:04d}":
+            if folder != self._epoch(progress.epoch):
                 shutil.rmtree(folder)
-        for file in self.folder.glob("best-*.safetensors"):
-            if file != self.best(progress):
+        for file in self.folder.glob("weights-*.safetensors"):
+            if file not in (self._weights(progress.epoch), self._weights(progress.best_epoch)):
                 file.unlink()
 
 

@@ -19,10 +19,13 @@ LAYERS = (MobileNetV2ConvLayer, ResNetConvLayer, ResNetShortCut)
 def fuse(model: nn.Module) -> None:
     """Let the convolution layers of transformers' ResNet and MobileNet-V2 below `model` compute as one step, in place.
 
-    Parameters and their names stay, results too up to rounding. A layer whose BatchNorm is in training mode computes as before.
+    Parameters and their names stay, results too up to rounding. A layer whose BatchNorm is in training mode computes as before,
+    and one that is fused already stays as it is.
     """
     for layer in model.modules():
-        if isinstance(layer, LAYERS) and layer.normalization is not None and layer.convolution.dilation == (1, 1):
+        if not isinstance(layer, LAYERS) or layer.normalization is None or layer.convolution.dilation != (1, 1):
+            continue
+        if getattr(layer.forward, "func", None) is not _forward:
             layer.forward = partial(_forward, layer, layer.forward)
 
 

@@ -65,8 +65,8 @@ def fit(
     bank = open_bank(accelerator, model, feed, recipe, data.train, data.validation, folder / "bank", bank_size)
     part, shown = (bank.tail, bank) if bank else (model, feed)
     fuse(part)
-    trained, optimizer = accelerator.prepare(part, make_optimizer(part, recipe))
-    progress = checkpoints.resume(accelerator)
+    trained, optimizer = accelerator.prepare(part, make_optimizer(model, recipe))
+    progress = checkpoints.resume(accelerator, model)
     if progress.epoch:
         accelerator.print(f"going on after epoch {progress.epoch} of {recipe.epochs}")
     while progress.epoch < recipe.epochs and not progress.stale(recipe.patience):
@@ -89,7 +89,7 @@ def fit(
         best = progress.record(row)
         accelerator.log({key: value for key, value in row.items() if key != "epoch"}, step=progress.epoch)
         accelerator.print(_line(row, recipe.epochs, best), flush=True)
-        checkpoints.save(accelerator, model, progress, best)
+        checkpoints.save(accelerator, model, progress)
     return progress
 
 

@@ -12,6 +12,7 @@ import numpy as np
 from PIL import Image
 from tqdm.auto import tqdm
 
+from trainer.data.manifest import available_cores
 from trainer.data.phantom.anatomy import Chest
 from trainer.data.phantom.film import expose
 from trainer.data.phantom.findings import FINDINGS
@@ -61,7 +62,7 @@ def write_phantoms(output: Path, task: str, count: int, seed: int) -> dict[str, 
     jobs = [(output, task, labels[index % len(labels)], index // len(labels), seed) for index in range(count)]
     for label in labels:
         (output / label).mkdir(parents=True, exist_ok=True)
-    with ProcessPoolExecutor() as pool:
+    with ProcessPoolExecutor(available_cores()) as pool:
         list(tqdm(pool.map(_write_one, jobs, chunksize=8), total=count, desc="drawing phantoms", unit="image"))
     return {label: sum(job[2] == label for job in jobs) for label in labels}
 
