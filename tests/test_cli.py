@@ -9,9 +9,12 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import jsonschema
 import pandas as pd
 import pytest
+from PIL import Image
 
+import trainer
 from tests.conftest import QUICK
 from trainer.cli import build_parser, main
 from trainer.data.manifest import read_manifest
@@ -239,6 +242,33 @@ def test_labels_are_matched_however_they_are_written(phantoms, tmp_path):
     words = ["train", "tb", "--data", str(tmp_path / "data"), "--output", str(tmp_path / "run"), *QUICK, "--set", "epochs=1"]
     assert main(words) == 0
     assert json.loads((tmp_path / "run" / "config.json").read_text())["id2label"] == {"0": "Normal", "1": "Tuberculosis"}
+
+
+def test_near_copies_across_a_given_split_are_counted_on_the_card_and_strict_stops_there(phantoms, tmp_path, capsys):
+    """Every film that tests trains also, as a JPEG."""
+    files = sorted(phantoms.rglob("*.png"))
+    rows = [(str(file), file.parent.name, ("train", "train", "validation", "test")[index % 4]) for index, file in enumerate(files)]
+    for number, (file, label, _) in enumerate([row for row in rows if row[2] == "test"]):
+        Image.open(file).save(tmp_path / f"{number}.jpg", quality=80)
+        rows.append((str(tmp_path / f"{number}.jpg"), label, "train"))
+    table = tmp_path / "films.csv"
+    table.write_text("file,label,split\n" + "".join(",".join(row) + "\n" for row in rows))
+    words = ["train", "tb", "--data", str(table), "--output", str(tmp_path / "run"), *QUICK, "--set", "epochs=1"]
+    assert main([*words, "--strict"]) == 1
+    said = capsys.readouterr().err
+    assert "12 pairs of near copies and 12 groups stand on two sides of the split" in said
+    assert "cxr data split" in said
+    assert ".jpg (train)" in said
+    assert ".png (test)" in said
+    assert not (tmp_path / "run").exists()
+    assert main(words) == 0
+    assert "12 pairs of near copies" in capsys.readouterr().out
+    metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    assert (metrics["split"]["near_copies_across_splits"], metrics["split"]["groups_across_splits"]) == (12, 12)
+    jsonschema.validate(metrics, json.loads((Path(trainer.__file__).parent / "metrics.schema.json").read_text()))
+    card = (tmp_path / "run" / "README.md").read_text()
+    assert "**12 pairs stand on two sides of the split**" in card
+    assert "No group stands in more than one split" not in card
 
 
 def test_a_missing_class_is_named(phantoms, tmp_path, capsys):

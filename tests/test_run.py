@@ -61,6 +61,8 @@ def test_metrics_follow_the_schema_and_the_predictions(run):
     metrics = json.loads((run / "metrics.json").read_text())
     schema = json.loads((Path(__file__).parents[1] / "trainer/metrics.schema.json").read_text())
     jsonschema.validate(metrics, schema)
+    assert metrics["split"]["near_copies_across_splits"] == metrics["split"]["groups_across_splits"] == 0
+    assert "none that was found stands on two sides" in (run / "README.md").read_text()
     rows = pd.read_csv(run / "predictions.csv")
     for split, report in metrics["splits"].items():
         part = rows[rows["split"] == split]

@@ -2,7 +2,7 @@
 
 import io
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -37,12 +37,13 @@ FAMILIAR, OUTLINED = 2000, 500  # most training radiographs that familiarity and
 
 @dataclass(frozen=True)
 class Study:
-    """Data that is ready: matched labels, a split, decoded images."""
+    """Data that is ready: matched labels, a split, decoded images; `split` is what metrics.json says of leaks, for a training."""
 
     task: Task
     rows: pd.DataFrame
     truth: np.ndarray
     images: GreyImages
+    split: dict[str, Any] = field(default_factory=dict)
 
     def indices(self, split: str) -> np.ndarray:
         """Rows of a split."""
@@ -68,7 +69,7 @@ def finish(run: Run, study: Study, processor: CxrImageProcessor, progress: Progr
     run.write_table(
         "predictions.csv", pd.concat([_prediction_table(part, study.task.labels, metrics["decision"]) for part in parts.values()])
     )
-    run.write_json("metrics.json", {**metrics, "example": _example(run, best, processor, study.task.labels)})
+    run.write_json("metrics.json", {**metrics, "split": study.split, "example": _example(run, best, processor, study.task.labels)})
     write_card(run.path)
 
 

@@ -97,6 +97,9 @@ def _add_train(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         metavar="KEY=VALUE",
         help="change a field of the recipe, e.g. --set epochs=3 --set augment=none",
     )
+    parser.add_argument(
+        "--strict", action="store_true", help="stop (exit 1) when a patient or a copy of a picture stands on two sides of the split"
+    )
     parser.add_argument("--resume", action="store_true", help="go on where a stopped training left RUN")
     parser.add_argument(
         "--bank-size",
@@ -226,12 +229,14 @@ def _add_data(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -
         "--split",
         choices=("grouped", "source", "leave-one-collection-out"),
         default="grouped",
-        help="grouped (default): patients and near copies together, 70/15/15, adding images later moves no old one; "
-        "source: the split of the project being reproduced; leave-one-collection-out: each collection in turn is external",
+        help="grouped (default): patients and near copies together, 70/15/15; a split cell that is filled stays, so add new "
+        "images with empty cells to the CSV that this wrote; source: the split of the project being reproduced; "
+        "leave-one-collection-out: each collection in turn is external",
     )
     split.add_argument("--task", default="tb", help="for --split source: tb (default), covid or three-class")
     split.add_argument("--hold-out", metavar="COLLECTION", help="for leave-one-collection-out: only this one")
     split.add_argument("--seed", type=int, default=0, metavar="S", help="another seed is another split (default 0)")
+    split.add_argument("--anew", action="store_true", help="for grouped: forget the split that the data has, except external")
     split.set_defaults(run=run_split)
     push = kinds.add_parser("push", help="publish a prepared folder as a Hub dataset with its card", epilog=DISCLAIMER)
     push.add_argument("data", metavar="DATA", help="a folder or a manifest, as for cxr train")
@@ -264,6 +269,7 @@ def run_train(options: argparse.Namespace) -> int:
         pretrained=not options.no_pretrained,
         positive=options.positive,
         resume=options.resume,
+        strict=options.strict,
         report_to=options.report_to,
         bank_size=int(options.bank_size * 1e9),
         compile=options.compile,
@@ -445,7 +451,7 @@ def run_split(options: argparse.Namespace) -> int:
 
     if options.task not in TASKS:
         raise UsageError(f"no task {options.task!r}; there are: {', '.join(TASKS)}")
-    for note in split_data(options.data, options.output, options.split, options.task, options.hold_out, options.seed):
+    for note in split_data(options.data, options.output, options.split, options.task, options.hold_out, options.seed, options.anew):
         print(note)
     return 0
 

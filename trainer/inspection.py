@@ -20,7 +20,7 @@ from trainer.data.copies import find_copies
 from trainer.data.hub_writing import write_parquet
 from trainer.data.manifest import COLUMNS, read_manifest
 from trainer.data.public.layout import read_terms
-from trainer.data.split import fill_groups, hold_out, source_split, split_around
+from trainer.data.split import fill_groups, fill_splits, find_leaks, hold_out, source_split
 from trainer.errors import UsageError
 from trainer.evaluation.shortcuts import tell_apart
 from trainer.files import write_json, write_table, write_text
@@ -49,12 +49,13 @@ def check_data(data: str, output: str | None) -> dict[str, Any]:
     return report
 
 
-def split_data(data: str, output: str, strategy: str, task: str, collection: str | None, seed: int) -> list[str]:
+def split_data(data: str, output: str, strategy: str, task: str, collection: str | None, seed: int, anew: bool) -> list[str]:
     """Write a manifest CSV with a split, its paths relative to itself where they can be.
 
     Args:
-        strategy: `grouped` (what is `external` stays so), `source` or `leave-one-collection-out`; the last writes one
-            manifest a collection, or the one of `collection`.
+        strategy: `grouped` (as `fill_splits`: filled cells stay), `source` or `leave-one-collection-out`; the last writes
+            one manifest a collection, or the one of `collection`.
+        anew: for `grouped`: forget the split that is given, except `external`.
 
     Returns:
         What a user should know.
@@ -76,12 +77,15 @@ def split_data(data: str, output: str, strategy: str, task: str, collection: str
     rows = rows[[not look.error for look in looks]].reset_index(drop=True)
     if rows.empty:
         raise UsageError(f"{data}: no file can be read")
-    pairs = find_copies(np.stack([look.thumbnail for look in looks if not look.error]))
-    members = fill_groups(rows, [(one, two) for one, two, _ in pairs])
+    copies = find_copies(np.stack([look.thumbnail for look in looks if not look.error]))
+    members = fill_groups(rows, copies.places)
+    notes += copies.note
     if strategy == "grouped":
-        rows, told = split_around(rows, rows["split"] == "external", members, seed)
+        if anew:
+            rows["split"] = rows["split"].where(rows["split"] == "external", "")
+        notes += [*fill_splits(rows, members, seed), *find_leaks(rows)]
         _write_manifest(rows, Path(output))
-        return [*notes, *told]
+        return notes
     target = Path(output)
     for name in [collection] if collection else sorted(set(rows["collection"])):
         part, told = hold_out(rows, members, name, seed)
@@ -103,6 +107,8 @@ def push_data(data: str, repo_id: str, licence: str, private: bool, tell: Callab
     if not licence.strip():
         raise UsageError("--licence: say under which licence the pictures may be published; without one they are not")
     rows = read_manifest(data).rows
+    if 0 < (rows["split"] == "").sum() < len(rows):
+        raise UsageError(f"{data}: some rows have no split: cxr data split {data} --output NEW.csv fills them")
     fill_groups(rows)
     sources = read_terms(rows["file"])
     with tempfile.TemporaryDirectory(prefix="cxr-push-") as folder:

@@ -103,6 +103,8 @@ def show_check(report: dict[str, Any]) -> str:
     lines = [f"{report['images']} radiographs, " + (f"splits: {', '.join(report['splits'])}" if report["splits"] else "no split given")]
     for name, found in counts:
         lines.append(f"  {len(found):>6}  {name}" + (f"   (first: {_first(found[0])})" if found else ""))
+    if not report["copy_search_complete"]:
+        lines.append("          the search for near copies stopped at its bound: there may be more")
     lines.append("told without the lungs (cross-validated AUROC, 95 % interval):")
     for kind, parts in report["shortcuts"].items():
         for part, rows in parts.items():

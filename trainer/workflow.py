@@ -16,13 +16,13 @@ from accelerate import Accelerator
 from hub_cards.card import write_card
 from trainer.assessment import Study, ask, finish, label_indices
 from trainer.cxr_model import CxrImageProcessor, RadiographError
-from trainer.data.copies import copies_among
+from trainer.data.copies import Copies, copies_among
 from trainer.data.manifest import Manifest, available_cores, read_manifest
 from trainer.data.pixels import data_fingerprint, decode
 from trainer.data.public.layout import read_terms
-from trainer.data.split import fill_groups, fill_splits, find_leaks
+from trainer.data.split import fill_groups, fill_splits, find_leaks, leaking_groups, leaking_pairs
 from trainer.environment import describe
-from trainer.errors import UsageError
+from trainer.errors import UsageError, WorkError
 from trainer.recipes import Recipe, to_json
 from trainer.run import Run
 from trainer.tasks import TASKS, Task, choose_labels, is_negative
@@ -45,6 +45,7 @@ class TrainOptions:
     pretrained: bool = True
     positive: str | None = None
     resume: bool = False
+    strict: bool = False
     report_to: str = "none"
     bank_size: int = 0
     compile: bool = False
@@ -95,26 +96,45 @@ def train(recipe: Recipe, options: TrainOptions) -> Run:
 
 
 def prepare(recipe: Recipe, options: TrainOptions, processor: CxrImageProcessor, tell: Any) -> tuple[Study, pd.DataFrame]:
-    """Data for a training: listed, matched, split, decoded; and the files that could not be read.
+    """Data for a training: listed, matched, split, decoded, searched for copies; and the files that could not be read.
 
     Data without a split gets that of seed 0, whatever the recipe's seed: trainings that differ in their seed are tested on
     the same pictures. (`cxr data split --seed` makes another split.)
+
+    Raises:
+        UsageError: the data cannot be trained on, or a split lacks a label.
+        WorkError: with `strict`, where a patient or a copy of a picture stands on two sides of the split.
     """
     manifest = read_manifest(options.data)
     task = _match_labels(manifest, TASKS[recipe.task], options.positive)
     rows, images, skipped = decode(manifest.rows, processor)
     if len(skipped):
         tell(f"note: {len(skipped)} files cannot be read and are left out; skipped.csv names them")
-    given = {"validation", "test"} <= set(rows["split"])
-    members = fill_groups(rows, [] if given else copies_among(images))
-    for note in [*manifest.notes, *fill_splits(rows, members), *find_leaks(rows)]:
+    copies = copies_among(images)
+    members = fill_groups(rows, copies.places)
+    notes = [*manifest.notes, *fill_splits(rows, members), *find_leaks(rows), *copies.note]
+    facts, leaking = _across_splits(rows, copies)
+    for note in [*notes, *([leaking] if leaking else [])]:
         tell(f"note: {note}")
-    study = Study(task, rows, label_indices(rows, task), images)
+    if leaking and options.strict:
+        raise WorkError(f"--strict: {leaking}; leave one out, or empty its split cell and let cxr data split fill it")
+    study = Study(task, rows, label_indices(rows, task), images, facts)
     for split in ("train", "validation", "test"):
         absent = [label for index, label in enumerate(task.labels) if not (study.truth[study.indices(split)] == index).any()]
         if absent:
             raise UsageError(f"{options.data}: the {split} split has no image of {', '.join(absent)}; give more images or another split")
     return study, skipped
+
+
+def _across_splits(rows: pd.DataFrame, copies: Copies) -> tuple[dict[str, Any], str]:
+    """What metrics.json says of the split; and a sentence that names the first two files on two sides of it, or ""."""
+    near, torn = leaking_pairs(rows, copies.places), leaking_groups(rows)
+    facts = {"near_copies_across_splits": len(near), "groups_across_splits": len(torn), "search_complete": copies.complete}
+    if not torn:
+        return facts, ""
+    one, two = near[0] if near else rows[rows["group"] == torn[0]].drop_duplicates("split").index[:2]
+    first = " and ".join(f"{rows['file'][place]} ({rows['split'][place]})" for place in (one, two))
+    return facts, f"{len(near)} pairs of near copies and {len(torn)} groups stand on two sides of the split (first: {first})"
 
 
 def predict(run: Run, files: list[str]) -> Iterator[dict[str, Any]]:

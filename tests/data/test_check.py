@@ -67,6 +67,7 @@ def test_planted_faults_are_each_reported(clean, tmp_path, capsys):
     assert [file.rsplit("/", 1)[1] for file in found["not_pictures"]] == ["notes.txt"]
     assert [row["width"] for row in found["absurd_sizes"]] == [400]
     page = (tmp_path / "report" / "report.html").read_text()
+    assert ("stopped at its bound" in page) is not found["copy_search_complete"]
     assert page.count("data:image/jpeg;base64,") >= 4
     assert str(tmp_path) not in page
     assert json.loads((tmp_path / "report" / "report.json").read_text()) == found
@@ -115,6 +116,27 @@ def test_split_writes_a_manifest_that_trains_and_does_not_leak(clean, tmp_path, 
     assert set(rows["split"]) == {"train", "validation", "test"}
     code, found = report(capsys, target, "--strict")
     assert (code, found["leaks"]) == (0, 0)
+
+
+def test_split_fills_empty_cells_and_moves_no_filled_one(clean, tmp_path, capsys):
+    rows = pd.read_csv(manifest(clean, tmp_path / "m.csv"), keep_default_na=False)
+    rows.loc[40:, "split"] = ""
+    rows.loc[0, "split"] = "external"
+    near = tmp_path / "near.jpg"
+    Image.open(rows["file"][0]).save(near, quality=80)
+    rows.loc[len(rows)] = {"file": str(near), "label": "Normal", "split": "", "group": "", "collection": ""}
+    rows.to_csv(tmp_path / "m.csv", index=False)
+    words = ["data", "split", str(tmp_path / "m.csv"), "--output", str(tmp_path / "new.csv")]
+    assert main(words) == 0
+    assert "40 images keep their split; of the others 1 follow" in capsys.readouterr().out
+    new = pd.read_csv(tmp_path / "new.csv")
+    assert new["split"][:40].equals(rows["split"][:40])
+    assert new["split"].iloc[-1] == "external"
+    assert set(new["split"]) == {"train", "validation", "test", "external"}
+    assert main([*words, "--anew"]) == 0
+    anew = pd.read_csv(tmp_path / "new.csv")
+    assert anew["split"][0] == "external"
+    assert not anew["split"][:40].equals(rows["split"][:40])
 
 
 def test_each_collection_is_held_out_in_turn(clean, tmp_path, capsys):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
-from trainer.data.copies import find_copies
+from trainer.data.copies import NEIGHBOURS, find_copies
 from trainer.data.phantom import draw_phantom
 
 ORIGINALS = 24
@@ -50,14 +50,22 @@ def small(images) -> np.ndarray:
 def test_a_changed_copy_is_found_and_nothing_else(originals, change):
     changed = [CHANGES[change](originals[index]) for index in range(3)]
     found = find_copies(small([*originals, *changed]))
-    assert {(one, two) for one, two, _ in found} == {(index, ORIGINALS + index) for index in range(3)}
-    assert all(0.9 <= score <= 1.001 for _, _, score in found)
+    assert set(found.places) == {(index, ORIGINALS + index) for index in range(3)}
+    assert all(0.9 <= score <= 1.001 for _, _, score in found.pairs)
 
 
 def test_empty_pictures_are_copies_of_nothing(originals):
     blank = Image.new("L", (96, 96), 0)
-    assert find_copies(small([*originals[:4], blank, blank])) == []
+    assert find_copies(small([*originals[:4], blank, blank])) == ([], True)
 
 
 def test_one_picture_alone():
-    assert find_copies(np.zeros((1, 96, 96), np.uint8)) == []
+    assert find_copies(np.zeros((1, 96, 96), np.uint8)) == ([], True)
+
+
+def test_a_search_that_stops_at_its_bound_says_so(originals):
+    many = small([originals[0].crop((shift, 0, 310, 315)) for shift in range(NEIGHBOURS + 2)])
+    found = find_copies(many)
+    assert not found.complete
+    assert "may be more" in found.note[0]
+    assert find_copies(many[:2]).note == []

@@ -100,7 +100,6 @@ def test_no_more_cores_are_used_than_this_process_may_use(allowed, cores, monkey
 @pytest.mark.parametrize(
     ("columns", "said"),
     [
-        ({"split": ["train", "", "test", "test"]}, "1 rows have no split"),
         ({"split": ["train", "holdout", "test", "test"]}, "unknown split holdout"),
         ({"label": ["a", "", "b", "b"]}, "1 rows have no label"),
         ({"sha256": ["0" * 64] * 4}, "sha256 differs"),
@@ -109,6 +108,10 @@ def test_no_more_cores_are_used_than_this_process_may_use(allowed, cores, monkey
 def test_a_wrong_csv_says_what_is_wrong(tmp_path, phantoms, columns, said):
     with pytest.raises(UsageError, match=said):
         read_manifest(write_csv(tmp_path, phantoms, **columns))
+
+
+def test_some_cells_of_split_may_be_empty(tmp_path, phantoms):
+    assert read_manifest(write_csv(tmp_path, phantoms, split=["train", "", "test", ""])).rows["split"].tolist() == ["train", "", "test", ""]
 
 
 def test_missing_data_says_what_is_expected(tmp_path, phantoms):

@@ -12,7 +12,7 @@ from PIL import Image
 from tqdm.auto import tqdm
 
 from trainer.cxr_model import CxrImageProcessor, RadiographError, read_radiograph
-from trainer.data.copies import SIDE, find_copies
+from trainer.data.copies import SIDE, Copies, find_copies
 from trainer.data.manifest import available_cores
 
 SMALLEST, NARROWEST = 64, 3.0  # a side below this many pixels or a longer side this many times the shorter is absurd
@@ -67,8 +67,8 @@ def find_faults(rows: pd.DataFrame, looks: list[Look], others: list[str]) -> dic
         others: files beside the pictures that are none.
     """
     readable = [place for place, look in enumerate(looks) if not look.error]
-    pairs = find_copies(thumbnails(looks, readable)) if readable else []
-    near = [(readable[one], readable[two], score) for one, two, score in pairs]
+    copies_found = find_copies(thumbnails(looks, readable)) if readable else Copies([], True)
+    near = [(readable[one], readable[two], score) for one, two, score in copies_found.pairs]
     near = [(one, two, score) for one, two, score in near if rows["sha256"][one] != rows["sha256"][two]]
     exact = [list(part.index) for _, part in rows.groupby("sha256") if len(part) > 1]
     same = [(one, two) for places in exact for one, two in pairwise(places)]
@@ -87,6 +87,7 @@ def find_faults(rows: pd.DataFrame, looks: list[Look], others: list[str]) -> dic
         ],
         "exact_copies": [[names[place] for place in places] for places in exact],
         "near_copies": [{"files": [names[one], names[two]], "similarity": round(score, 4)} for one, two, score in near],
+        "copy_search_complete": copies_found.complete,
         "label_conflicts": [_pair(rows, one, two, "label") for one, two in copies if rows["label"][one] != rows["label"][two]],
         "copies_across_splits": [_pair(rows, one, two, "split") for one, two in copies if rows["split"][one] != rows["split"][two]],
         "patients_across_splits": [

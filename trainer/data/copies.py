@@ -7,6 +7,7 @@ then agrees in its fine structure, another film of the same chest does not.
 
 import json
 import os
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -18,21 +19,40 @@ from trainer.data.pixels import GreyImages
 SIDE = 96  # pixels of the thumbnails
 ALIKE, COPY = 0.60, 0.90  # correlation of candidates before they are laid over each other, and of copies after it
 ROUNDS = ((SIDE // 2, 10, 0.70), (SIDE // 2, 20, 0.80), (SIDE, 1, 0.80), (SIDE, 20, COPY))  # resolution, steps, correlation to go on
-VERSION = 3  # to be raised when the search changes: kept results are then not used
+VERSION = 4  # to be raised when the search changes: kept results are then not used
 NEIGHBOURS = 8  # most candidates for a picture, and as many candidates as pictures in all: the likeliest
 CHUNK = 512  # pictures compared with all at a time
 TOGETHER = 128  # pairs laid over each other at a time: as many as fit a processor's cache
 
 
-def copies_among(images: GreyImages) -> list[tuple[int, int]]:
-    """Pairs of near copies among decoded images, looked for once and kept beside their cache."""
+class Copies(NamedTuple):
+    """Pairs of near copies (first, second, similarity in .9..1), first < second; `complete` where no candidate was left out."""
+
+    pairs: list[tuple[int, int, float]]
+    complete: bool
+
+    @property
+    def places(self) -> list[tuple[int, int]]:
+        """The pairs alone."""
+        return [(one, two) for one, two, _ in self.pairs]
+
+    @property
+    def note(self) -> list[str]:
+        """What a user should know of the search."""
+        bound = f"{NEIGHBOURS} candidates a picture, one on average"
+        return [] if self.complete else [f"the search for near copies stopped at its bound ({bound}): there may be more"]
+
+
+def copies_among(images: GreyImages) -> Copies:
+    """Near copies among decoded images, looked for once and kept beside their cache."""
     kept = images.cache.with_name(f"{images.cache.name}-copies-{VERSION}.json")
     if not kept.is_file():
         found = find_copies(_thumbnails(images))
         writing = kept.with_suffix(f".{os.getpid()}")
-        writing.write_text(json.dumps([pair[:2] for pair in found]))
+        writing.write_text(json.dumps(found._asdict()))
         os.replace(writing, kept)
-    return [(one, two) for one, two in json.loads(kept.read_text())]
+    found = json.loads(kept.read_text())
+    return Copies([(one, two, score) for one, two, score in found["pairs"]], found["complete"])
 
 
 def _thumbnails(images: GreyImages) -> np.ndarray:
@@ -45,15 +65,19 @@ def _thumbnails(images: GreyImages) -> np.ndarray:
     return np.concatenate(chunks)
 
 
-def find_copies(thumbnails: np.ndarray) -> list[tuple[int, int, float]]:
-    """Pairs of near copies among uint8 [N, 96, 96] thumbnails: (first, second, similarity in .9..1), first < second."""
-    pairs = _alike(thumbnails)
+def find_copies(thumbnails: np.ndarray) -> Copies:
+    """Near copies among uint8 [N, 96, 96] thumbnails.
+
+    `complete` is False where one picture had more than NEIGHBOURS candidates, or all together more than there are
+    pictures: only the likeliest were then laid over each other.
+    """
+    pairs, complete = _alike(thumbnails)
     moves, scores = torch.zeros(len(pairs), 4), torch.zeros(len(pairs))
     for side, steps, least in ROUNDS:
         moves, scores = _overlay(thumbnails, side, pairs, moves, steps)
         kept = scores >= least
         pairs, moves, scores = pairs[kept], moves[kept], scores[kept]
-    return [(one, two, score) for (one, two), score in zip(pairs.tolist(), scores.tolist(), strict=True)]
+    return Copies([(one, two, score) for (one, two), score in zip(pairs.tolist(), scores.tolist(), strict=True)], complete)
 
 
 def _levelled(thumbnails: np.ndarray, side: int) -> torch.Tensor:
@@ -72,20 +96,24 @@ def _levelled(thumbnails: np.ndarray, side: int) -> torch.Tensor:
     return (detail / (blurred(detail**2).clamp_min(0).sqrt() + 2)).squeeze(1)
 
 
-def _alike(thumbnails: np.ndarray) -> torch.Tensor:
-    """Candidates [P, 2]: every picture is compared with every other, by the correlation of their detail, in bf16."""
+def _alike(thumbnails: np.ndarray) -> tuple[torch.Tensor, bool]:
+    """Candidates [P, 2], and whether these are all.
+
+    Every picture is compared with every other, by the correlation of their detail, in bf16.
+    """
     starts = range(0, len(thumbnails), CHUNK)
     vectors = torch.cat([_unit(_levelled(thumbnails[start : start + CHUNK], SIDE // 2)) for start in starts])
-    found, strength = [], []
+    found, strength, complete = [], [], True
     for start in tqdm(starts, desc="comparing all pairs", unit="block", leave=False):
         alike = (vectors[start : start + CHUNK] @ vectors[start:].T).float()
         best = alike.topk(min(NEIGHBOURS + 1, alike.shape[1]), dim=1)
+        complete &= not bool(((alike > ALIKE).sum(dim=1) > NEIGHBOURS + 1).any())  # a picture is its own first neighbour
         row, column = torch.nonzero(best.values > ALIKE, as_tuple=True)
         first, second = row + start, best.indices[row, column] + start
         found.append(torch.stack([first, second], 1)[first < second])
         strength.append(best.values[row, column][first < second])
     likeliest = torch.cat(strength).argsort(descending=True)[: len(vectors)]
-    return torch.cat(found)[likeliest]
+    return torch.cat(found)[likeliest], complete and len(likeliest) == sum(map(len, found))
 
 
 def _unit(images: torch.Tensor) -> torch.Tensor:

@@ -166,8 +166,6 @@ def _check_splits(path: Path, rows: pd.DataFrame) -> None:
     wrong = sorted(set(rows["split"]) - {*SPLITS, ""})
     if wrong:
         raise UsageError(f"{path}: unknown split {', '.join(wrong)}; expected {', '.join(SPLITS)}")
-    if (rows["split"] == "").any() and (rows["split"] != "").any():
-        raise UsageError(f"{path}: {int((rows['split'] == '').sum())} rows have no split and the others do: fill all or none")
 
 
 def _add_sha256(rows: pd.DataFrame) -> None:

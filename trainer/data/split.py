@@ -1,4 +1,4 @@
-"""Who trains and who tests: patients and copies of a picture stay together, and adding images moves no old one."""
+"""Who trains and who tests: patients and copies of a picture stay together, and whose split is written down stays there."""
 
 import hashlib
 import re
@@ -11,6 +11,7 @@ from sklearn.model_selection import train_test_split
 from trainer.errors import UsageError
 from trainer.tasks import plain
 
+PROTECTED = ("external", "test", "validation", "train")  # of several sides a group goes to the first
 SHARES = {"test": 0.15, "validation": 0.15, "train": 0.70}
 SOURCE_TB = {"normal": (2240, 2800), "tuberculosis": (448, 560)}  # the last file number of train and of validation
 
@@ -48,37 +49,65 @@ def fill_groups(rows: pd.DataFrame, copies: Iterable[tuple[int, int]] = ()) -> M
 
 
 def fill_splits(rows: pd.DataFrame, members: Members, seed: int = 0) -> list[str]:
-    """Give every row a `split` where the data has none; take a missing validation or test split from train.
+    """Give every row a `split`. A filled cell never moves; so a split that is kept as a manifest stays when images are added.
+
+    An empty cell follows the filled ones of its group, else the hash of its group's name. Where that is two sides (a copy
+    joins what stood apart) it goes to the more protected one, PROTECTED. Only where no cell is empty, and no row is
+    validation or none is test, is that split taken from train. The order of the rows changes nothing.
 
     Returns:
         What was done that a user should know.
     """
-    if (rows["split"] == "").all():
-        return grouped_split(rows, members, SHARES, seed)
+    if (rows["split"] == "").any():
+        notes = _follow_groups(rows)
+        return [*notes, *grouped_split(rows, members, SHARES, seed)]
     present = set(rows["split"])
     missing = {split: SHARES[split] for split in ("validation", "test") if split not in present}
     if not missing or "train" not in present:
         return []
-    train = rows[rows["split"] == "train"].copy()
+    train = rows[rows["split"] == "train"].assign(split="")
     notes = grouped_split(train, members, {**missing, "train": 1 - sum(missing.values())}, seed)
     rows.loc[train.index, "split"] = train["split"]
     return [f"no {' and no '.join(missing)} split was given: taken from train", *notes]
 
 
-def grouped_split(rows: pd.DataFrame, members: Members, shares: dict[str, float], seed: int) -> list[str]:
-    """Split by a hash of each group: a function of the group and the seed alone, so that adding images moves no old one.
+def _follow_groups(rows: pd.DataFrame) -> list[str]:
+    """Fill the empty cells of groups that have filled ones."""
+    filled = rows["split"] != ""
+    sides = rows[filled].groupby("group")["split"].agg(set)
+    new = ~filled & rows["group"].isin(sides.index)
+    torn = sorted(group for group in set(rows.loc[new, "group"]) if len(sides[group]) > 1)
+    rows.loc[new, "split"] = rows.loc[new, "group"].map(sides.map(_most_protected))
+    if not filled.any():
+        return []
+    kept, followed = int(filled.sum()), int(new.sum())
+    notes = [f"{kept} images keep their split; of the others {followed} follow a patient or picture that has one"]
+    if torn:
+        notes.append(
+            f"{len(torn)} groups with new images stand in more than one split (first: {torn[0]}): the new ones go to the first of "
+            f"{', '.join(PROTECTED)} among them, the others stay where they are"
+        )
+    return notes
 
-    Groups that a copy joins go to train together where their hashes disagree. A class that the hash leaves out of a split
-    (of few images) gets one of its groups moved there.
+
+def _most_protected(sides: Iterable[str]) -> str:
+    return min(sides, key=PROTECTED.index)
+
+
+def grouped_split(rows: pd.DataFrame, members: Members, shares: dict[str, float], seed: int) -> list[str]:
+    """Split the rows without `split` by a hash of each group, a function of the group and the seed alone.
+
+    Groups that a copy joins go together to the most protected of their sides. A class that a split lacks (of few images)
+    gets one of these groups moved there.
     """
-    sides = {name: {_side(group, shares, seed) for group in joined} for name, joined in members.items()}
-    placed = {name: found.pop() if len(found) == 1 else "train" for name, found in sides.items()}
-    joined = sum(len(groups) > 1 for groups in members.values())
+    free = set(rows.loc[rows["split"] == "", "group"])
+    placed = {name: _most_protected(_side(key, shares, seed) for key in members[name]) for name in free}
+    joined = sum(len(members[name]) > 1 for name in free)
     moved = _fill_empty(rows, placed, shares, seed)
-    rows["split"] = rows["group"].map(placed)
+    rows["split"] = rows["split"].where(rows["split"] != "", rows["group"].map(placed))
     notes = [f"split by group (seed {seed}): {_counts(rows)}"]
     if joined:
-        notes.append(f"{joined} groups were joined by copies of a picture; where their sides differed all of it trains")
+        notes.append(f"{joined} groups were joined by copies of a picture; where their sides differed, to the most protected")
     if moved:
         notes.append(f"few images: {moved} groups were moved so that each split holds each class")
     return notes
@@ -96,9 +125,10 @@ def _side(group: str, shares: dict[str, float], seed: int) -> str:
 def _fill_empty(rows: pd.DataFrame, placed: dict[str, str], shares: dict[str, float], seed: int) -> int:
     moved = 0
     for label, part in rows.groupby("label"):
-        names = sorted(part["group"].unique(), key=lambda name: hashlib.sha256(f"{seed}:{label}:{name}".encode()).digest())
+        kept = part.loc[part["split"] != "", ["group", "split"]].drop_duplicates()["split"]
+        names = sorted(set(part["group"]) & set(placed), key=lambda name: hashlib.sha256(f"{seed}:{label}:{name}".encode()).digest())
         for split in shares:
-            held = Counter(placed[name] for name in names)
+            held = Counter([*kept, *(placed[name] for name in names)])
             spare = next((name for name in names if held[placed[name]] > 1), None)
             if split not in held and spare is not None:
                 placed[spare] = split
@@ -107,7 +137,7 @@ def _fill_empty(rows: pd.DataFrame, placed: dict[str, str], shares: dict[str, fl
 
 
 def hold_out(rows: pd.DataFrame, members: Members, collection: str, seed: int) -> tuple[pd.DataFrame, list[str]]:
-    """One collection becomes `external`, the rest is split by group.
+    """One collection becomes `external`, the rest is split by group; whom both hold is left out of the rest.
 
     Raises:
         UsageError: there is no such collection, or nothing besides it.
@@ -115,13 +145,9 @@ def hold_out(rows: pd.DataFrame, members: Members, collection: str, seed: int) -
     known = sorted(set(rows["collection"]))
     if collection not in known or len(known) < 2:
         raise UsageError(f"--hold-out {collection}: the data has the collections {', '.join(name or '(none)' for name in known)}")
-    return split_around(rows, rows["collection"] == collection, members, seed)
-
-
-def split_around(rows: pd.DataFrame, outside: pd.Series, members: Members, seed: int) -> tuple[pd.DataFrame, list[str]]:
-    """Rows marked by `outside` are external, the others are split by group; whom both hold is left out of the others."""
+    outside = rows["collection"] == collection
     shared = ~outside & rows["group"].isin(rows.loc[outside, "group"])
-    inside = rows[~outside & ~shared].copy()
+    inside = rows[~outside & ~shared].assign(split="")
     notes = grouped_split(inside, members, SHARES, seed)
     rows = rows[~shared].assign(split=inside["split"]).fillna({"split": "external"})
     if shared.any():
@@ -164,12 +190,23 @@ def _natural(text: str) -> tuple[str, ...]:
     return tuple(part.zfill(12) if part.isdigit() else part for part in re.split(r"(\d+)", text))
 
 
+def leaking_pairs(rows: pd.DataFrame, pairs: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Those of the pairs of row numbers that stand in two splits."""
+    sides = rows["split"].to_numpy()
+    return [(one, two) for one, two in pairs if sides[one] != sides[two]]
+
+
+def leaking_groups(rows: pd.DataFrame) -> list[str]:
+    """Groups that stand in more than one split."""
+    sides = rows.groupby("group")["split"].nunique()
+    return list(sides.index[sides > 1])
+
+
 def find_leaks(rows: pd.DataFrame) -> list[str]:
     """Say which groups stand on two sides of the split, and which pictures have two labels."""
     notes = []
-    sides = rows.groupby("group")["split"].nunique()
-    if (sides > 1).any():
-        notes.append(f"LEAK: {int((sides > 1).sum())} groups (a patient, or copies of one picture) stand in more than one split")
+    if torn := leaking_groups(rows):
+        notes.append(f"LEAK: {len(torn)} groups (a patient, or copies of one picture) stand in more than one split")
     labels = rows.groupby("sha256")["label"].nunique()
     if (labels > 1).any():
         file = rows.loc[rows["sha256"] == labels.index[labels > 1][0], "file"].iloc[0]
