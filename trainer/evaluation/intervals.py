@@ -75,14 +75,14 @@ def share(hits: np.ndarray, among: np.ndarray, groups: np.ndarray) -> Figure:
     return {"value": float(hits.mean()), "low": float(low), "high": float(high), "method": method}
 
 
-def spread(statistic: Callable[[np.ndarray], np.ndarray], groups: np.ndarray) -> Figure:
-    """A figure that is never negative, with the standard error of its bootstrap: `statistic` maps weights [R, N] to [R].
+def spread(statistic: Callable[[np.ndarray], np.ndarray], groups: np.ndarray, highest: float = np.inf) -> Figure:
+    """A figure from 0 to `highest`, with the standard error of its bootstrap: `statistic` maps weights [R, N] to [R].
 
     For figures that resampling biases (a calibration error): percentiles would miss the value itself.
     """
     value = float(statistic(np.ones((1, len(groups))))[0])
     half = Z * float(np.concatenate([statistic(weights) for weights in resample(groups)]).std())
-    return {"value": value, "low": max(0.0, value - half), "high": value + half, "method": "bootstrap over groups, normal"}
+    return {"value": value, "low": max(0.0, value - half), "high": min(highest, value + half), "method": "bootstrap over groups, normal"}
 
 
 def resample(groups: np.ndarray, seed: int = 0) -> Iterator[np.ndarray]:
