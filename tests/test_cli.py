@@ -304,7 +304,7 @@ def test_compare_puts_runs_beside_their_sources(run, tmp_path, capsys):
     assert main(["compare", str(run), str(other)]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 8
-    assert lines[5] == "quick and other on the same 4 test pictures:"
+    assert lines[5] == "quick and other on the same 4 test pictures in 4 groups:"
     assert all(
         line.endswith("p = 1 (" + method + "): not distinguishable")
         for line, method in zip(lines[6:], ("McNemar, exact", "DeLong, paired"), strict=True)

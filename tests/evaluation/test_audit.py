@@ -131,6 +131,8 @@ def test_pointing_by_hand():
     assert found["hits"]["value"] == pytest.approx(1 / 4)
     assert found["inside"]["value"] == pytest.approx((1 + 0 + 0.25 + 0) / 4)
     assert found["hits"]["method"] == "Wilson"
+    assert found["inside"]["high"] <= 1
+    assert pointing(heat[[0, 0, 1]], marks[:3], np.arange(3))["inside"]["high"] == 1
     priors = prior_maps(marks)
     assert pointing(priors["where findings usually lie"], marks, np.arange(4))["hits"]["value"] == 1
     assert pointing(priors["centre"], marks, np.arange(4))["hits"]["value"] == 0

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy.special import softmax
+from scipy.optimize import minimize_scalar
+from scipy.special import log_softmax, softmax
 
 from trainer.evaluation.calibration import BINS, calibration_figures, equal_mass_bins, fit_temperature, undo_temperature
 
@@ -20,6 +21,42 @@ def drawn(count: int, classes: int, seed: int = 0) -> tuple[np.ndarray, np.ndarr
 def test_the_temperature_of_overconfident_scores_is_found(factor):
     logits, truth = drawn(6000, 3)
     assert fit_temperature(logits * factor, truth) == pytest.approx(factor, rel=0.08)
+
+
+@pytest.mark.parametrize("classes", [2, 4])
+def test_no_error_at_all_does_not_make_scores_sure(classes):
+    """Every image is answered right, some barely: a score of .55 stays far from certain."""
+    rng = np.random.default_rng(0)
+    truth = np.arange(100) % classes
+    logits = np.eye(classes)[truth] * rng.uniform(0.1, 6, 100)[:, None]
+    temperature = fit_temperature(logits, truth)
+    assert temperature > 0.3
+    assert 1 / (1 + np.exp(-np.log(0.55 / 0.45) / temperature)) < 0.7
+    alike = fit_temperature(3 * np.eye(classes)[truth], truth)  # then the share of right answers by Laplace's rule
+    count = 100 / classes
+    assert softmax(3 / alike * np.eye(classes)[0])[0] == pytest.approx((count + 1) / (count + classes), abs=1e-3)
+
+
+@given(st.floats(0.3, 3), st.integers(2, 4), st.integers(0, 99))
+def test_with_many_images_and_some_errors_it_is_the_plain_fit(factor, classes, seed):
+    logits, truth = drawn(3000, classes, seed)
+
+    def loss(temperature):
+        return -log_softmax(factor * logits / temperature, axis=1)[np.arange(3000), truth].mean()
+
+    plain = minimize_scalar(loss, bounds=(0.05, 20), method="bounded").x
+    assert fit_temperature(factor * logits, truth) == pytest.approx(plain, rel=0.04)
+
+
+@given(st.integers(2, 12), st.integers(2, 4), st.integers(0, 99))
+def test_intervals_end_where_the_figures_do(count, classes, seed):
+    """Few images that are all answered wrong, surely: their error is near its highest, with a wide interval."""
+    truth = np.random.default_rng(seed).integers(0, classes, count)
+    sure = np.random.default_rng(seed).uniform(0.5, 1, count)[:, None]
+    scores = np.eye(classes)[(truth + 1) % classes] * sure + (1 - sure) / classes
+    figures = calibration_figures(truth, scores, np.arange(count))
+    for name, highest in (("ece", 1), ("brier", 2)):
+        assert 0 <= figures[name]["low"] <= figures[name]["value"] <= figures[name]["high"] <= highest
 
 
 @given(st.floats(0.1, 10), st.integers(2, 4), st.integers(0, 99))

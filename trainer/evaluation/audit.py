@@ -93,7 +93,7 @@ def pointing(heat: np.ndarray, marks: np.ndarray, groups: np.ndarray) -> dict[st
     total = flat.sum(axis=1)
     hits = inside[np.arange(len(flat)), flat.argmax(axis=1)] & (total > 0)
     within = (flat * inside).sum(axis=1) / np.maximum(total, 1e-12)
-    mean = spread(lambda weights: weights @ within / weights.sum(axis=1), groups)
+    mean = spread(lambda weights: weights @ within / weights.sum(axis=1), groups, highest=1.0)
     return {"hits": share(hits, np.ones(len(hits), bool), groups), "inside": mean}
 
 

@@ -1,6 +1,7 @@
 """How far scores can be taken at their word: temperature scaling, and what it changes.
 
-Temperature: Guo et al., ICML 2017, arXiv:1706.04599. Calibration error with bins of equal mass: Nguyen and O'Connor,
+Temperature: Guo et al., ICML 2017, arXiv:1706.04599; its smoothed targets: Platt, Advances in Large Margin Classifiers
+(1999) 61, here for any number of labels. Calibration error with bins of equal mass: Nguyen and O'Connor,
 EMNLP 2015, arXiv:1508.05154.
 """
 
@@ -17,10 +18,18 @@ LOWEST, HIGHEST = 0.05, 20.0
 
 
 def fit_temperature(logits: np.ndarray, truth: np.ndarray) -> float:
-    """The T for which softmax(logits / T) has the lowest negative log-likelihood; logits [N, C], label indices [N]."""
+    """The T for which softmax(logits / T) has the lowest cross-entropy to smoothed targets; logits [N, C], label indices [N].
+
+    An image of a label with n images has the target (n + 1) / (n + C) there and 1 / (n + C) at each other label: what such
+    a label's images are likely to be, given that n of n were of it. Without that, images that are all answered right would
+    have the lowest T there is. With many images and some errors T is that of the plain fit.
+    """
+    classes = logits.shape[1]
+    counts = np.bincount(truth, minlength=classes)[truth][:, None]
+    targets = (np.eye(classes)[truth] * counts + 1) / (counts + classes)
 
     def loss(log_temperature: float) -> float:
-        return float(-log_softmax(logits / np.exp(log_temperature), axis=1)[np.arange(len(truth)), truth].mean())
+        return float(-(targets * log_softmax(logits / np.exp(log_temperature), axis=1)).sum(axis=1).mean())
 
     return float(np.exp(minimize_scalar(loss, bounds=(np.log(LOWEST), np.log(HIGHEST)), method="bounded").x))
 
@@ -31,7 +40,7 @@ def undo_temperature(scores: np.ndarray, temperature: float) -> np.ndarray:
 
 
 def calibration_figures(truth: np.ndarray, scores: np.ndarray, groups: np.ndarray) -> dict[str, Any]:
-    """`ece` (15 bins of equal mass on the highest score), `brier` (summed over the labels) and `nll`, each with its interval."""
+    """`ece` (15 bins of equal mass on the highest score, <= 1), `brier` (summed over the labels, <= 2) and `nll`, with intervals."""
     place = np.arange(len(truth))
     confidence, right = scores.max(axis=1), scores.argmax(axis=1) == truth
     squared = ((scores - np.eye(scores.shape[1])[truth]) ** 2).sum(axis=1)
@@ -39,8 +48,8 @@ def calibration_figures(truth: np.ndarray, scores: np.ndarray, groups: np.ndarra
     bins = equal_mass_bins(confidence)
     gaps = np.eye(bins.max() + 1)[bins] * (confidence - right)[:, None]
     return {
-        "ece": spread(lambda weights: np.abs(weights @ gaps).sum(axis=1) / weights.sum(axis=1), groups),
-        "brier": spread(lambda weights: weights @ squared / weights.sum(axis=1), groups),
+        "ece": spread(lambda weights: np.abs(weights @ gaps).sum(axis=1) / weights.sum(axis=1), groups, highest=1.0),
+        "brier": spread(lambda weights: weights @ squared / weights.sum(axis=1), groups, highest=2.0),
         "nll": spread(lambda weights: weights @ surprise / weights.sum(axis=1), groups),
     }
 
