@@ -63,7 +63,7 @@ class Models:
 
     Where that process ends, another is started. What was in flight goes again, each with no other beside it and before those that
     came later, so that a second end has one cause: that file gets an error. So no request is sent more than twice. Where the process
-    ends while it loads, all that wait get an error, and the next request starts another.
+    ends while it loads, all that wait get an error; then, and where it ends with nothing in flight, the next request starts another.
     """
 
     def __init__(self, sources: list[ModelSource]) -> None:
@@ -166,7 +166,7 @@ class Models:
                 else:
                     request.alone = True
                     self._waiting.appendleft(request)
-            if self._ready:
+            if self._ready and lost:  # so each start is some request's doing: there is no endless loop
                 self._start()
             else:
                 self._give_up()

@@ -107,10 +107,10 @@ def test_a_file_that_ends_the_process_is_told_and_all_others_are_answered(models
         late = pool.submit(lambda: served(str(files[4])).prediction)
         one, deadly, *others = [answer.result(120) for answer in (*asked, late)]
     assert deadly == {"file": "deadly.png", "error": deadly["error"]}
-    assert "stopped twice" in deadly["error"]
     for file, answer in zip((files[0], *files[2:]), (one, *others), strict=True):
         assert answer["file"] == file.name
         assert answer["scores"] == pytest.approx(before["scores"], abs=1e-5)
+    assert "stopped twice" in deadly["error"]
 
 
 def test_where_the_models_do_not_load_again_all_are_told_and_a_later_request_tries_anew(models, deadly_run, film):
@@ -125,3 +125,9 @@ def test_where_the_models_do_not_load_again_all_are_told_and_a_later_request_tri
     assert not multiprocessing.active_children()  # nobody asks: nothing is started
     (deadly_run / "modeling_cxr.py").write_text(code)
     assert "scores" in served(str(film)).prediction
+    process = the_process()
+    os.kill(process, signal.SIGKILL)  # while nobody asks
+    while process in [child.pid for child in multiprocessing.active_children()]:
+        time.sleep(0.05)
+    time.sleep(0.5)
+    assert not multiprocessing.active_children()
