@@ -9,10 +9,14 @@ import signal
 import sys
 import threading
 import traceback
+from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass, field
 from importlib.util import find_spec
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 from answer import Answer
@@ -21,7 +25,8 @@ from models import ModelError, ModelSource
 
 TOGETHER = 16  # requests that are worked on at the same time: they share forward passes
 Loaded = tuple[dict[str, list[str]], dict[str, str]]  # labels of each task that loaded; why another did not
-GONE = "the reader stopped while it worked on this file; others are answered as before"
+GONE = "the reader stopped twice while it worked on this file, at last on it alone; others are answered as before"
+UNLOADED = "the models cannot be loaded at the moment; try it again later"
 
 
 class Served:
@@ -37,19 +42,42 @@ class Served:
         return self._models.ask(self.task, plain, Path(name or str(source)).name, film)
 
 
+@dataclass(eq=False)
+class Request:
+    """What somebody waits for. `alone`: it was in flight when a process ended, and goes again with no other beside it."""
+
+    task: str
+    source: str | bytes
+    name: str
+    film: bool
+    alone: bool = False
+    answer: Future[Answer] = field(default_factory=Future)
+
+    def fail(self, reason: str) -> None:
+        """Answer with an error."""
+        self.answer.set_result(Answer({"file": self.name, "error": reason}))
+
+
 class Models:
-    """Loads models in another process, and asks them; on ZeroGPU, which lends its GPU to this process, in this one."""
+    """Loads models in another process, and asks them; on ZeroGPU, which lends its GPU to this process, in this one.
+
+    Where that process ends, another is started. What was in flight goes again, each with no other beside it and before those that
+    came later, so that a second end has one cause: that file gets an error. So no request is sent more than twice. Where the process
+    ends while it loads, all that wait get an error; then, and where it ends with nothing in flight, the next request starts another.
+    """
 
     def __init__(self, sources: list[ModelSource]) -> None:
         """Start to load; `load` waits until that is done."""
         self._sources = sources
-        self._lock, self._numbers = threading.Lock(), itertools.count()
-        self._asked: dict[int, tuple[str, Future[Answer]]] = {}
+        self._lock, self._numbers = threading.Lock(), itertools.count()  # the lock is held to change anything below
+        self._waiting: deque[Request] = deque()
+        self._asked: dict[int, Request] = {}
         self._loaded: Future[Loaded] = Future()
-        self._here, self._closed = find_spec("spaces") is not None, False
+        self._process: BaseProcess | None = None
+        self._ready = self._closed = False
+        self._here = find_spec("spaces") is not None
         if not self._here:
             self._start()
-            threading.Thread(target=self._receive, daemon=True, name="answers").start()
 
     def load(self) -> tuple[list[Served], dict[str, str]]:
         """The models that load, and for each task that does not, why.
@@ -66,53 +94,90 @@ class Models:
             from predictor import LOADED
 
             return LOADED[task](source, name, film)
-        answer: Future[Answer] = Future()
+        request = Request(task, source, name, film)
         with self._lock:
-            number = next(self._numbers)
-            self._asked[number] = (name, answer)
-            try:
-                self._connection.send((number, task, source, name, film))
-            except OSError:  # it has just ended; whoever notices first
-                self._asked.pop(number, None)
-                return Answer({"file": name, "error": GONE})
-        return answer.result()
+            self._waiting.append(request)
+            if self._process is None:
+                self._start()
+            self._send()
+        return request.answer.result()
 
     def close(self) -> None:
         """End the other process."""
-        self._closed = True
-        if not self._here:
-            self._process.terminate()
-            self._process.join()
+        with self._lock:
+            self._closed, process = True, self._process
+        if process:
+            process.terminate()
+            process.join()
 
     def _start(self) -> None:
+        """Start a process, and a thread that hands out its answers."""
         context = get_context("spawn")
-        self._connection, theirs = context.Pipe()
-        self._process = context.Process(target=_work, args=(theirs, self._sources), daemon=True, name="models")
-        self._process.start()
+        self._ready = False
+        try:
+            self._connection, theirs = context.Pipe()
+            self._process = context.Process(target=_work, args=(theirs, self._sources), daemon=True, name="models")
+            self._process.start()
+        except OSError as error:
+            print(f"the models' process does not start: {error}", file=sys.stderr)
+            self._give_up()
+            return
         theirs.close()
+        threading.Thread(target=self._receive, args=(self._connection,), daemon=True, name="answers").start()
 
-    def _receive(self) -> None:
-        """Hand out answers; where the process ended, tell those that wait, and start another."""
-        while True:
-            try:
-                loaded = self._connection.recv()
-                if not self._loaded.done():
-                    self._loaded.set_result(loaded)
-                while True:
-                    number, answer = self._connection.recv()
-                    self._asked.pop(number)[1].set_result(answer)
-            except (EOFError, OSError):
-                if self._closed:
-                    return
-                if not self._loaded.done():
-                    self._loaded.set_exception(ModelError("the process that loads the models ended"))
-                    return
-                print("the models' process ended; it is started again", file=sys.stderr)
+    def _send(self) -> None:
+        """Send those that wait, the first ones first, until one has to be alone."""
+        while self._ready and self._waiting:
+            if self._asked and any(request.alone for request in (self._waiting[0], *self._asked.values())):
+                return
+            request, number = self._waiting.popleft(), next(self._numbers)
+            self._asked[number] = request
+            with suppress(OSError):  # the process has just ended: `_receive` hears of it, and this one was in flight
+                self._connection.send((number, request.task, request.source, request.name, request.film))
+
+    def _receive(self, connection: Connection) -> None:
+        """Hand out the answers of a process until it ends."""
+        try:
+            loaded = connection.recv()
+            with self._lock:
+                self._ready = True
+                self._send()
+            if not self._loaded.done():
+                self._loaded.set_result(loaded)
+            while True:
+                number, answer = connection.recv()
                 with self._lock:
-                    lost, self._asked = self._asked, {}
-                    self._start()
-                for name, future in lost.values():
-                    future.set_result(Answer({"file": name, "error": GONE}))
+                    request = self._asked.pop(number)
+                    self._send()
+                request.answer.set_result(answer)
+        except (EOFError, OSError):
+            self._recover()
+
+    def _recover(self) -> None:
+        """The process ended: start another, which is asked again what was in flight, one at a time."""
+        with self._lock:
+            if self._closed:
+                return
+            print("the models' process ended", file=sys.stderr)
+            lost, self._asked = [*self._asked.values()], {}
+            for request in reversed(lost):
+                if request.alone:
+                    request.fail(GONE)
+                else:
+                    request.alone = True
+                    self._waiting.appendleft(request)
+            if self._ready and lost:  # so each start is some request's doing: there is no endless loop
+                self._start()
+            else:
+                self._give_up()
+
+    def _give_up(self) -> None:
+        """There is no process: tell those that wait. Whoever asks next starts one."""
+        self._process = None
+        while self._waiting:
+            self._waiting.popleft().fail(UNLOADED)
+        if not self._loaded.done():
+            self._loaded.set_exception(ModelError("the process that loads the models ended"))
 
 
 def load_predictors(sources: list[ModelSource]) -> Loaded:
