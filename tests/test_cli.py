@@ -17,7 +17,7 @@ from PIL import Image
 import trainer
 from tests.conftest import QUICK
 from trainer.cli import build_parser, main
-from trainer.data.manifest import read_manifest
+from trainer.data.manifest import file_sha256, read_manifest
 
 
 def test_the_light_commands_import_nothing_heavy():
@@ -179,8 +179,53 @@ def test_evaluate_other_data_leaves_the_run_alone(run, phantoms, tmp_path, capsy
     assert main(["evaluate", str(run), "--data", str(phantoms), "--split", "external", "--output", str(target), "--json"]) == 0
     shown = json.loads(capsys.readouterr().out)
     assert shown == json.loads(target.read_text())
-    assert shown["splits"]["external"]["n"] == 48
+    assert shown["splits"]["external"]["n"] + shown["left_out"] == 48
     assert before == {file.name: file.read_bytes() for file in run.iterdir() if file.is_file()}
+
+
+@pytest.fixture(scope="module")
+def learned(run, phantoms):
+    """The files of the phantoms by the side on which the run had them."""
+    sides = pd.read_csv(run / "manifest.csv").set_index("sha256")["split"]
+    found = {}
+    for file in sorted(phantoms.rglob("*.png")):
+        found.setdefault(sides[file_sha256(file)], []).append(file)
+    return found
+
+
+def evaluated(capsys, *words):
+    code = main(["evaluate", *map(str, words), "--json"])
+    shown = capsys.readouterr()
+    return code, json.loads(shown.out) if code == 0 else None, shown.err
+
+
+def test_films_that_a_model_learned_from_are_left_out_of_its_evaluation(run, phantoms, learned, capsys):
+    known = len(learned["train"]) + len(learned["validation"])
+    code, report, said = evaluated(capsys, run, "--data", phantoms, "--split", "external")
+    assert (code, report["left_out"], report["splits"]["external"]["n"]) == (0, known, 48 - known)
+    first = min(learned["train"] + learned["validation"])
+    assert f"{known} of 48 films trained or tuned this model (first: {first}) and are left out" in said
+
+
+def test_a_split_that_is_asked_for_by_name_is_kept(run, phantoms, learned, capsys):
+    for split, other, said in (("train", "validation", "learned from"), ("validation", "train", "was tuned on")):
+        code, report, err = evaluated(capsys, run, "--data", phantoms, "--split", split)
+        assert (code, report["left_out"], report["splits"][split]["n"]) == (0, len(learned[other]), 48 - len(learned[other]))
+        assert f"the model {said} {len(learned[split])} of these films" in err
+
+
+def test_where_nothing_is_new_nothing_is_evaluated_and_without_a_manifest_it_is_said(run, learned, tmp_path, capsys):
+    table = tmp_path / "seen.csv"
+    table.write_text("file,label\n" + "".join(f"{file},{file.parent.name}\n" for file in learned["train"]))
+    assert main(["evaluate", str(run), "--data", str(table)]) == 2
+    assert "none is left to test it on" in capsys.readouterr().err
+    assert main(["audit", str(run), "--data", str(table), "--output", str(tmp_path / "a.json")]) == 2
+    assert "none is left to test it on" in capsys.readouterr().err
+    old = tmp_path / "old"
+    shutil.copytree(run, old, ignore=shutil.ignore_patterns("checkpoints", "manifest.csv"))
+    code, report, said = evaluated(capsys, old, "--data", table)
+    assert (code, report["left_out"], report["splits"]["test"]["n"]) == (0, None, len(learned["train"]))
+    assert "cannot be told" in said
 
 
 def test_evaluate_refuses_classes_the_model_does_not_know(run, phantoms, tmp_path, capsys):

@@ -1,6 +1,7 @@
 """From trained weights to a finished run, and a run's figures on other data."""
 
 import io
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -32,6 +33,7 @@ from trainer.training.fused import fuse
 from trainer.training.inference import best_device, run_over
 
 REPORTED = ("validation", "test", "external")
+LEARNED = {"train": "learned from", "validation": "was tuned on"}
 FAMILIAR, OUTLINED = 2000, 500  # most training radiographs that familiarity and the usual outline are fitted on
 
 
@@ -121,31 +123,41 @@ def score(model: CxrForImageClassification, processor: CxrImageProcessor, study:
 def evaluate(run: Run, data: str, split: str, prevalences: tuple[float, ...] = PREVALENCES) -> dict[str, Any]:
     """Figures of a run on a split of some data, or on all of it where the data has no splits. Never writes into the run.
 
+    Returns:
+        As metrics.json, with `skipped` and `left_out`, as `open_study` counts them.
+
     Raises:
-        UsageError: no such split, or classes that the model does not know.
+        UsageError: no such split, nothing in it that is new to the model, or classes that it does not know.
     """
     model, processor = run.load_model()
-    study, skipped = open_study(model, processor, data, split)
+    study, skipped, left_out = open_study(run, model, processor, data, split)
     points = run.read_json("metrics.json").get("operating_points", []) if run.has("metrics.json") else []
     scored = {split: score(model, processor, study, split)}
     report = assess(scored, study.task.labels, model.config.operating_point, model.config.calibration, points, prevalences)
-    return {**report, "skipped": skipped}
+    return {**report, "skipped": skipped, "left_out": left_out}
 
 
 def open_study(
+    run: Run,
     model: CxrForImageClassification,
     processor: CxrImageProcessor,
     data: str,
     split: str,
     choose: Callable[[pd.DataFrame], pd.DataFrame] = lambda rows: rows,
-) -> tuple[Study, int]:
-    """A split of some data, or all of it where the data has no splits, for a trained model; and how many files cannot be read.
+) -> tuple[Study, int, int | None]:
+    """A split of some data, or all of it where the data has no splits, for a trained model.
+
+    Files that the run trained on or was tuned on (its train and validation splits, by sha256) are no test and are left
+    out, except where that very split is asked for.
 
     Args:
         choose: takes some of the split's rows before they are decoded.
 
+    Returns:
+        The study, how many files cannot be read, and how many were left out (None: the run has no manifest to tell).
+
     Raises:
-        UsageError: no such split, or classes that the model does not know.
+        UsageError: no such split, nothing in it that is new to the model, or classes that it does not know.
     """
     labels = tuple(model.config.id2label[index] for index in range(model.config.num_labels))
     manifest = read_manifest(data)
@@ -154,10 +166,31 @@ def open_study(
     manifest.rows = manifest.rows[manifest.rows["split"] == split].reset_index(drop=True)
     if manifest.rows.empty:
         raise UsageError(f"{data}: has no {split} split")
+    left_out = _leave_out_learned(run, manifest, data, split)
     task = _known_labels(manifest, labels)
     fill_groups(manifest.rows)
     rows, images, skipped = decode(choose(manifest.rows), processor)
-    return Study(task, rows, label_indices(rows, task), images), len(skipped)
+    for note in manifest.notes:
+        print(f"note: {note}", file=sys.stderr)
+    return Study(task, rows, label_indices(rows, task), images), len(skipped), left_out
+
+
+def _leave_out_learned(run: Run, manifest: Manifest, data: str, split: str) -> int | None:
+    if not run.has("manifest.csv"):
+        manifest.notes.append(f"{run.path} has no manifest.csv: whether the model learned from these films cannot be told")
+        return None
+    learned = pd.read_csv(run.path / "manifest.csv", dtype=str).set_index("sha256")["split"]
+    sides = manifest.rows["sha256"].map(learned[~learned.index.duplicated()])
+    known = sides.isin(set(LEARNED) - {split})
+    if kept := int((sides == split).sum()) if split in LEARNED else 0:
+        manifest.notes.append(f"the model {LEARNED[split]} {kept} of these films: their figures say nothing of new ones")
+    if known.any():
+        told = f"{int(known.sum())} of {len(known)} films trained or tuned this model (first: {manifest.rows['file'][known].iloc[0]})"
+        if known.all():
+            raise UsageError(f"{data}: {told}; none is left to test it on, give other data or --split train or validation")
+        manifest.notes.append(f"{told} and are left out")
+    manifest.rows = manifest.rows[~known].reset_index(drop=True)
+    return int(known.sum())
 
 
 def ask(model: CxrForImageClassification, processor: CxrImageProcessor, pixels: np.ndarray) -> dict[str, Any]:

@@ -40,17 +40,18 @@ def audit(run: Run, data: str, split: str, most: int, keep: bool) -> dict[str, A
         keep: write the answer into the run's metrics.json, its card and figures/audit.png.
 
     Returns:
-        {"split", "n", "groups", "lung_masks", "level", "conditions", "collections", "heat_maps", "verdict"}: `conditions`
+        {"split", "left_out", "n", "groups", "lung_masks", "level", "conditions", "collections", "heat_maps", "verdict"}: `conditions`
         holds figures with intervals, `collections` how well the model's features tell the sources of one label apart,
         `lung_masks` counts pictures with a mask of their own (the others have a central area hidden), `level` is in pixels.
 
     Raises:
-        UsageError: no such split, or classes that the model does not know.
+        UsageError: no such split, nothing in it that is new to the model, or classes that it does not know.
     """
     model, processor = run.load_model()
     fuse(model.to(best_device(), memory_format=torch.channels_last))
-    study, _ = open_study(model, processor, data, split, lambda rows: _choose(data, rows, most))
-    report = {"split": split, **_conditions(model, processor, study, data), "heat_maps": _heat_maps(model, processor, study, data)}
+    study, _, left_out = open_study(run, model, processor, data, split, lambda rows: _choose(data, rows, most))
+    report = {"split": split, "left_out": left_out, **_conditions(model, processor, study, data)}
+    report["heat_maps"] = _heat_maps(model, processor, study, data)
     report["verdict"] = verdict(report["conditions"], report["collections"])
     if keep:
         run.write_figure("audit", figures.audit(report, headline(report["conditions"][CONDITIONS[0]])))

@@ -79,6 +79,7 @@ def test_adding_images_to_a_manifest_moves_no_old_one(seed, count, more, copied)
     rows = pd.concat([written, table(["a"] * more, hashes=[f"new{index:061x}" for index in range(more)])], ignore_index=True)
     split(rows, seed, [(one % count, count + one % more) for one in copied])
     assert rows["split"][:count].equals(old["split"])
+    assert set(rows["split"][count:]) <= set(SHARES)
 
 
 def test_a_new_image_that_joins_two_sides_goes_to_the_more_protected_and_is_named():
