@@ -132,7 +132,7 @@ def _open_origin(origin: str) -> Iterator[Files]:
     path = Path(origin).expanduser()
     if path.is_dir():
         files = [file for file in path.rglob("*") if file.is_file() and not file.name.startswith("._")]
-        yield {PurePosixPath(file.relative_to(path).as_posix()): partial(open, file, "rb") for file in files}
+        yield {PurePosixPath(file.relative_to(path).as_posix()): partial(_open_file, file) for file in files}
     elif path.is_file() and zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
             names = [name for name in archive.namelist() if not name.endswith("/") and "__MACOSX" not in name]
@@ -143,6 +143,10 @@ def _open_origin(origin: str) -> Iterator[Files]:
             yield {PurePosixPath(member.name): partial(_member, archive, member) for member in members}
     else:
         raise UsageError(f"--from {origin}: " + ("no ZIP or tar archive" if path.exists() else "not found"))
+
+
+def _open_file(file: Path) -> IO[bytes]:
+    return file.open("rb")
 
 
 def _member(archive: tarfile.TarFile, member: tarfile.TarInfo) -> IO[bytes]:
