@@ -121,7 +121,7 @@ class Recipe:
                 raise self._wrong(key, "a number that is not negative")
         for key in ("input_dropout", "dropout", "translate", "zoom", "intensity"):
             if not 0 <= getattr(self, key) < 1:
-                raise self._wrong(key, "a number of at least 0 and below 1")
+                raise self._wrong(key, "a number between 0 and 1, 1 excluded")
 
     def _wrong(self, key: str, expected: str) -> UsageError:
         return UsageError(f"{key}={getattr(self, key)}: expected {expected}")

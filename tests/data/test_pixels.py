@@ -2,6 +2,7 @@ import shutil
 
 import numpy as np
 import pytest
+import torch
 
 from trainer.cxr_model import CxrImageProcessor
 from trainer.data.manifest import read_manifest
@@ -32,12 +33,18 @@ def test_the_second_time_nothing_is_decoded(phantoms, monkeypatch):
 
 def test_a_changed_file_is_decoded_anew(phantoms, tmp_path):
     shutil.copytree(phantoms, tmp_path / "data")
-    _, before, _ = decode(read_manifest(tmp_path / "data").rows, SMALL)
+
+    def pictures():
+        rows, images, _ = decode(read_manifest(tmp_path / "data").rows, SMALL)
+        return dict(zip(rows["file"], images.batch(np.arange(len(rows))), strict=True))
+
+    before = pictures()
     normal = sorted((tmp_path / "data" / "Normal").iterdir())
     shutil.copyfile(normal[1], normal[0])
-    _, after, _ = decode(read_manifest(tmp_path / "data").rows, SMALL)
-    assert not (before.batch(np.array([0])) == after.batch(np.array([0]))).all()
-    assert (after.batch(np.array([0])) == after.batch(np.array([1]))).all()
+    after = pictures()
+    changed, copied = str(normal[0]), str(normal[1])
+    assert not torch.equal(before[changed], after[changed])
+    assert torch.equal(after[changed], after[copied])
 
 
 def test_a_corrupt_file_is_set_aside_and_many_stop_the_work(phantoms, tmp_path):

@@ -83,9 +83,8 @@ def open_bank(
     """Build the bank of a training, or go on with the one a stopped training left in `folder`.
 
     What is found is used only where it is of the same decoded pictures at the same rows, the same recipe, precision and
-    normalisation, and the same frozen weights and statistics; else the bank is begun anew.
-
-    Every machine has one: its processes each compute a share of it and all read it.
+    normalisation, and the same frozen weights and statistics; else it is begun anew. Every machine has one bank: its
+    processes each compute a share of it and all read it.
 
     Args:
         model: on its device, with its frozen parameters marked.
@@ -114,22 +113,24 @@ def open_bank(
         return None
     places = np.full(max(train.max(), validation.max()) + 1, -1)
     places[train], places[validation] = np.arange(len(train)) * views, len(train) * views + np.arange(len(validation))
-    key = {
-        "cut": cut,
-        "shape": list(shape),
-        "precision": accelerator.mixed_precision,
-        "pixels": feed.images.cache.name,
-        "normalisation": [list(feed.processor.image_mean), list(feed.processor.image_std)],
-        "rows": _digest([train, validation]),
-        "recipe": to_json(recipe),
-        "frozen": _digest(_frozen(model)),
-    }
+    key = {"cut": cut, "shape": list(shape), "precision": accelerator.mixed_precision, "rows": _digest([train, validation])}
+    key |= _describe(model, feed, recipe)
     with accelerator.local_main_process_first():
         activations, filled = _open_files(folder, key, shape, dtype)
     fuse(model)
     _fill(accelerator, model, cut, list(_batches(feed, recipe, train, validation, places, views)), activations, filled)
     accelerator.wait_for_everyone()
     return Bank(tail, recipe, activations, places)
+
+
+def _describe(model: CxrForImageClassification, feed: PixelFeed, recipe: Recipe) -> dict[str, Any]:
+    """What the frozen layers compute from, and with."""
+    return {
+        "pixels": feed.images.cache.name,
+        "normalisation": [list(feed.processor.image_mean), list(feed.processor.image_std)],
+        "recipe": to_json(recipe),
+        "frozen": _digest(_frozen(model)),
+    }
 
 
 def _lacks_room(folder: Path, size: int, limit: int) -> str:
