@@ -21,7 +21,7 @@ WARNINGS = {
     "extreme-aspect": "This picture is much longer than wide, or wider than long.",
     "blank": "This picture is almost blank.",
     "inverted": "Black and white seem to be exchanged.",
-    "rotated": "The picture seems to be turned by 90 degrees.",
+    "rotated": "The picture seems to be turned.",
 }
 UNTRUSTED = {"unfamiliar", "blank", "not-chest"}  # such a picture gets no answer
 # Dark violet, red, orange, pale yellow: brighter means more, in colour and in print; cold places stay clear.

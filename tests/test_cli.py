@@ -18,6 +18,7 @@ import trainer
 from tests.conftest import QUICK
 from trainer.cli import build_parser, main
 from trainer.data.manifest import file_sha256, read_manifest
+from trainer.data.phantom import write_phantoms
 
 
 def test_the_light_commands_import_nothing_heavy():
@@ -314,6 +315,15 @@ def test_near_copies_across_a_given_split_are_counted_on_the_card_and_strict_sto
     card = (tmp_path / "run" / "README.md").read_text()
     assert "**12 pairs stand on two sides of the split**" in card
     assert "No group stands in more than one split" not in card
+
+
+def test_a_folder_that_holds_only_test_is_evaluated_and_not_trained_on(run, phantoms, tmp_path, capsys):
+    write_phantoms(tmp_path / "drawn", "tb", 8, seed=9)
+    shutil.copytree(tmp_path / "drawn", tmp_path / "data" / "test")
+    code, report, _ = evaluated(capsys, run, "--data", tmp_path / "data")
+    assert (code, report["splits"]["test"]["n"]) == (0, 8)
+    assert main(["train", "tb", "--data", str(tmp_path / "data"), "--output", str(tmp_path / "run"), *QUICK]) == 2
+    assert "has no train split, only test" in capsys.readouterr().err
 
 
 def test_a_missing_class_is_named(phantoms, tmp_path, capsys):

@@ -39,7 +39,7 @@ FAMILIAR, OUTLINED = 2000, 500  # most training radiographs that familiarity and
 
 @dataclass(frozen=True)
 class Study:
-    """Data that is ready: matched labels, a split, decoded images; `split` is what metrics.json says of leaks, for a training."""
+    """Data that is ready: matched labels, a split, decoded images; `split` is what a training's metrics.json says of leaks."""
 
     task: Task
     rows: pd.DataFrame

@@ -35,7 +35,7 @@ def plain(name: str) -> str:
 
 
 def is_negative(label: str) -> bool:
-    """Whether a label by its name says that nothing was found: `Normal`, `no_findings`, …; such a label is not looked for."""
+    """Whether a label's name says that nothing was found: `Normal`, `no_findings`, …; such a label is not looked for."""
     return plain(label) in NEGATIVE
 
 

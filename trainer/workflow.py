@@ -106,6 +106,8 @@ def prepare(recipe: Recipe, options: TrainOptions, processor: CxrImageProcessor,
         WorkError: with `strict`, where a patient or a copy of a picture stands on two sides of the split.
     """
     manifest = read_manifest(options.data)
+    if not {"train", ""} & (given := set(manifest.rows["split"])):
+        raise UsageError(f"{options.data}: has no train split, only {', '.join(sorted(given))}: give images to learn from")
     task = _match_labels(manifest, TASKS[recipe.task], options.positive)
     rows, images, skipped = decode(manifest.rows, processor)
     if len(skipped):

@@ -152,6 +152,18 @@ def test_exif_rotation_is_applied_and_exif_stays_inside():
     assert "Doe" not in repr(radiograph)
 
 
+def test_the_callers_picture_is_left_as_it_is():
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    for mode in (GREY, GREY.astype(np.uint16)):
+        image = Image.open(io.BytesIO(saved(Image.fromarray(mode), "PNG", exif=exif)))
+        assert read_radiograph(image).pixels.shape == (64, 48)
+        assert image.size == (64, 48)  # width, height
+        assert image.getexif()[0x0112] == 6
+        assert (np.asarray(image) == mode).all()
+        assert read_radiograph(image).pixels.shape == (64, 48)
+
+
 def test_paths_bytes_streams_pillow_and_arrays_give_the_same(tmp_path):
     data = saved(Image.fromarray(GREY), "PNG")
     (tmp_path / "film.png").write_bytes(data)

@@ -43,6 +43,26 @@ def test_split_folders_upper_case_suffixes_nested_folders_and_bare_dicom(phantom
     assert any("notes.txt" in note for note in manifest.notes)
 
 
+def test_split_folders_without_train(phantoms, tmp_path):
+    shutil.copytree(phantoms, tmp_path / "test")
+    (tmp_path / ".hidden").mkdir()
+    (tmp_path / "list.txt").touch()
+    rows = read_manifest(tmp_path).rows
+    assert counts(rows, "label") == {"Normal": 24, "Tuberculosis": 24}
+    assert set(rows["split"]) == {"test"}
+    shutil.copytree(phantoms / "Normal", tmp_path / "external" / "Normal")
+    shutil.copytree(phantoms / "Normal", tmp_path / "testing" / "Normal")
+    assert counts(read_manifest(tmp_path).rows, "split") == {"test": 72, "external": 24}
+    (tmp_path / "Normal").mkdir()
+    assert "test" in set(read_manifest(tmp_path).rows["label"])  # beside a class it is a class, too
+
+
+def test_classes_named_as_splits_are_classes(phantoms, tmp_path):
+    shutil.copytree(phantoms / "Normal", tmp_path / "external")
+    shutil.copytree(phantoms / "Tuberculosis", tmp_path / "dev")
+    assert counts(read_manifest(tmp_path).rows, "label") == {"external": 24, "dev": 24}
+
+
 def test_a_metadata_csv_beside_the_folders_gives_patients_but_no_labels(phantoms, tmp_path):
     shutil.copytree(phantoms, tmp_path / "data")
     metadata = tmp_path / "data" / "metadata.csv"

@@ -174,6 +174,20 @@ def test_marks_come_from_tables_and_from_phantoms(tmp_path):
         lung_marks(str(table), rows, 10, 10)
 
 
+def test_marks_below_the_home_folder_are_found(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    (tmp_path / "films").mkdir()
+    for name in ("film", "lungs"):
+        Image.new("L", (20, 20), 255).save(tmp_path / "films" / f"{name}.png")
+    (tmp_path / "films" / "list.csv").write_text("file,label,mask\nfilm.png,x,lungs.png\n")
+    (tmp_path / "films" / "lesion_boxes.csv").write_text("file,x0,y0,x1,y1\nfilm.png,0,0,1,1\n")
+    rows = pd.DataFrame({"file": [str(tmp_path / "films" / "film.png")]})
+    for marks in (lung_marks, lesion_marks):
+        assert marks("~/films/list.csv", rows, 4, 4)[0].all()
+        assert sorted(marks(str(tmp_path / "films" / "list.csv"), rows, 4, 4)) == [0]
+
+
 def test_a_phantoms_mask_is_its_finding_unless_the_folder_was_fetched(phantoms, tmp_path):
     copy = tmp_path / "phantoms"
     shutil.copytree(phantoms, copy)

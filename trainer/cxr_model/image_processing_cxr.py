@@ -35,7 +35,7 @@ BLACK, WHITE, SAMPLED = 0.5, 99.5, 2_000_000  # percentiles of a deep picture; m
 CHEST_PARTS = ("CHEST", "THORAX", "LUNG", "TORAX")
 OTHER_MODALITIES = {"CT", "MR", "US", "PT", "NM", "MG", "XA", "RF", "SM", "OP"}
 TINY, LONGEST, FLAT, COLOURED = 64, 2.0, 4.0, 12.0  # pixels a side; sides' ratio; grey levels: spread of a blank, between channels
-TURNED, INVERTED = 0.1, -0.2  # correlation with the usual chest: gained by a quarter turn; of the picture itself
+TURNED, INVERTED = 0.1, -0.2  # correlation with the usual chest: gained by a turn; of the picture itself
 
 
 class RadiographError(ValueError):
@@ -124,7 +124,7 @@ class CxrImageProcessor(BaseImageProcessor):
             return [*codes, "blank"]
         if self.usual_chest is not None:
             usual, shown = np.asarray(self.usual_chest, np.float32).reshape(16, 16), outline(pixels)
-            upright, *turned = (float((np.rot90(usual, turns) * shown).sum() / np.linalg.norm(usual)) for turns in (0, 1, 3))
+            upright, *turned = (float((np.rot90(usual, turns) * shown).sum() / np.linalg.norm(usual)) for turns in range(4))
             if upright < INVERTED and -upright > max(turned):
                 codes.append("inverted")
             elif max(turned) > upright + TURNED:
@@ -212,7 +212,7 @@ def _read_picture(image: Image.Image) -> Radiograph:
     _check_size(*image.size)
     frames = getattr(image, "n_frames", 1) if image.format != "MPO" else 1
     white_is_zero = image.format == "TIFF" and getattr(image, "tag_v2", {}).get(262) == 0
-    ImageOps.exif_transpose(image, in_place=True)
+    image = ImageOps.exif_transpose(image)  # a copy: the picture may be the caller's
     if image.mode in DEEP_MODES:
         grey = _array_to_grey(np.asarray(image))
         grey, coloured = 255 - grey if white_is_zero else grey, False  # Pillow inverts only the 8-bit ones

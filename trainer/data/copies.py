@@ -26,7 +26,7 @@ TOGETHER = 128  # pairs laid over each other at a time: as many as fit a process
 
 
 class Copies(NamedTuple):
-    """Pairs of near copies (first, second, similarity in .9..1), first < second; `complete` where no candidate was left out."""
+    """Pairs of near copies: first, second (a higher row), similarity in .9..1; `complete`: no candidate was left out."""
 
     pairs: list[tuple[int, int, float]]
     complete: bool

@@ -33,7 +33,9 @@ class Manifest:
 
 
 def read_manifest(data: str | Path) -> Manifest:
-    """List the images of a folder of class folders, of a folder with train/validation/test inside, of a CSV or a Hub dataset.
+    """List the images of a folder of class folders, of a folder with split folders inside, of a CSV or a Hub dataset.
+
+    Split folders are taken for such where one of them is `train`, or where there is nothing else and each holds folders.
 
     Rows come in one canonical order, by sha256 and then by path: the order in which the data lists them changes nothing of
     what is made of it (a split, decoded pixels, a training).
@@ -62,9 +64,11 @@ def read_manifest(data: str | Path) -> Manifest:
 
 def _read_folder(root: Path) -> Manifest:
     manifest = Manifest(pd.DataFrame())
-    parts = {SPLIT_FOLDERS[child.name.lower()]: child for child in _folders(root) if child.name.lower() in SPLIT_FOLDERS}
-    if "train" in parts:
-        records = [row for split, folder in parts.items() for row in _class_folders(folder, split, manifest)]
+    folders = _folders(root)
+    parts = [(SPLIT_FOLDERS[child.name.lower()], child) for child in folders if child.name.lower() in SPLIT_FOLDERS]
+    nothing_else = len(parts) == len(folders) and all(_folders(child) for child in folders)
+    if nothing_else or any(split == "train" for split, _ in parts):
+        records = [row for split, folder in parts for row in _class_folders(folder, split, manifest)]
     else:
         records = _class_folders(root, "", manifest)
     manifest.rows = pd.DataFrame(records, columns=list(COLUMNS))

@@ -23,6 +23,7 @@ def lung_marks(data: str, rows: pd.DataFrame, height: int, width: int) -> Marks:
     Raises:
         UsageError: a mask that is named cannot be read.
     """
+    data = os.path.expanduser(data)
     masks: dict[str, str] = {}
     for table in (_manifest(data), _beside(data, LUNGS)):
         if table is None or "mask" not in (found := _read(table, "file")):
@@ -43,6 +44,7 @@ def lesion_marks(data: str, rows: pd.DataFrame, height: int, width: int) -> Mark
     Raises:
         UsageError: the table lacks a column or holds something else than fractions, or a mask cannot be read.
     """
+    data = os.path.expanduser(data)
     table = _beside(data, LESIONS)
     if table is None:
         root = Path(data)

@@ -1,4 +1,4 @@
-"""Who trains and who tests: patients and copies of a picture stay together, and whose split is written down stays there."""
+"""Who trains and who tests: patients and copies of a picture stay together, and a split that is written down stays."""
 
 import hashlib
 import re
@@ -49,11 +49,11 @@ def fill_groups(rows: pd.DataFrame, copies: Iterable[tuple[int, int]] = ()) -> M
 
 
 def fill_splits(rows: pd.DataFrame, members: Members, seed: int = 0) -> list[str]:
-    """Give every row a `split`. A filled cell never moves; so a split that is kept as a manifest stays when images are added.
+    """Give every row a `split`. A filled cell never moves: what is kept as a manifest stays when images are added.
 
-    An empty cell follows the filled ones of its group, else the hash of its group's name. Where that is two sides (a copy
-    joins what stood apart) it goes to the more protected one, PROTECTED. Only where no cell is empty, and no row is
-    validation or none is test, is that split taken from train. The order of the rows changes nothing.
+    An empty cell follows the filled ones of its group, else the hash of its group's name. Where that is two sides (a
+    copy joins what stood apart) it goes to the more protected one, PROTECTED. Only where no cell is empty, and no row
+    is validation or none is test, is that split taken from train. The order of the rows changes nothing.
 
     Returns:
         What was done that a user should know.
@@ -97,8 +97,8 @@ def _most_protected(sides: Iterable[str]) -> str:
 def grouped_split(rows: pd.DataFrame, members: Members, shares: dict[str, float], seed: int) -> list[str]:
     """Split the rows without `split` by a hash of each group, a function of the group and the seed alone.
 
-    Groups that a copy joins go together to the most protected of their sides. A class that a split lacks (of few images)
-    gets one of these groups moved there.
+    Groups that a copy joins go together to the most protected of their sides. A class that a split lacks (of few
+    images) gets one of these groups moved there.
     """
     free = set(rows.loc[rows["split"] == "", "group"])
     placed = {name: _most_protected(_side(key, shares, seed) for key in members[name]) for name in free}

@@ -68,7 +68,7 @@ def choose_points(truth: np.ndarray, scores: np.ndarray, labels: tuple[str, ...]
 
 
 def looked_for(labels: tuple[str, ...]) -> list[int]:
-    """The labels that a reader looks for: of two the second, of more each whose name does not say that nothing was found."""
+    """The labels that a reader looks for: of two the second, of more each that is not negative by its name."""
     return [1] if len(labels) == 2 else [index for index, label in enumerate(labels) if not is_negative(label)]
 
 
