@@ -15,7 +15,7 @@ START, END = "<!-- results: made by bench/results.py -->", "<!-- end of results 
 
 
 def describe(run: Path) -> list[str]:
-    """One line a split: accuracy, AUROC (macro with more than two labels), and both by collection."""
+    """One line a split: AUROC (mean with more than two labels), sensitivity, specificity, accuracy; and by collection."""
     recipe, metrics = (json.loads((run / f"{name}.json").read_text(encoding="utf-8")) for name in ("recipe", "metrics"))
     lines = []
     for split in ("test", "external"):
@@ -24,7 +24,8 @@ def describe(run: Path) -> list[str]:
         part = metrics["splits"][split]
         figures = part["metrics"]
         area = figures.get("auroc") or figures.get("macro_auroc")
-        cells = [f"`{recipe['name']}`", recipe["backbone"], split, str(part["n"]), show_figure(figures["accuracy"]), show_figure(area)]
+        shown = [show_figure(found) for found in (area, figures.get("sensitivity"), figures.get("specificity"), figures["accuracy"])]
+        cells = [f"`{recipe['name']}`", recipe["backbone"], split, str(part["n"]), *shown]
         lines.append(f"| {' | '.join([*cells, _collections(part)])} |")
     return lines
 
@@ -45,8 +46,8 @@ def main() -> None:
     parser.add_argument("--write", type=Path, metavar="FILE", help="replace the table between the markers of this file")
     options = parser.parse_args()
     head = [
-        "| recipe | backbone | split | n | accuracy | AUROC | by collection: accuracy, AUROC of two labels |",
-        "|---|---|---|---|---|---|---|",
+        "| recipe | backbone | split | n | AUROC | sensitivity | specificity | accuracy (argmax) | by collection: accuracy (argmax), AUROC |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     table = "\n".join([*head, *(line for run in options.runs for line in describe(run))])
     print(table)

@@ -99,7 +99,8 @@ def fit_decisions(model: CxrForImageClassification, processor: CxrImageProcessor
         for parameter in model.classifier.parameters():
             parameter.div_(temperature)
     model.config.calibration = {"method": "temperature scaling", "temperature": temperature, "split": "validation"}
-    points = choose_points(truth, (logits / temperature).softmax(dim=1).numpy(), labels, study.task.name)
+    scores, collections = (logits / temperature).softmax(dim=1).numpy(), study.rows["collection"].to_numpy()[validation]
+    points = choose_points(truth, scores, labels, study.task.name, collections)
     deciding = next((point for point in points if point["name"] == SCREENING), None)
     if len(labels) == 2 and deciding and deciding["threshold"] is not None:
         model.config.operating_point = {key: deciding[key] for key in ("name", "label", "threshold")}

@@ -15,7 +15,8 @@ def show_metrics(metrics: dict[str, Any]) -> str:
                 values = next(iter(found["predictive_values"]))
                 shown = "  ".join(f"{name} {show_figure(found[name])}" for name in ("sensitivity", "specificity"))
                 shown += f"  PPV {show_figure(values['ppv'])} at a prevalence of {values['prevalence']:g}"
-                parts.append(f"  {point['name']}, {point['label']} from {show_number(point['threshold'])} ({point['aim']}): {shown}")
+                names = ", ".join([point["name"], *point.get("also", [])])
+                parts.append(f"  {names}: {point['label']} from {show_number(point['threshold'])} ({point['aim']}): {shown}")
         if calibration := metrics.get("calibration"):
             found = calibration["splits"][split]
             shown = "  ".join(f"{name} {show_figure(found['after'][name])}" for name in ("ece", "brier", "nll"))

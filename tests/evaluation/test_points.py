@@ -16,27 +16,80 @@ LABELS = ("Normal", "Tuberculosis")
 make_decider = cache(lambda count: make({2: TWO, 4: FOUR}[count]))
 
 
-@given(st.integers(5, 80), st.integers(5, 80), st.floats(-1, 4), st.integers(0, 999))
-def test_a_threshold_reaches_its_aim_and_none_does_better(cases, controls, distance, seed):
+@given(st.integers(5, 80), st.integers(5, 80), st.floats(-1, 4), st.integers(0, 999), st.integers(1, 2))
+def test_a_threshold_reaches_its_aim_in_each_collection_and_none_does_better(cases, controls, distance, seed, places):
+    """By brute force: over all thresholds, the worst of the collections that are large, and of the others together."""
     rng = np.random.default_rng(seed)
     positive = np.repeat([True, False], [cases, controls])
-    scores = 1 / (1 + np.exp(-(rng.normal(0, 1, cases + controls) + distance * positive)))
+    collections = rng.integers(0, places, cases + controls).astype(str)
+    scores = 1 / (1 + np.exp(-(rng.normal(0, 1, cases + controls) + distance * positive + (collections == "1"))))
+    large = [name for name in ("0", "1") if min((collections[positive] == name).sum(), (collections[~positive] == name).sum()) >= 30]
+    rest = ~np.isin(collections, large)
+
+    def worst(called, among):
+        parts = [*(among & (collections == name) for name in large), among & rest if (among & rest).sum() >= 30 else among]
+        return min(called[part].mean() for part in parts)
+
     for aim in (*AIMS, TRIAGE):
-        reached = {}
-        for threshold in [*np.unique(scores), *(np.unique(scores) - 1e-12)]:
-            called = scores >= threshold
-            sensitivity, specificity = called[positive].mean(), (~called)[~positive].mean()
-            if sensitivity >= aim.sensitivity and specificity >= aim.specificity:
-                reached[threshold] = sensitivity + specificity
-        threshold = choose_threshold(positive, scores, aim)
-        if aim.specificity <= 0 or aim.sensitivity > 0:  # calling nobody is no point worth having
-            assert (threshold is None) == (not reached)
+        reached = [
+            (sensitivity, specificity)
+            for step in np.unique(scores)
+            if (sensitivity := worst(scores >= step, positive)) >= aim.sensitivity
+            and (specificity := worst(scores < step, ~positive)) >= aim.specificity
+        ]
+        threshold = choose_threshold(positive, scores, aim, collections)
+        assert (threshold is None) == (not reached)
         if threshold is not None:
-            called = scores >= threshold
-            assert called[positive].mean() >= aim.sensitivity
-            assert (~called)[~positive].mean() >= aim.specificity
-            assert called[positive].mean() + (~called)[~positive].mean() == pytest.approx(max(reached.values()))
+            sensitivity, specificity = worst(scores >= threshold, positive), worst(scores < threshold, ~positive)
+            aimed = {"sensitivity": lambda pair: pair[0], "specificity": lambda pair: pair[1], "sum": sum}[aim.best]
+            assert sensitivity >= aim.sensitivity
+            assert specificity >= aim.specificity
+            assert aimed((sensitivity, specificity)) == pytest.approx(max(map(aimed, reached)))
+            equal = [pair for pair in reached if aimed(pair) == pytest.approx(aimed((sensitivity, specificity)))]
+            assert sensitivity + specificity == pytest.approx(max(map(sum, equal)))
             assert np.abs(scores - threshold).min() > 0 or threshold == 0  # between two scores
+
+
+def overlapping(count: int, distance: float, seed: int = 0):
+    """Labels, and scores of which `distance` lies between cases and controls."""
+    rng = np.random.default_rng(seed)
+    truth = np.arange(count) % 2
+    scores = 1 / (1 + np.exp(-(rng.normal(0, 1, count) + distance * (truth - 0.5))))
+    return truth, np.stack([1 - scores, scores], axis=1)
+
+
+def test_a_good_model_has_four_different_points():
+    """Screening gives up cases for specificity, confirming gives up nothing more than its aim asks."""
+    truth, scores = overlapping(2000, 3.8)
+    points = {point["name"]: point for point in choose_points(truth, scores, LABELS, "tb", np.full(2000, ""))}
+    assert list(points) == ["screening", "confirming", "Youden", "WHO triage"]
+    found = {name: point_figures(point, truth, scores, np.arange(2000), LABELS) for name, point in points.items()}
+    assert found["screening"]["sensitivity"]["value"] == pytest.approx(0.95, abs=0.005)
+    assert found["confirming"]["specificity"]["value"] == pytest.approx(0.95, abs=0.005)
+    assert found["WHO triage"]["sensitivity"]["value"] == pytest.approx(0.90, abs=0.005)
+    assert found["WHO triage"]["specificity"]["value"] > found["screening"]["specificity"]["value"]
+
+
+def test_points_that_are_one_are_told_once():
+    truth = np.arange(100) % 2
+    scores = np.stack([0.9 - 0.8 * truth, 0.1 + 0.8 * truth], axis=1)
+    (point,) = choose_points(truth, scores, LABELS, "tb", np.full(100, ""))
+    assert (point["name"], point["also"]) == ("screening", ["confirming", "Youden", "WHO triage"])
+    assert point["aim"] == "; ".join(aim.words for aim in (*AIMS, TRIAGE))
+    assert 0.1 < point["threshold"] < 0.9
+
+
+def test_an_easy_collection_does_not_pay_for_a_hard_one():
+    """Two hospitals, one with lower scores: the threshold of both together would miss a tenth of its cases."""
+    truth, scores = overlapping(800, 4)
+    places = np.repeat(["easy", "hard"], 400)
+    scores[:, 1] -= np.where(places == "hard", 0.2, 0) * scores[:, 1]
+    points = choose_points(truth, scores, LABELS, "own", places)
+    caught = [(scores[(truth == 1) & (places == name), 1] >= points[0]["threshold"]).mean() for name in ("easy", "hard")]
+    assert min(caught) >= 0.95
+    assert points[0]["within"] == ["easy", "hard"]
+    pooled = choose_points(truth, scores, LABELS, "own", np.full(800, "both"))
+    assert (scores[(truth == 1) & (places == "hard"), 1] >= pooled[0]["threshold"]).mean() < 0.95
 
 
 @given(st.sampled_from([TWO, FOUR]), st.integers(0, 999), st.integers(-1, 3), st.floats(0, 1), st.booleans())
@@ -57,11 +110,10 @@ def test_what_is_evaluated_is_what_the_model_decides(labels, seed, place, thresh
 
 def test_points_of_two_and_of_more_labels():
     rng = np.random.default_rng(0)
-    truth = rng.integers(0, 2, 100)
-    scores = np.stack([1 - truth * 0.6, truth * 0.6], axis=1)
-    names = [(point["name"], point["label"]) for point in choose_points(truth, scores, LABELS, "tb")]
-    assert names == [(name, "Tuberculosis") for name in ("screening", "confirming", "Youden", "WHO triage")]
-    assert len(choose_points(truth, scores, ("a", "b"), "own")) == 3
+    truth, scores = rng.integers(0, 4, 100), rng.dirichlet(np.ones(4), 100)
+    points = choose_points(truth, scores, tuple(FOUR.values()), "own", np.full(100, ""))
+    assert {point["label"] for point in points} == {"COVID", "Lung_Opacity", "Viral Pneumonia"}
+    assert all(point["cases"] + point["controls"] == 100 and point["within"] == [] for point in points)
     assert looked_for(("COVID", "Lung_Opacity", "Normal", "Viral Pneumonia")) == [0, 1, 3]
 
 
@@ -81,6 +133,6 @@ def test_predictive_values_by_bayes():
 
 def test_an_aim_out_of_reach_has_no_threshold():
     truth, scores = np.array([0, 1] * 50), np.full((100, 2), 0.5)
-    points = {point["name"]: point["threshold"] for point in choose_points(truth, scores, LABELS, "tb")}
+    points = {point["name"]: point["threshold"] for point in choose_points(truth, scores, LABELS, "tb", np.full(100, ""))}
     assert points["WHO triage"] is None
     assert points["screening"] is not None  # by calling everybody

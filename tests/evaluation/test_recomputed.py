@@ -129,4 +129,6 @@ def test_metrics_follow_from_the_predictions(fixture, points, request):
                     specificity * (1 - share) + (1 - sensitivity) * share,
                 )
                 same(row, {"ppv": ratio(sensitivity * share, called), "npv": ratio(specificity * (1 - share), cleared)})
-    assert len(metrics["operating_points"]) == points
+    shown = [(point["label"], point["threshold"]) for point in metrics["operating_points"] if point["threshold"] is not None]
+    assert len(set(shown)) == len(shown)  # each once
+    assert sum(1 + len(point["also"]) for point in metrics["operating_points"]) == points

@@ -132,11 +132,30 @@ def test_the_headline_is_of_the_threshold_that_ships(run):
     assert f"Tuberculosis from {show_number(config['operating_point']['threshold'])} on (screening), the threshold that ships." in card
 
 
+def test_points_are_told_with_what_they_were_chosen_on(run, tmp_path):
+    card, metrics = (run / "README.md").read_text(), json.loads((run / "metrics.json").read_text())
+    point = metrics["operating_points"][0]
+    assert f"| Tuberculosis ({', '.join([point['name'], *point['also']])}) | {show_number(point['threshold'])} | {point['aim']} |" in card
+    assert f"**Few pictures** for Tuberculosis: chosen on {point['cases']} cases and {point['controls']} controls." in card
+    copy = tmp_path / "run"
+    shutil.copytree(run, copy, ignore=shutil.ignore_patterns("checkpoints"))
+    for found in metrics["operating_points"]:
+        found |= {"within": ["north", "south"], "cases": 50, "controls": 60}
+    (copy / "metrics.json").write_text(json.dumps(metrics))
+    card = render_card(copy)
+    assert "the worst of north, south counts, and of all others together" in card
+    assert "Few pictures" not in card
+
+
 def test_a_run_of_before_there_were_decisions_has_a_card_that_says_so(run, tmp_path):
     copy = tmp_path / "run"
     shutil.copytree(run, copy, ignore=shutil.ignore_patterns("checkpoints"))
     metrics = json.loads((copy / "metrics.json").read_text())
-    (copy / "metrics.json").write_text(json.dumps({key: value for key, value in metrics.items() if key != "decision"}))
+    del metrics["decision"]
+    for point in metrics["operating_points"]:
+        for key in ("also", "within", "cases", "controls"):
+            del point[key]
+    (copy / "metrics.json").write_text(json.dumps(metrics))
     with (copy / "predictions.csv").open() as stream:
         rows = [{key: value for key, value in row.items() if key != "decision"} for row in csv.DictReader(stream)]
     with (copy / "predictions.csv").open("w", newline="") as stream:

@@ -16,6 +16,7 @@ import yaml
 from gradio_client import Client, handle_file
 from PIL import Image
 
+from hub_cards.figures import show_figure
 from trainer import workflow
 from trainer.run import Run
 
@@ -127,6 +128,14 @@ def test_a_tab_tells_figures_licence_and_citation(facts, run, tmp_path):
     assert all(f"{test['metrics']['auroc'][key]:.3f}".removeprefix("0") in shown for key in ("value", "low", "high"))
     assert "Licence: CC BY 4.0. Doe J. 2020." in shown
     assert "A set &lt;b&gt;" in shown
+
+
+@pytest.mark.parametrize("value", [0.0, 4e-12, 0.0004, 0.5, 0.9994, 0.99985, 0.9999996, 1.0])
+def test_a_figure_reads_here_as_on_its_card(facts, value):
+    figure = {"value": value, "low": value / 2, "high": 1.0}
+    assert facts.figure_text(figure) == show_figure(figure)
+    assert (facts.number_text(value) == "1.000") == (value == 1)
+    assert (facts.number_text(value) == ".000") == (value == 0)
 
 
 def test_a_model_without_figures_says_so(facts, tmp_path):

@@ -88,7 +88,7 @@ def thresholds(
                 figures = point["on"][split]
                 roc.plot(1 - figures["specificity"]["value"], figures["sensitivity"]["value"], "o", color=line.get_color(), ms=5)
                 roc.annotate(
-                    point["name"],
+                    ", ".join([point["name"], *point.get("also", [])]),
                     (1 - figures["specificity"]["value"], figures["sensitivity"]["value"]),
                     fontsize=7,
                     xytext=(5, -8),

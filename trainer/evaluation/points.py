@@ -4,6 +4,7 @@ WHO's triage target for tuberculosis: sensitivity of at least 90 % with specific
 Youden, Cancer 3 (1950) 32.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,24 +15,29 @@ from trainer.tasks import is_negative
 
 PREVALENCES = (0.01, 0.05, 0.20)
 SCREENING = "screening"  # the point that decides where there are two labels
+ENOUGH = 30  # a collection with so many cases and so many controls is looked at by itself
+FEW = 20  # of fewer cases a sensitivity of .95 needs every one
 
 
 @dataclass(frozen=True)
 class Aim:
-    """What a threshold is chosen for: the highest `sensitivity` + `specificity`, with at least so much of each."""
+    """What a threshold is chosen for: the highest of one thing, with at least so much of the others."""
 
     name: str
     words: str
+    best: str  # sensitivity, specificity, or sum
     sensitivity: float = 0.0
     specificity: float = 0.0
 
 
 AIMS = (
-    Aim(SCREENING, "sensitivity >= .95", sensitivity=0.95),
-    Aim("confirming", "specificity >= .95", specificity=0.95),
-    Aim("Youden", "highest sensitivity + specificity"),
+    Aim(SCREENING, "highest specificity at sensitivity >= .95", "specificity", sensitivity=0.95),
+    Aim("confirming", "highest sensitivity at specificity >= .95", "sensitivity", specificity=0.95),
+    Aim("Youden", "highest sensitivity + specificity", "sum"),
 )
-TRIAGE = Aim("WHO triage", "sensitivity >= .90 and specificity >= .70", sensitivity=0.90, specificity=0.70)
+TRIAGE = Aim(
+    "WHO triage", "highest specificity at sensitivity >= .90, if that is >= .70", "specificity", sensitivity=0.90, specificity=0.70
+)
 
 
 def decided(scores: np.ndarray, labels: tuple[str, ...], point: dict[str, Any] | None) -> np.ndarray:
@@ -49,22 +55,43 @@ def decided(scores: np.ndarray, labels: tuple[str, ...], point: dict[str, Any] |
     return np.where(scores[:, index] >= point["threshold"], index, others)
 
 
-def choose_points(truth: np.ndarray, scores: np.ndarray, labels: tuple[str, ...], task: str) -> list[dict[str, Any]]:
+def choose_points(
+    truth: np.ndarray, scores: np.ndarray, labels: tuple[str, ...], task: str, collections: np.ndarray
+) -> list[dict[str, Any]]:
     """The thresholds for each aim on validation; None where no threshold reaches it.
+
+    Aims of a label that end at one threshold are one point: it has the name of the first, and `also` the other names.
 
     Args:
         truth: label indices [N].
         scores: probabilities [N, C]; `looked_for` says for which labels.
+        collections: where each image is from, [N]: an aim is reached where it is in each of them (`choose_threshold`).
 
     Returns:
-        {"name", "label", "aim", "threshold"} for each; a picture is called when its score is the threshold or above.
+        {"name", "label", "aim", "threshold", "also", "cases", "controls", "within"} for each; a picture is called when its
+        score is the threshold or above. `within` names the collections that were looked at by themselves. Of fewer than FEW
+        cases or controls a threshold is chosen as of more, but an aim of .95 then asks for all of them: the counts say so.
     """
-    found = []
+    found: dict[Any, dict[str, Any]] = {}
     for index in looked_for(labels):
+        positive = truth == index
+        facts = {"cases": int(positive.sum()), "controls": int((~positive).sum()), "within": large_collections(positive, collections)}
         for aim in (*AIMS, TRIAGE) if task == "tb" else AIMS:
-            threshold = choose_threshold(truth == index, scores[:, index], aim)
-            found.append({"name": aim.name, "label": labels[index], "aim": aim.words, "threshold": threshold})
-    return found
+            threshold = choose_threshold(positive, scores[:, index], aim, collections)
+            same = found.get((index, threshold))
+            if threshold is not None and same:
+                same |= {"aim": f"{same['aim']}; {aim.words}", "also": [*same["also"], aim.name]}
+            else:
+                key = aim.name if threshold is None else threshold
+                found[index, key] = {
+                    "name": aim.name,
+                    "label": labels[index],
+                    "aim": aim.words,
+                    "threshold": threshold,
+                    "also": [],
+                    **facts,
+                }
+    return list(found.values())
 
 
 def looked_for(labels: tuple[str, ...]) -> list[int]:
@@ -72,17 +99,37 @@ def looked_for(labels: tuple[str, ...]) -> list[int]:
     return [1] if len(labels) == 2 else [index for index, label in enumerate(labels) if not is_negative(label)]
 
 
-def choose_threshold(positive: np.ndarray, scores: np.ndarray, aim: Aim) -> float | None:
-    """Half-way between two neighbouring scores, so that rounding calls no picture otherwise."""
+def choose_threshold(positive: np.ndarray, scores: np.ndarray, aim: Aim, collections: np.ndarray) -> float | None:
+    """The threshold that is best for an aim: half-way between two neighbouring scores, so that rounding calls none otherwise.
+
+    Sensitivity and specificity are those of the worst part: of each collection with ENOUGH cases and controls, and of all
+    other collections together; where these have too few cases (or controls), of all images. Of equally good thresholds it
+    is the one with the higher other figure, then the lower one, which misses less.
+    """
     steps = np.unique(scores)
-    sensitivity = 1 - np.searchsorted(np.sort(scores[positive]), steps) / positive.sum()
-    specificity = np.searchsorted(np.sort(scores[~positive]), steps) / (~positive).sum()
+    large = large_collections(positive, collections)
+    sensitivity = _worst(positive, collections, large, lambda part: 1 - np.searchsorted(np.sort(scores[part]), steps) / part.sum())
+    specificity = _worst(~positive, collections, large, lambda part: np.searchsorted(np.sort(scores[part]), steps) / part.sum())
     allowed = (sensitivity >= aim.sensitivity) & (specificity >= aim.specificity)
     if not allowed.any():
         return None
-    best = int(np.argmax(np.where(allowed, sensitivity + specificity, -1)))
+    figures = {"sensitivity": sensitivity, "specificity": specificity, "sum": (sensitivity + specificity).round(9)}
+    best = int(np.lexsort((-steps, figures["sum"], figures[aim.best], allowed))[-1])
     below = steps[best - 1] if best else 0.0
     return float((steps[best] + below) / 2)
+
+
+def large_collections(positive: np.ndarray, collections: np.ndarray) -> list[str]:
+    """Those with at least ENOUGH cases and ENOUGH controls."""
+    counts = {name: np.bincount(positive[collections == name], minlength=2) for name in sorted(set(collections))}
+    return [str(name) for name, count in counts.items() if name and count.min() >= ENOUGH]
+
+
+def _worst(members: np.ndarray, collections: np.ndarray, large: list[str], rate: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+    """The lowest rate, at each threshold, of the members of each large collection and of the others together."""
+    rest = members & ~np.isin(collections, large)
+    parts = [*(members & (collections == name) for name in large), rest if rest.sum() >= ENOUGH else members]
+    return np.min([rate(part) for part in parts], axis=0)
 
 
 def point_figures(
