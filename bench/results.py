@@ -46,7 +46,7 @@ def main() -> None:
     parser.add_argument("--write", type=Path, metavar="FILE", help="replace the table between the markers of this file")
     options = parser.parse_args()
     head = [
-        "| recipe | backbone | split | n | AUROC | sensitivity | specificity | accuracy (argmax) | by collection: accuracy (argmax), AUROC |",
+        "| recipe | backbone | split | n | AUROC | sensitivity | specificity | accuracy (argmax) | by collection: accuracy, AUROC |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
     table = "\n".join([*head, *(line for run in options.runs for line in describe(run))])
