@@ -29,7 +29,8 @@ def show_figure(figure: dict[str, Any] | None) -> str:
 def show_number(value: float) -> str:
     """A share in 0..1 with three places and no leading zero.
 
-    What is neither 0 nor 1 is not written so: it gets more places, `.9999` and `.00004`, and below a millionth an exponent.
+    What is neither 0 nor 1 is not written so: it gets more places, `.9999` and `.00004`, and below a millionth an
+    exponent.
     """
     if 0 < value < 1e-6:
         return f"{value:.0e}"

@@ -39,7 +39,7 @@ def caught(facts: dict[str, Any], decision: dict[str, Any]) -> str:
     for point in facts.get("metrics", {}).get("operating_points", []):
         if (point["name"], point["label"]) == (decision["name"], decision["label"]) and "validation" in point["on"]:
             share = point["on"]["validation"]["sensitivity"]["value"]
-            return "" if share is None else f"which caught {100 * share:.0f} % of {decision['label']} in validation"
+            return "" if share is None else f"which caught {number_text(share)} of {decision['label']} in validation"
     return ""
 
 

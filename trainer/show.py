@@ -47,8 +47,8 @@ COMPARED = ("auroc", "macro_auroc", "sensitivity", "specificity", "balanced_accu
 def show_comparison(runs: list[tuple[str, dict[str, Any], dict[str, Any]]], split: str) -> str:
     """Runs as a Markdown table, each followed by its source's figures: (name, recipe.json, metrics.json) each.
 
-    The source's figures are of its own data and test split, so they orient and do not compare. All but AUROC and accuracy
-    are of the decision, which is the argmax in the sources and in runs that are older than this column.
+    The source's figures are of its own data and test split, so they orient and do not compare. All but AUROC and
+    accuracy are of the decision, which is the argmax in the sources and in runs that are older than this column.
     """
     reports = [(name, recipe, metrics["splits"].get(split)) for name, recipe, metrics in runs]
     shown = [key for key in COMPARED if any(report and key in report["metrics"] for _, _, report in reports)]

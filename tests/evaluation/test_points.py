@@ -64,9 +64,9 @@ def test_a_good_model_has_four_different_points():
     points = {point["name"]: point for point in choose_points(truth, scores, LABELS, "tb", np.full(2000, ""))}
     assert list(points) == ["screening", "confirming", "Youden", "WHO triage"]
     found = {name: point_figures(point, truth, scores, np.arange(2000), LABELS) for name, point in points.items()}
-    assert found["screening"]["sensitivity"]["value"] == pytest.approx(0.95, abs=0.005)
-    assert found["confirming"]["specificity"]["value"] == pytest.approx(0.95, abs=0.005)
-    assert found["WHO triage"]["sensitivity"]["value"] == pytest.approx(0.90, abs=0.005)
+    assert 0.95 <= found["screening"]["sensitivity"]["value"] < 0.96  # of 1000 cases, some lie between two controls
+    assert 0.95 <= found["confirming"]["specificity"]["value"] < 0.96
+    assert 0.90 <= found["WHO triage"]["sensitivity"]["value"] < 0.92
     assert found["WHO triage"]["specificity"]["value"] > found["screening"]["specificity"]["value"]
 
 

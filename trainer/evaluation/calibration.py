@@ -20,9 +20,9 @@ LOWEST, HIGHEST = 0.05, 20.0
 def fit_temperature(logits: np.ndarray, truth: np.ndarray) -> float:
     """The T for which softmax(logits / T) has the lowest cross-entropy to smoothed targets; logits [N, C], label indices [N].
 
-    An image of a label with n images has the target (n + 1) / (n + C) there and 1 / (n + C) at each other label: what such
-    a label's images are likely to be, given that n of n were of it. Without that, images that are all answered right would
-    have the lowest T there is. With many images and some errors T is that of the plain fit.
+    An image of a label with n images has the target (n + 1) / (n + C) there and 1 / (n + C) at each other label: what
+    such a label's images are likely to be, given that n of n were of it. Without that, images that are all answered
+    right would have the lowest T there is. With many images and some errors T is that of the plain fit.
     """
     classes = logits.shape[1]
     counts = np.bincount(truth, minlength=classes)[truth][:, None]

@@ -29,7 +29,8 @@ def intervals(truth: np.ndarray, decisions: np.ndarray, scores: np.ndarray, grou
         groups: what must stay together, [N]: the unit that is resampled.
 
     Returns:
-        The tree of `classification_figures`, each figure as {"value", "low", "high", "method"}; undefined ones are None throughout.
+        The tree of `classification_figures`, each figure as {"value", "low", "high", "method"}; undefined ones are None
+        throughout.
     """
     figures = classification_figures(truth, decisions, scores)
     alone = len(np.unique(groups)) == len(groups)
@@ -98,9 +99,9 @@ def resample(groups: np.ndarray, seed: int = 0) -> Iterator[np.ndarray]:
 def cross_validated_auroc(positive: np.ndarray, scores: np.ndarray, folds: np.ndarray, groups: np.ndarray) -> Figure:
     """The AUROC of out-of-fold `scores` [N], which can be compared within a fold alone: each fold has its own model.
 
-    It is the share of (case, control) pairs within the folds [N] that are ordered right: each fold's AUROC, weighted by its
-    pairs, so that a fold of one class counts nothing. Undefined without a pair. The interval resamples groups [N]. As the
-    models of K folds share training data, their AUROCs are correlated and that is too narrow: by the factor
+    It is the share of (case, control) pairs within the folds [N] that are ordered right: each fold's AUROC, weighted by
+    its pairs, so that a fold of one class counts nothing. Undefined without a pair. The interval resamples groups [N].
+    As the models of K folds share training data, their AUROCs are correlated and that is too narrow: by the factor
     sqrt(1 + K / (K - 1)) of Nadeau and Bengio, Mach. Learn. 52 (2003) 239.
     """
     insides = [np.flatnonzero(folds == fold) for fold in np.unique(folds)]

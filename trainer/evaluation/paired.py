@@ -1,9 +1,9 @@
 """Two models on the same pictures: is one better?
 
-Pictures of a group (a patient) are alike, so groups are what is counted. Decisions: McNemar, Psychometrika 12 (1947) 153, and
-for groups the statistic of Yang, Sun and Hardin, Biom. J. 52 (2010) 638, here with its exact distribution. AUROC: DeLong et
-al., Biometrics 44 (1988) 837, and for groups Obuchowski, Biometrics 53 (1997) 567. Where every group holds one picture the
-tests for groups are the plain ones.
+Pictures of a group (a patient) are alike, so groups are what is counted. Decisions: McNemar, Psychometrika 12 (1947)
+153, and for groups the statistic of Yang, Sun and Hardin, Biom. J. 52 (2010) 638, here with its exact distribution.
+AUROC: DeLong et al., Biometrics 44 (1988) 837, and for groups Obuchowski, Biometrics 53 (1997) 567. Where every group
+holds one picture the tests for groups are the plain ones.
 """
 
 from typing import Any
@@ -20,8 +20,8 @@ LEVEL = 0.05
 def compare_answers(one: np.ndarray, other: np.ndarray, groups: np.ndarray) -> dict[str, Any]:
     """McNemar's exact test for two models' answers, bool [N] each: right or wrong on the same pictures.
 
-    If the models are equally good, then each group [N] (numbers from 0) is as likely to favour the one as the other by as
-    many pictures: p is the share of all ways to swap the models in whole groups that differ by as much as was seen.
+    If the models are equally good, then each group [N] (numbers from 0) is as likely to favour the one as the other by
+    as many pictures: p is the share of all ways to swap the models in whole groups that differ by as much as was seen.
     """
     gaps = np.bincount(groups, weights=one.astype(float) - other).astype(int)
     chance = np.ones(1)  # of each difference between -reach and reach
@@ -36,8 +36,8 @@ def compare_answers(one: np.ndarray, other: np.ndarray, groups: np.ndarray) -> d
 def compare_aurocs(positive: np.ndarray, one: np.ndarray, other: np.ndarray, groups: np.ndarray) -> dict[str, Any]:
     """DeLong's test for the AUROCs of two models' scores [N] of the same pictures, `positive` bool [N].
 
-    Groups [N] are numbers from 0. With groups of several pictures the variance is Obuchowski's and the reference Student's t,
-    as there are often few.
+    Groups [N] are numbers from 0. With groups of several pictures the variance is Obuchowski's and the reference
+    Student's t, as there are often few.
     """
     placed = [placements(positive, scores) for scores in (one, other)]
     areas = [float(above.mean()) for above, _ in placed]

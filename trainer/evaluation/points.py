@@ -16,7 +16,6 @@ from trainer.tasks import is_negative
 PREVALENCES = (0.01, 0.05, 0.20)
 SCREENING = "screening"  # the point that decides where there are two labels
 ENOUGH = 30  # a collection with so many cases and so many controls is looked at by itself
-FEW = 20  # of fewer cases a sensitivity of .95 needs every one
 
 
 @dataclass(frozen=True)
@@ -68,9 +67,10 @@ def choose_points(
         collections: where each image is from, [N]: an aim is reached where it is in each of them (`choose_threshold`).
 
     Returns:
-        {"name", "label", "aim", "threshold", "also", "cases", "controls", "within"} for each; a picture is called when its
-        score is the threshold or above. `within` names the collections that were looked at by themselves. Of fewer than FEW
-        cases or controls a threshold is chosen as of more, but an aim of .95 then asks for all of them: the counts say so.
+        {"name", "label", "aim", "threshold", "also", "cases", "controls", "within"} for each; a picture is called when
+        its score is the threshold or above. `within` names the collections that were looked at by themselves. Of fewer
+        than 20 cases or controls a threshold is chosen as of more, but an aim of .95 then asks for all of them: the
+        counts say so.
     """
     found: dict[Any, dict[str, Any]] = {}
     for index in looked_for(labels):
@@ -102,9 +102,9 @@ def looked_for(labels: tuple[str, ...]) -> list[int]:
 def choose_threshold(positive: np.ndarray, scores: np.ndarray, aim: Aim, collections: np.ndarray) -> float | None:
     """The threshold that is best for an aim: half-way between two neighbouring scores, so that rounding calls none otherwise.
 
-    Sensitivity and specificity are those of the worst part: of each collection with ENOUGH cases and controls, and of all
-    other collections together; where these have too few cases (or controls), of all images. Of equally good thresholds it
-    is the one with the higher other figure, then the lower one, which misses less.
+    Sensitivity and specificity are those of the worst part: of each collection with ENOUGH cases and controls, and of
+    all other collections together; where these have too few cases (or controls), of all images. Of equally good
+    thresholds it is the one with the higher other figure, then the lower one, which misses less.
     """
     steps = np.unique(scores)
     large = large_collections(positive, collections)

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
-from sklearn.model_selection import StratifiedKFold
+from sklearn.model_selection import StratifiedGroupKFold
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
@@ -19,9 +19,9 @@ WARN = 0.75  # the lower end of an interval above this is a shortcut
 def tell_apart(features: np.ndarray, labels: np.ndarray, groups: np.ndarray) -> list[dict[str, Any]]:
     """Cross-validated AUROC of each label against the others by logistic regression on `features` [N, D].
 
-    Groups stay on one side of each fold and those that hold the label are spread evenly; scores are compared within folds
-    alone, as models of different folds differ; the interval resamples groups. With two labels the second is told from the
-    first. A label that fewer groups than folds hold, or lack, is left out.
+    Groups stay on one side of each fold and those that hold the label are spread evenly; scores are compared within
+    folds alone, as models of different folds differ; the interval resamples groups. With two labels the second is told
+    from the first. A label that fewer groups than folds hold, or lack, is left out.
 
     Returns:
         {"label", "n", "positives", "auroc", "low", "high", "method", "shortcut"} for each label.
@@ -42,17 +42,12 @@ def tell_apart(features: np.ndarray, labels: np.ndarray, groups: np.ndarray) -> 
 
 
 def _folds(truth: np.ndarray, groups: np.ndarray) -> np.ndarray:
-    """The fold [N] of each image: by group numbers [N], stratified by whether a group holds a case.
-
-    scikit-learn's StratifiedGroupKFold places groups one by one, which takes seconds for 14,000.
-    """
-    holds = np.bincount(groups, weights=truth) > 0
-    fold = np.zeros(len(holds), int)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # nearly all groups may hold a case beside controls
-        for place, (_, test) in enumerate(StratifiedKFold(FOLDS, shuffle=True, random_state=0).split(holds, holds)):
-            fold[test] = place
-    return fold[groups]
+    """The fold [N] of each image: groups whole, cases spread evenly."""
+    folds = np.zeros(len(truth), int)
+    splitter = StratifiedGroupKFold(FOLDS, shuffle=True, random_state=0)
+    for fold, (_, test) in enumerate(splitter.split(truth, truth, groups)):
+        folds[test] = fold
+    return folds
 
 
 def _out_of_fold_scores(features: np.ndarray, truth: np.ndarray, folds: np.ndarray) -> np.ndarray:
