@@ -40,6 +40,9 @@ class Predictor:
             raise ModelError(f"the {source.task} model {source.model} cannot be loaded: {error}") from error
         if info["missing_keys"]:
             raise ModelError(f"the {source.task} model {source.model} lacks weights: {sorted(info['missing_keys'])[:3]}")
+        weights = [tensor for tensor in model.state_dict().values() if tensor.is_floating_point()]
+        if not all(torch.isfinite(tensor).all() for tensor in weights):  # the code of older models does not look
+            raise ModelError(f"the {source.task} model {source.model} has weights that are not finite")
         example = torch.rand(1, 3, self.processor.size["height"], self.processor.size["width"])
         model = model.eval().to(memory_format=torch.channels_last)
         self.model = fold_batch_norm(model, example.contiguous(memory_format=torch.channels_last)).to(DEVICE)
