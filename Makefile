@@ -45,7 +45,7 @@ demo/%/metrics.json: | demo/phantoms-% demo/network/config.json
 		$(FROM_NOTHING)
 
 test: install-dev
-	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
+	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal
 
 test-slow: install-dev
 	$(BIN)/python -m pytest -m slow

@@ -1,8 +1,8 @@
 """How near the training loop comes to what the hardware allows.
 
-`python bench/ceiling.py [--models resnet-50 mobilenet-v2] [--json FILE]`. Compared are images a second of this trainer's
-own epoch (images read from the cache, augmented, clipped, logged) and of a bare loop over the same network, layers,
-precision and optimiser on one random batch that stays on the device; the two take turns. Random weights.
+`python bench/ceiling.py [--models resnet-50 mobilenet-v2] [--json FILE]`. Compared are images a second of this
+trainer's own epoch (images read from the cache, augmented, clipped, logged) and of a bare loop over the same network,
+layers, precision and optimiser on one random batch that stays on the device; the two take turns. Random weights.
 """
 
 import argparse
@@ -25,28 +25,29 @@ def measure(backbone: str, data: Path, batch: int, repeats: int) -> dict[str, An
     from accelerate import Accelerator
     from accelerate.state import AcceleratorState
 
-    from trainer import workflow
+    from trainer.data.labelled import load_for_training
+    from trainer.inference import best_device
     from trainer.recipes import get_recipe
+    from trainer.tasks import TASKS
     from trainer.training.build import build_model, default_processor
-    from trainer.training.feed import PixelFeed
+    from trainer.training.feed import PixelFeed, TrainingData
     from trainer.training.fused import fuse
-    from trainer.training.inference import best_device
-    from trainer.training.loop import TrainingData, choose_precision, make_optimizer, train_epoch
+    from trainer.training.loop import choose_precision, make_optimizer, train_epoch
 
     AcceleratorState._reset_state(reset_partial_state=True)
     recipe = replace(get_recipe("tb"), batch_size=batch, backbone=backbone)
     processor = default_processor(recipe)
-    study, _ = workflow.prepare(recipe, workflow.TrainOptions(str(data), "unused"), processor, lambda text: None)
+    labelled, _ = load_for_training(str(data), TASKS[recipe.task], processor, None, lambda text: None)
     accelerator = Accelerator(cpu=best_device().type == "cpu", mixed_precision=choose_precision("auto"))
-    model = build_model(recipe, study.task.labels, backbone, pretrained=False, class_weights=None)
+    model = build_model(recipe, labelled.task.labels, backbone, pretrained=False, class_weights=None)
     model.update_statistics = False  # as with pre-trained weights
     model.to(accelerator.device, memory_format=torch.channels_last)
     fuse(model)
     trained, optimizer = accelerator.prepare(model, make_optimizer(model, recipe))
-    feed = PixelFeed(study.images, processor, accelerator.device, recipe)
-    indices = study.indices("train")
-    samples = TrainingData(study.truth, indices[: len(indices) // batch * batch], study.indices("validation"))
-    values = feed.plain(indices[:batch]).normal_()
+    feed = PixelFeed(labelled.images, processor, accelerator.device, recipe)
+    indices = labelled.indices("train")
+    samples = TrainingData(labelled.truth, indices[: len(indices) // batch * batch], labelled.indices("validation"))
+    values = feed.eval_batch(indices[:batch]).normal_()
     labels = torch.from_numpy(np.resize([0, 1], batch)).to(accelerator.device)
 
     def synchronise() -> None:
@@ -75,7 +76,11 @@ def measure(backbone: str, data: Path, batch: int, repeats: int) -> dict[str, An
             if turn:
                 rates[name].append(len(samples.train) / (time.perf_counter() - start))
     ratios = [one / other for one, other in zip(rates["ours"], rates["bare"], strict=True)]
-    return {**{name: statistics.median(found) for name, found in rates.items()}, "ratio": statistics.median(ratios), "turns": rates}
+    return {
+        **{name: statistics.median(found) for name, found in rates.items()},
+        "ratio": statistics.median(ratios),
+        "turns": rates,
+    }
 
 
 def main() -> None:

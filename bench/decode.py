@@ -1,9 +1,9 @@
 """Images a second of the first reading of a folder, beside a bare Pillow decode and resize on the same cores.
 
-`python bench/decode.py [--data DIR] [--json FILE]`. Ours hashes each file, reads it with the reader that the models carry
-and keeps the arrays in datasets' cache; the bare loop opens, converts to grey and resizes, in as many processes, and
-throws the arrays away. They take turns; each time with an empty cache. Without --data it draws phantoms, as PNG of 320
-pixels and enlarged to JPEG of 1024.
+`python bench/decode.py [--data DIR] [--json FILE]`. Ours hashes each file, reads it with the reader that the models
+carry and keeps the arrays in datasets' cache; the bare loop opens, converts to grey and resizes, in as many processes,
+and throws the arrays away. They take turns; each time with an empty cache. Without --data it draws phantoms, as PNG of
+320 pixels and enlarged to JPEG of 1024.
 """
 
 import argparse
@@ -38,8 +38,8 @@ def _bare_one(file: str) -> int:
 
 def ours(folder: str) -> float:
     """Seconds from the folder to arrays in the cache."""
-    from trainer.data.manifest import read_manifest
     from trainer.data.pixels import decode
+    from trainer.data.reading import read_manifest
     from trainer.recipes import get_recipe
     from trainer.training.build import default_processor
 
@@ -88,11 +88,18 @@ def main() -> None:
     print("| images | ours, images/s | bare Pillow, images/s | ours / bare, median of pairs |")
     print("|---|---|---|---|")
     with tempfile.TemporaryDirectory() as place:
-        for title, folder in ({options.data.name: options.data} if options.data else draw(Path(place), options.images)).items():
+        for title, folder in (
+            {options.data.name: options.data} if options.data else draw(Path(place), options.images)
+        ).items():
             script = str(ROOT / "bench" / "decode.py")
-            contestants = {name: partial(run_child, [script, "--child", name, str(folder)]) for name in ("ours", "bare")}
+            contestants = {
+                name: partial(run_child, [script, "--child", name, str(folder)]) for name in ("ours", "bare")
+            }
             report[title] = runs = interleave(contestants, options.repeats)
-            pairs = [one["images_per_s"] / other["images_per_s"] for one, other in zip(runs["ours"], runs["bare"], strict=True)]
+            pairs = [
+                one["images_per_s"] / other["images_per_s"]
+                for one, other in zip(runs["ours"], runs["bare"], strict=True)
+            ]
             own, plain = (median(runs[name], "images_per_s") for name in ("ours", "bare"))
             print(f"| {title} | {own:.0f} | {plain:.0f} | {statistics.median(pairs):.2f} |", flush=True)
     write_report(options.json, machine=describe_machine(), results=report)

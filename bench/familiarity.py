@@ -1,9 +1,9 @@
-"""Which familiarity tells radiographs from other pictures: four methods on two kinds of features of one trained model.
+"""Which familiarity tells radiographs from other images: four methods on two kinds of features of one trained model.
 
-`python bench/familiarity.py RUN --data MANIFEST [--each 130] [--json FILE]`. Fitted on train, threshold at 1 % false alarms
-on validation; asked about real test and external radiographs and about pictures of nine other kinds (bench/non_radiographs.py,
-which needs scikit-image). Features are the last feature map's means over the picture, or its texture: how much each varies
-over the picture, as a vector of length 1. `kept` is what the model itself answers.
+`python bench/familiarity.py RUN --data MANIFEST [--each 130] [--json FILE]`. Fitted on train, threshold at 1 % false
+alarms on validation; asked about real test and external radiographs and about images of nine other kinds
+(bench/non_radiographs.py, which needs scikit-image). Features are the last feature map's means over the image, or its
+texture: how much each varies over the image, as a vector of length 1. `kept` is what the model itself answers.
 """
 
 import argparse
@@ -18,20 +18,20 @@ from non_radiographs import KINDS, make
 from scipy.special import logsumexp
 from sklearn.neighbors import NearestNeighbors
 
-from trainer.assessment import Study, label_indices
 from trainer.cxr_model import read_radiograph
-from trainer.data.manifest import read_manifest
+from trainer.data.labelled import LabelledImages, label_indices
 from trainer.data.pixels import decode
+from trainer.data.reading import read_manifest
 from trainer.evaluation.familiarity import FALSE_ALARMS
 from trainer.evaluation.intervals import delong, wilson
+from trainer.inference import PixelBatches, for_inference, run_model
 from trainer.run import Run
 from trainer.tasks import Task
-from trainer.training.feed import Pixels
-from trainer.training.fused import fuse
-from trainer.training.inference import best_device, run_over
 
 COMPONENTS, NEIGHBOURS, MOST = 56, 10, 2000
-Strangeness = Callable[[np.ndarray, np.ndarray], np.ndarray]  # features [N, D] and logits [N, C] -> [N], higher is stranger
+Strangeness = Callable[
+    [np.ndarray, np.ndarray], np.ndarray
+]  # features [N, D] and logits [N, C] -> [N], higher is stranger
 
 
 def methods(features: np.ndarray, logits: np.ndarray, truth: np.ndarray) -> dict[str, Strangeness]:
@@ -73,14 +73,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run")
     parser.add_argument("--data", required=True)
-    parser.add_argument("--each", type=int, default=130, help="pictures of each other kind (default 130)")
+    parser.add_argument("--each", type=int, default=130, help="images of each other kind (default 130)")
     parser.add_argument("--json", type=Path, metavar="FILE")
     options = parser.parse_args()
     model, processor = Run(options.run).load_model()
-    labels = tuple(model.config.id2label[index] for index in range(model.config.num_labels))
+    labels = model.labels
     rows, images, _ = decode(read_manifest(options.data).rows, processor)
-    study = Study(Task("run", labels, ""), rows, label_indices(rows, Task("run", labels, "")), images)
-    fuse(model.to(best_device(), memory_format=torch.channels_last))
+    labelled = LabelledImages(Task("run", labels, ""), rows, label_indices(rows, Task("run", labels, "")), images)
+    model = for_inference(model, processor)
 
     def everything(output: Any) -> torch.Tensor:
         means, texture = output.feature_map.mean(dim=(2, 3)), model.texture(output.feature_map)
@@ -88,12 +88,14 @@ def main() -> None:
 
     found = {}
     for split in ("train", "validation", "test", "external"):
-        indices = np.random.default_rng(0).permutation(study.indices(split))[:MOST]
+        indices = np.random.default_rng(0).permutation(labelled.indices(split))[:MOST]
         if len(indices):
-            part = run_over(model, Pixels(images, processor, model.device), indices, title=split, pick=everything)
+            part = run_model(
+                model, PixelBatches(images, processor, model.device), indices, title=split, select=everything
+            )
             found[split] = part.double().numpy()
             if split == "train":
-                truth = study.truth[indices]
+                truth = labelled.truth[indices]
     pictures = [(kind, make(seed, kind)) for kind in KINDS for seed in range(options.each)]
     grey = torch.from_numpy(np.stack([processor.resize(read_radiograph(picture).pixels) for _, picture in pictures]))
     with torch.inference_mode():
@@ -104,22 +106,32 @@ def main() -> None:
     for kind, columns in (("means", slice(cut, cut + size)), ("texture", slice(cut + size, None))):
         asked: dict[str, Strangeness] = methods(found["train"][:, columns], found["train"][:, 1:cut], truth)
         for name, method in asked.items():
-            strange[f"{kind}: {name}"] = {split: method(part[:, columns], part[:, 1:cut]) for split, part in found.items()}
+            strange[f"{kind}: {name}"] = {
+                split: method(part[:, columns], part[:, 1:cut]) for split, part in found.items()
+            }
     strange["kept"] = {split: -part[:, 0] for split, part in found.items()}
     report: dict[str, Any] = {}
-    print(f"{len(found['test'])} test radiographs and {len(pictures)} other pictures; 95 % intervals\n")
+    print(f"{len(found['test'])} test radiographs and {len(pictures)} other images; 95 % intervals\n")
     print("| method | AUROC | others flagged | test flagged | external flagged |")
     print("|---|---|---|---|---|")
     for name, values in strange.items():
         threshold = np.quantile(values["validation"], 1 - FALSE_ALARMS)
         other = np.repeat([False, True], [len(values["test"]), len(values["others"])])
         scores = np.concatenate([values["test"], values["others"]])
-        area = np.mean(scores[other][:, None] > scores[~other]) + 0.5 * np.mean(scores[other][:, None] == scores[~other])
+        area = np.mean(scores[other][:, None] > scores[~other]) + 0.5 * np.mean(
+            scores[other][:, None] == scores[~other]
+        )
         low, high, _ = delong(other, scores)
         flagged = {split: values[split] > threshold for split in ("others", "test", "external") if split in values}
-        report[name] = {"auroc": area, "low": low, "high": high, "flagged": {split: float(part.mean()) for split, part in flagged.items()}}
+        report[name] = {
+            "auroc": area,
+            "low": low,
+            "high": high,
+            "flagged": {split: float(part.mean()) for split, part in flagged.items()},
+        }
         report[name]["by_kind"] = {
-            kind: float(np.mean([hit for (of, _), hit in zip(pictures, flagged["others"], strict=True) if of == kind])) for kind in KINDS
+            kind: float(np.mean([hit for (of, _), hit in zip(pictures, flagged["others"], strict=True) if of == kind]))
+            for kind in KINDS
         }
         cells = []
         for part in flagged.values():

@@ -21,7 +21,7 @@ def describe_machine(*packages: str) -> dict[str, Any]:
     """Processor, cores, GPU and versions."""
     import torch
 
-    from trainer.environment import describe
+    from trainer.training.environment import describe
 
     found = describe([])
     kept = {key: found[key] for key in ("system", "processor", "gpus", "python", "date")}
@@ -35,7 +35,9 @@ def describe_machine(*packages: str) -> dict[str, Any]:
     }
 
 
-def run_child(words: list[str], python: str = sys.executable, home: Path | None = None, watch: bool = False) -> dict[str, Any]:
+def run_child(
+    words: list[str], python: str = sys.executable, home: Path | None = None, watch: bool = False
+) -> dict[str, Any]:
     """Run a script in a process of its own; gives the JSON of its last line.
 
     Args:
@@ -75,14 +77,21 @@ def _memory(pid: int) -> int:
 
 def _children(pid: int) -> list[int]:
     try:
-        found = [int(child) for task in Path(f"/proc/{pid}/task").iterdir() for child in (task / "children").read_text().split()]
+        found = [
+            int(child)
+            for task in Path(f"/proc/{pid}/task").iterdir()
+            for child in (task / "children").read_text().split()
+        ]
     except OSError:
         return []
     return [*found, *(below for child in found for below in _children(child))]
 
 
 def interleave(contestants: dict[str, Callable[[], dict[str, Any]]], repeats: int) -> dict[str, list[dict[str, Any]]]:
-    """Let each run in turn, `repeats` times: a machine that drifts then drifts for all. One that cannot run is left out, aloud."""
+    """Let each run in turn, `repeats` times: a machine that drifts then drifts for all.
+
+    One that cannot run is left out, aloud.
+    """
     results: dict[str, list[dict[str, Any]]] = {name: [] for name in contestants}
     for _ in range(repeats):
         for name, contestant in list(contestants.items()):
@@ -90,7 +99,11 @@ def interleave(contestants: dict[str, Callable[[], dict[str, Any]]], repeats: in
                 results[name].append(contestant())
                 print(f"  {name}: {json.dumps(results[name][-1])}", file=sys.stderr, flush=True)
             except RuntimeError as error:
-                print(f"  {name} cannot run here and is left out: {str(error).strip().splitlines()[-1]}", file=sys.stderr, flush=True)
+                print(
+                    f"  {name} cannot run here and is left out: {str(error).strip().splitlines()[-1]}",
+                    file=sys.stderr,
+                    flush=True,
+                )
                 del contestants[name], results[name]
     return results
 

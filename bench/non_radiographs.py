@@ -1,4 +1,4 @@
-"""Pictures that are no chest radiographs, of many kinds: what a familiarity score is measured against.
+"""Images that are no chest radiographs, of many kinds: what a familiarity score is measured against.
 
 Photographs and their crops (scikit-learn's and scikit-image's bundled ones), charts, documents, screenshots, noise,
 textures, drawn hands, skulls and long bones as films. `make(seed, kind)` gives one, uint8 [H, W] or [H, W, 3].
@@ -11,7 +11,18 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
 Array = np.ndarray
-PHOTOGRAPHS = ("astronaut", "camera", "cat", "coffee", "coins", "hubble_deep_field", "immunohistochemistry", "moon", "retina", "rocket")
+PHOTOGRAPHS = (
+    "astronaut",
+    "camera",
+    "cat",
+    "coffee",
+    "coins",
+    "hubble_deep_field",
+    "immunohistochemistry",
+    "moon",
+    "retina",
+    "rocket",
+)
 SURFACES = ("brick", "grass", "gravel")
 WORDS = [
     "the",
@@ -40,7 +51,7 @@ WORDS = [
 
 
 def make(seed: int, kind: str) -> Array:
-    """One picture of a kind."""
+    """One image of a kind."""
     return KINDS[kind](np.random.default_rng([seed, list(KINDS).index(kind)]))
 
 
@@ -96,7 +107,9 @@ def _noise(rng: np.random.Generator) -> Array:
         return rng.integers(0, 256, (224, 224), np.uint8)
     if kind == 1:
         cells = int(rng.integers(3, 60))
-        return np.asarray(Image.fromarray(rng.integers(0, 256, (cells, cells), np.uint8)).resize((256, 256), Image.Resampling.BICUBIC))
+        return np.asarray(
+            Image.fromarray(rng.integers(0, 256, (cells, cells), np.uint8)).resize((256, 256), Image.Resampling.BICUBIC)
+        )
     if kind == 2:
         y, x = np.mgrid[0:256, 0:256] / 255
         angle = rng.uniform(0, 2 * np.pi)
@@ -138,7 +151,12 @@ def _document(rng: np.random.Generator) -> Array:
         if rng.random() < 0.1:
             pen.line((20, top, 340, top), fill=128)
             continue
-        pen.text((20, top), " ".join(rng.choice(WORDS, int(rng.integers(2, 9)))), fill=240 if dark else int(rng.integers(0, 90)), font=font)
+        pen.text(
+            (20, top),
+            " ".join(rng.choice(WORDS, int(rng.integers(2, 9)))),
+            fill=240 if dark else int(rng.integers(0, 90)),
+            font=font,
+        )
     return np.asarray(page)
 
 
@@ -150,7 +168,7 @@ def _screenshot(rng: np.random.Generator) -> Array:
     for _ in range(rng.integers(2, 5)):
         left, top = rng.integers(0, 250), rng.integers(0, 160)
         right, bottom = left + rng.integers(120, 230), top + rng.integers(80, 160)
-        pen.rectangle((left, top, right, bottom), fill=(250, 250, 250), outline=(90, 90, 90))
+        pen.rectangle((left, top, right, bottom), fill=(250, 250, 250), thumbnail=(90, 90, 90))
         pen.rectangle((left, top, right, top + 18), fill=tuple(int(value) for value in rng.integers(40, 200, 3)))
         for line in range(int(top) + 26, int(bottom) - 12, 14):
             pen.text((left + 8, line), " ".join(rng.choice(WORDS, 4)), fill=(20, 20, 20), font=font)
@@ -168,7 +186,11 @@ def _hand(rng: np.random.Generator) -> Array:
     film = Image.new("L", (280, 360), int(rng.integers(5, 25)))
     pen = ImageDraw.Draw(film)
     for finger, angle in enumerate(np.linspace(-0.75, 0.45, 5) + rng.normal(0, 0.06, 5)):
-        x, y, length = 140 + 60 * np.sin(angle), 230 - 40 * np.cos(angle), rng.uniform(38, 56) * (0.7 if finger == 0 else 1)
+        x, y, length = (
+            140 + 60 * np.sin(angle),
+            230 - 40 * np.cos(angle),
+            rng.uniform(38, 56) * (0.7 if finger == 0 else 1),
+        )
         for bone in range(4 if finger else 3):
             end = x + length * np.sin(angle), y - length * np.cos(angle)
             width = int(20 - 3 * bone)
@@ -186,10 +208,10 @@ def _skull(rng: np.random.Generator) -> Array:
     film = Image.new("L", (300, 360), int(rng.integers(5, 25)))
     pen = ImageDraw.Draw(film)
     wide = int(rng.integers(95, 125))
-    pen.ellipse((150 - wide, 20, 150 + wide, 270), fill=120, outline=225, width=int(rng.integers(8, 16)))
-    pen.rounded_rectangle((150 - wide * 0.6, 210, 150 + wide * 0.6, 335), 40, fill=150, outline=215, width=8)
+    pen.ellipse((150 - wide, 20, 150 + wide, 270), fill=120, thumbnail=225, width=int(rng.integers(8, 16)))
+    pen.rounded_rectangle((150 - wide * 0.6, 210, 150 + wide * 0.6, 335), 40, fill=150, thumbnail=215, width=8)
     for side in (-1, 1):
-        pen.ellipse((150 + side * 45 - 28, 140, 150 + side * 45 + 28, 190), fill=45, outline=200, width=4)
+        pen.ellipse((150 + side * 45 - 28, 140, 150 + side * 45 + 28, 190), fill=45, thumbnail=200, width=4)
     pen.polygon([(150, 185), (132, 235), (168, 235)], fill=50)
     for tooth in range(8):
         pen.rectangle((104 + tooth * 12, 262, 113 + tooth * 12, 296), fill=235)

@@ -1,4 +1,6 @@
-"""One contestant of bench/train.py: `python peers.py NAME DATA BACKBONE MODE EPOCHS BATCH LEARNING_RATE` prints its figures as JSON."""
+"""One contestant of bench/train.py: `python peers.py NAME DATA BACKBONE MODE EPOCHS BATCH LEARNING_RATE` prints its
+figures as JSON.
+"""
 
 import json
 import os
@@ -34,47 +36,46 @@ class Job:
         """A training step begins."""
         self.ticks.append(time.perf_counter())
 
-    def figures(self, seconds: float, loss: float | None = None, accuracy: float | None = None) -> dict[str, float | None]:
+    def figures(
+        self, seconds: float, loss: float | None = None, accuracy: float | None = None
+    ) -> dict[str, float | None]:
         """As `bench/train.py` reads them; None where nothing was trained."""
         if not self.ticks:
             return {"seconds": round(seconds, 2), "per_image_ms": None, "validation_loss": None, "accuracy": None}
         steps = [late - early for early, late in zip(self.ticks, self.ticks[1:], strict=False)]
         each = 1000 * statistics.median(steps[len(steps) // 4 :]) / self.batch_size
-        return {"seconds": round(seconds, 2), "per_image_ms": round(each, 3), "validation_loss": loss, "accuracy": accuracy}
+        return {
+            "seconds": round(seconds, 2),
+            "per_image_ms": round(each, 3),
+            "validation_loss": loss,
+            "accuracy": accuracy,
+        }
 
 
 def ours(job: Job) -> dict[str, float | None]:
     """`cxr train` up to its final evaluation."""
-    from trainer import workflow
-    from trainer.recipes import get_recipe, override
+    import trainer.finish
+    from trainer import TrainOptions, get_recipe, train
     from trainer.training import loop
 
-    settings = [f"epochs={job.epochs}", f"batch_size={job.batch_size}", f"learning_rate={job.learning_rate}", "augment=none"]
-    settings += [
-        "weight_decay=0",
-        "input_dropout=0",
-        "schedule=constant",
-        "warmup_epochs=0",
-        "class_weights=none",
-        "patience=0",
-        "gradient_clip=1",
-    ]
-    settings += ["unfreeze=none"] if job.mode == "frozen" else []
-    recipe = override(get_recipe("tb"), settings)
+    settings: dict[str, Any] = {"epochs": job.epochs, "batch_size": job.batch_size, "learning_rate": job.learning_rate}
+    settings |= {"augment": "none", "weight_decay": 0.0, "input_dropout": 0.0, "schedule": "constant"}
+    settings |= {"warmup_epochs": 0.0, "class_weights": "none", "patience": 0, "gradient_clip": 1.0}
+    settings |= {"unfreeze": "none"} if job.mode == "frozen" else {}
     original = loop.set_learning_rate
     loop.set_learning_rate = lambda *words: (job.tick(), original(*words))[1]
-    found: dict[str, float | None] = {}
+    result: dict[str, float | None] = {}
 
-    def stop_clock(run: Any, study: Any, processor: Any, progress: Any, model: Any) -> None:
+    def stop_clock(run: Any, labelled: Any, processor: Any, progress: Any, model: Any) -> None:
         last = progress.history[-1]
-        found.update(job.figures(time.perf_counter() - start, last["validation_loss"], last["validation_accuracy"]))
+        result.update(job.figures(time.perf_counter() - start, last["validation_loss"], last["validation_accuracy"]))
 
-    workflow.finish = stop_clock
+    trainer.finish.finish = stop_clock
     with tempfile.TemporaryDirectory() as folder:
-        options = workflow.TrainOptions(job.data, f"{folder}/run", job.backbone, job.pretrained, bank_size=8 * 10**9)
+        options = TrainOptions(backbone=job.backbone, pretrained=job.pretrained)
         start = time.perf_counter()
-        workflow.train(recipe, options)
-    return found
+        train(get_recipe("tb", **settings), job.data, f"{folder}/run", options)
+    return result
 
 
 def trainer(job: Job, bf16: bool = False) -> dict[str, float | None]:
@@ -101,7 +102,9 @@ def trainer(job: Job, bf16: bool = False) -> dict[str, float | None]:
     set_seed(0)
     if job.pretrained:
         processor = AutoImageProcessor.from_pretrained(job.backbone)
-        model = AutoModelForImageClassification.from_pretrained(job.backbone, num_labels=2, ignore_mismatched_sizes=True)
+        model = AutoModelForImageClassification.from_pretrained(
+            job.backbone, num_labels=2, ignore_mismatched_sizes=True
+        )
     else:
         processor = MobileNetV2ImageProcessor(size={"height": 224, "width": 224}, do_center_crop=False)
         model = AutoModelForImageClassification.from_config(AutoConfig.from_pretrained(job.backbone, num_labels=2))
@@ -148,12 +151,18 @@ def trainer(job: Job, bf16: bool = False) -> dict[str, float | None]:
 
 
 def limit(job: Job) -> dict[str, float | None]:
-    """No training: each picture decoded by Pillow on all cores, and one forward pass of the bare network in bf16, channels last."""
+    """No training: each image decoded by Pillow on all cores, and one forward pass of the bare network in bf16,
+    channels last.
+    """
     import numpy as np
     import torch
     from transformers import AutoConfig, AutoModel
 
-    model = AutoModel.from_pretrained(job.backbone) if job.pretrained else AutoModel.from_config(AutoConfig.from_pretrained(job.backbone))
+    model = (
+        AutoModel.from_pretrained(job.backbone)
+        if job.pretrained
+        else AutoModel.from_config(AutoConfig.from_pretrained(job.backbone))
+    )
     device = torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
     model = model.float().eval().to(device, memory_format=torch.channels_last)
     files = [file for split in ("train", "validation") for file in sorted(Path(job.data, split).rglob("*.png"))]
@@ -185,7 +194,7 @@ CONTESTANTS = {
 }
 HUGGING_FACE = ("datasets", "transformers.trainer", "transformers.models.mobilenet_v2.modeling_mobilenet_v2")
 IMPORTS = {
-    "ours": ("trainer.workflow",),
+    "ours": ("trainer.commands.train", "trainer.finish", "trainer.training.loop"),
     "trainer": HUGGING_FACE,
     "trainer-bf16": HUGGING_FACE,
     "limit": HUGGING_FACE[2:],

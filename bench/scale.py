@@ -1,10 +1,10 @@
 """From a folder to the first training batch, at several sizes: seconds cold and warm, and memory.
 
-`python bench/scale.py [--counts 1000 4000 21165] [--phantoms DIR] [--json FILE]`. Draws phantoms with the class sizes of
-the COVID-19 Radiography Database, then lists, hashes, decodes, looks for copies, splits, makes one augmented batch and
-takes three steps of MobileNet-V2, each time in a process of its own: first with an empty cache, then with the one the
-first left. Memory is what cannot be given back (files in memory apart), the most at a time of all processes together;
-`beyond` is what is above a process that takes the same steps on a random batch without any data.
+`python bench/scale.py [--counts 1000 4000 21165] [--phantoms DIR] [--json FILE]`. Draws phantoms with the class sizes
+of the COVID-19 Radiography Database, then lists, hashes, decodes, looks for copies, splits, makes one augmented batch
+and takes three steps of MobileNet-V2, each time in a process of its own: first with an empty cache, then with the one
+the first left. Memory is what cannot be given back (files in memory apart), the most at a time of all processes
+together; `beyond` is what is above a process that takes the same steps on a random batch without any data.
 """
 
 import argparse
@@ -28,8 +28,9 @@ def child(folder: str) -> None:
     import torch
     from accelerate import Accelerator
 
-    from trainer import workflow
+    from trainer.data.labelled import load_for_training
     from trainer.recipes import get_recipe
+    from trainer.tasks import TASKS
     from trainer.training.build import build_model, default_processor
     from trainer.training.feed import PixelFeed
     from trainer.training.fused import fuse
@@ -40,15 +41,15 @@ def child(folder: str) -> None:
     processor = default_processor(recipe)
     values, found = torch.zeros(BATCH, 3, recipe.image_size, recipe.image_size), {}
     if folder:
-        study, _ = workflow.prepare(recipe, workflow.TrainOptions(folder, "unused"), processor, lambda text: None)
-        feed = PixelFeed(study.images, processor, torch.device("cpu"), recipe)
-        order = np.random.default_rng(0).permutation(study.indices("train"))
+        labelled, _ = load_for_training(folder, TASKS[recipe.task], processor, None, lambda text: None)
+        feed = PixelFeed(labelled.images, processor, torch.device("cpu"), recipe)
+        order = np.random.default_rng(0).permutation(labelled.indices("train"))
         values = feed.training(order[:BATCH], 0)
         found["first_batch"] = time.perf_counter() - start
         begun = time.perf_counter()
         rounds = range(0, min(len(order), 100 * BATCH), BATCH)
         for first in rounds:
-            study.images.batch(order[first : first + BATCH])
+            labelled.images.batch(order[first : first + BATCH])
         found["read_32"] = (time.perf_counter() - begun) / len(rounds)
     accelerator = Accelerator(cpu=True, mixed_precision=choose_precision("auto"))
     model = build_model(recipe, tuple(SHARES), recipe.backbone, pretrained=False, class_weights=None)
@@ -106,7 +107,9 @@ def main() -> None:
         child(options.child)
         return
     report: dict[str, Any] = {}
-    print("| images | run | to the first batch, s | 32 images read, ms | peak memory, GB | beyond the steps alone, GB |")
+    print(
+        "| images | run | to the first batch, s | 32 images read, ms | peak memory, GB | beyond the steps alone, GB |"
+    )
     print("|---|---|---|---|---|---|")
     with tempfile.TemporaryDirectory() as place:
         for count in options.counts:
@@ -117,7 +120,10 @@ def main() -> None:
             least = median(found["steps alone"], "peak_gb")
             for name in ("cold", "warm"):
                 first, read, peak = (median(found[name], key) for key in ("first_batch", "read_32", "peak_gb"))
-                print(f"| {count} | {name} | {first:.1f} | {1000 * read:.1f} | {peak:.2f} | {peak - least:.2f} |", flush=True)
+                print(
+                    f"| {count} | {name} | {first:.1f} | {1000 * read:.1f} | {peak:.2f} | {peak - least:.2f} |",
+                    flush=True,
+                )
     write_report(options.json, machine=describe_machine(), results=report)
 
 

@@ -2,10 +2,12 @@
 
 `python bench/serve.py RUN FILE [--clients 32] [--soak 600] [--json FILE]`. RUN is a class model that transformers' own
 pipeline loads too (its `native` folder), FILE a radiograph. Each server has a process of its own; the two take turns.
-Requests go over HTTP as README's curl lines send them: upload, question, answer; each client has one connection and one session.
+Requests go over HTTP as README's curl lines send them: upload, question, answer; each client has one connection and one
+session.
 
 1. Start to first answer.
-2. One request, scores and heat map, beside decode + forward in a loop of a script; the two take turns, four requests each. Then
+2. One request, scores and heat map, beside decode + forward in a loop of a script; the two take turns, four requests
+each. Then
    what of it is Gradio's: the same request to a server that does nothing, and both by gradio_client, which opens three
    connections a request.
 3. Many clients at once: requests a second, ours and gr.Interface.from_pipeline with the same network.
@@ -41,17 +43,20 @@ PEER = """
 import importlib, sys, types
 import gradio as gr
 import transformers.pipelines as known
-for name in ("object_detection", "text_classification", "token_classification"):  # gradio 6.31 looks for these and for one that
-    importlib.import_module(f"transformers.pipelines.{name}")  # transformers 5 has no more; without them it answers nothing
+# gradio 6.31 looks for these and for one that transformers 5 has no more; without them it answers nothing
+for name in ("object_detection", "text_classification", "token_classification"):
+    importlib.import_module(f"transformers.pipelines.{name}")
 gone = ("Text2TextGenerationPipeline", "TranslationPipeline", "SummarizationPipeline")
 known.text2text_generation = types.SimpleNamespace(**{name: type(name, (), {}) for name in gone})
 from transformers import AutoImageProcessor, AutoModelForImageClassification, ImageClassificationPipeline
-class Named(ImageClassificationPipeline):  # gradio 6.31 names the picture as transformers 4 did
+class Named(ImageClassificationPipeline):  # gradio 6.31 names the image as transformers 4 did
     __module__ = ImageClassificationPipeline.__module__
     def __call__(self, images, **words):
         return super().__call__(images, **words)
-model, processor = (one.from_pretrained(sys.argv[1], subfolder="native") for one in (AutoModelForImageClassification, AutoImageProcessor))
-gr.Interface.from_pipeline(Named(model=model, image_processor=processor, task="image-classification"), api_name="fn").launch()
+model = AutoModelForImageClassification.from_pretrained(sys.argv[1], subfolder="native")
+processor = AutoImageProcessor.from_pretrained(sys.argv[1], subfolder="native")
+pipeline = Named(model=model, image_processor=processor, task="image-classification")
+gr.Interface.from_pipeline(pipeline, api_name="fn").launch()
 """
 NOTHING = """
 import gradio as gr
@@ -75,15 +80,26 @@ for _ in sys.stdin:
 
 
 @contextmanager
-def serve(words: list[str], folder: Path, uploads: Path, settings: dict[str, str]) -> Iterator[tuple[str, subprocess.Popen[bytes], float]]:
+def serve(
+    words: list[str], folder: Path, uploads: Path, settings: dict[str, str]
+) -> Iterator[tuple[str, subprocess.Popen[bytes], float]]:
     """The address of a server, its process, and when it was started."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    known = {"GRADIO_SERVER_PORT": str(port), "GRADIO_TEMP_DIR": str(uploads), "GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_OFFLINE": "1"}
+    known = {
+        "GRADIO_SERVER_PORT": str(port),
+        "GRADIO_TEMP_DIR": str(uploads),
+        "GRADIO_ANALYTICS_ENABLED": "False",
+        "HF_HUB_OFFLINE": "1",
+    }
     begun = time.perf_counter()
     process = subprocess.Popen(
-        [sys.executable, *words], cwd=folder, env={**os.environ, **known, **settings}, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        [sys.executable, *words],
+        cwd=folder,
+        env={**os.environ, **known, **settings},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
     )
     address = f"http://127.0.0.1:{port}"
     try:
@@ -107,7 +123,10 @@ def ask(http: httpx.Client, file: Path, *rest: Any, endpoint: str = "predict_tb"
     """
     (path,) = http.post("/gradio_api/upload", files={"files": (file.name, file.read_bytes())}).raise_for_status().json()
     session = http.headers["x-session"]  # one a client, as browsers and gradio_client have
-    data = {"data": [{"path": path, "orig_name": file.name, "meta": {"_type": "gradio.FileData"}}, *rest], "session_hash": session}
+    data = {
+        "data": [{"path": path, "orig_name": file.name, "meta": {"_type": "gradio.FileData"}}, *rest],
+        "session_hash": session,
+    }
     event = http.post(f"/gradio_api/call/{endpoint}", json=data).raise_for_status().json()["event_id"]
     told = http.get(f"/gradio_api/call/{endpoint}/{event}").raise_for_status().text
     if "event: complete" not in told:
@@ -156,8 +175,13 @@ def by_client(address: str, file: Path) -> float:
     return median_ms(lambda: client.predict(handle_file(file), True, api_name="/predict_tb"))
 
 
-def throughput(address: str, question: tuple[Any, ...], file: Path, clients: int, each: int) -> tuple[float, list[Exception]]:
-    """Requests a second of so many clients at once, and what failed. `question`: the endpoint, and what it wants beside the file."""
+def throughput(
+    address: str, question: tuple[Any, ...], file: Path, clients: int, each: int
+) -> tuple[float, list[Exception]]:
+    """Requests a second of so many clients at once, and what failed.
+
+    `question`: the endpoint, and what it wants beside the file.
+    """
     endpoint, *rest = question
     failed: list[Exception] = []
 
@@ -182,11 +206,11 @@ def throughput(address: str, question: tuple[Any, ...], file: Path, clients: int
 
 
 def hostile_files(folder: Path, good: Path) -> list[Path]:
-    """What a server should survive: not a picture, cut off, a decompression bomb, an archive, nothing at all."""
+    """What a server should survive: not an image, cut off, a decompression bomb, an archive, nothing at all."""
     from PIL import Image
 
     content = good.read_bytes()
-    (folder / "text.png").write_text("not a picture")
+    (folder / "text.png").write_text("not an image")
     (folder / "cut.png").write_bytes(content[: len(content) // 2])
     (folder / "empty.dcm").write_bytes(b"")
     Image.new("1", (60_000, 60_000)).save(folder / "bomb.png")
@@ -213,7 +237,9 @@ def soak(address: str, process: subprocess.Popen[bytes], uploads: Path, good: Pa
                     turn += 1
                     hostile = turn % 4 == 0
                     try:
-                        failed = "scores" not in ask(http, bad[turn // 4 % len(bad)] if hostile else good, turn % 2 == 0)
+                        failed = "scores" not in ask(
+                            http, bad[turn // 4 % len(bad)] if hostile else good, turn % 2 == 0
+                        )
                     except (httpx.HTTPError, RuntimeError, ValueError):  # the server refused or broke
                         failed = True
                     counts["hostile" if hostile else "failed" if failed else "good"] += 1
@@ -223,7 +249,12 @@ def soak(address: str, process: subprocess.Popen[bytes], uploads: Path, good: Pa
             thread.start()
         begun = time.monotonic()
         while time.monotonic() < end:
-            memory.append((time.monotonic() - begun, sum(one.memory_info().rss for one in (watched, *watched.children(recursive=True)))))
+            memory.append(
+                (
+                    time.monotonic() - begun,
+                    sum(one.memory_info().rss for one in (watched, *watched.children(recursive=True))),
+                )
+            )
             time.sleep(5)
         for thread in threads:
             thread.join()
@@ -262,12 +293,15 @@ def main() -> None:
             results["ratio"] = statistics.median([one / other for one, other in rounds])
             results["more_ms"] = statistics.median([one - other for one, other in rounds])
             request, bare = (statistics.median(found) for found in zip(*rounds, strict=True))
-            told = f"one request {request:.1f} ms, bare {bare:.1f} ms: {results['ratio']:.2f}x, {results['more_ms']:.1f} ms more"
+            ratio = f"{results['ratio']:.2f}x, {results['more_ms']:.1f} ms more"
+            told = f"one request {request:.1f} ms, bare {bare:.1f} ms: {ratio}"
             print(f"{told} (medians of {len(rounds)} rounds)", flush=True)
             with serve([str(Path(place) / "nothing.py")], folder, theirs, {}) as (idle, _, _), connect(idle) as http:
                 results["nothing_ms"] = median_ms(lambda: ask(http, file, True))
                 results["by_client_ms"] = {"ours": by_client(ours, file), "nothing": by_client(idle, file)}
-            shown = "ours {ours:.1f} ms, a server that does nothing {nothing:.1f} ms".format_map(results["by_client_ms"])
+            shown = "ours {ours:.1f} ms, a server that does nothing {nothing:.1f} ms".format_map(
+                results["by_client_ms"]
+            )
             print(f"a server that does nothing: {results['nothing_ms']:.1f} ms; by gradio_client: {shown}", flush=True)
             with serve([str(Path(place) / "peer.py"), str(run)], folder, theirs, {}) as (peer, _, _):
                 rates: dict[str, list[float]] = {"ours": [], "peer": []}
@@ -280,10 +314,15 @@ def main() -> None:
                             raise RuntimeError("gr.Interface.from_pipeline does not answer") from failed[0]
                         errors += len(failed)
             results["requests_per_s"] = {name: statistics.median(found) for name, found in rates.items()}
-            results["throughput_ratio"] = statistics.median([a / b for a, b in zip(rates["ours"], rates["peer"], strict=True)])
+            results["throughput_ratio"] = statistics.median(
+                [a / b for a, b in zip(rates["ours"], rates["peer"], strict=True)]
+            )
             results["errors"] = errors
             shown = ", ".join(f"{name} {rate:.1f}" for name, rate in results["requests_per_s"].items())
-            print(f"{options.clients} clients, requests/s: {shown}: {results['throughput_ratio']:.2f}x, {errors} errors", flush=True)
+            print(
+                f"{options.clients} clients, requests/s: {shown}: {results['throughput_ratio']:.2f}x, {errors} errors",
+                flush=True,
+            )
             if options.soak:
                 results["soak"] = soak(ours, process, uploads, file, options.soak)
                 print(f"soak: {results['soak']}", flush=True)

@@ -3,9 +3,9 @@
 `python bench/train.py --mode frozen --backbone DIR_OR_ID` trains a head on a frozen network, `--mode full` all of it.
 Same images, epochs, batch size, optimiser and learning rate, no augmentation. Each contestant has a process of its own;
 its clock starts after its imports and stops when the weights are trained, validation in each epoch included, the final
-evaluation and the card apart. `per image` is the median interval between two training steps by the batch size, the first
-steps left out. In frozen mode the limit stands beside them: each image decoded by Pillow and shown to the bare network
-once, nothing trained. fastai and Keras were measured with this script up to commit ef60cc8.
+evaluation and the card apart. `per image` is the median interval between two training steps by the batch size, the
+first steps left out. In frozen mode the limit stands beside them: each image decoded by Pillow and shown to the bare
+network once, nothing trained. fastai and Keras were measured with this script up to commit ef60cc8.
 """
 
 import argparse
@@ -23,8 +23,14 @@ def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--mode", choices=("frozen", "full"), default="frozen")
-    parser.add_argument("--backbone", default="google/mobilenet_v2_1.0_224", help="a Hub id or a folder; a config alone is random weights")
-    parser.add_argument("--images", type=int, default=2000, help="training images; a fifth as many validate (default 2000)")
+    parser.add_argument(
+        "--backbone",
+        default="google/mobilenet_v2_1.0_224",
+        help="a Hub id or a folder; a config alone is random weights",
+    )
+    parser.add_argument(
+        "--images", type=int, default=2000, help="training images; a fifth as many validate (default 2000)"
+    )
     parser.add_argument("--epochs", type=int, default=20)
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--learning-rate", type=float, default=1e-3)
@@ -43,7 +49,10 @@ def main() -> None:
         }
         results = interleave(contestants, options.repeats)
     ours = results["ours"]
-    print(f"{options.mode}, {options.images} images, {options.epochs} epochs, batch {options.batch_size}, {Path(options.backbone).name}\n")
+    print(
+        f"{options.mode}, {options.images} images, {options.epochs} epochs, batch {options.batch_size}, "
+        f"{Path(options.backbone).name}\n"
+    )
     print("| trainer | to trained weights, s | x | per image, ms | x | validation loss | accuracy |")
     print("|---|---|---|---|---|---|---|")
     for name, runs in results.items():

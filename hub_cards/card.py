@@ -2,40 +2,25 @@
 
 import csv
 import json
-import os
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
 from huggingface_hub import EvalResult, ModelCardData
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from hub_cards.figures import figure_name, headline, show_figure, show_number
+from hub_cards.rendering import render
 
-TEMPLATES = Path(__file__).parent / "templates"
 QUESTIONS = {
     "tb": "Does this frontal chest radiograph suggest tuberculosis?",
     "covid": "Does this frontal chest radiograph suggest COVID-19, another lung opacity or viral pneumonia?",
     "three-class": "Does this frontal chest radiograph suggest COVID-19 or pneumonia?",
 }
-SURE = 0.9
+HIGH_CONFIDENCE = 0.9
 REQUIRED = (  # what a card must say, by file and key
     *("recipe.name", "recipe.labels", "recipe.backbone", "recipe.image_size", "config.id2label"),
     *("metrics.splits.test.n", "metrics.splits.test.metrics.accuracy.value", "metrics.calibration.temperature"),
     *("environment.date", "environment.data_fingerprint", "environment.command"),
 )
-
-
-def write_card(run: Path) -> None:
-    """Render RUN/README.md from the run's recipe, metrics, environment and configuration.
-
-    Raises:
-        FileNotFoundError: the run lacks one of these files.
-    """
-    text = render_card(run)
-    temporary = run / ".README.md"
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, run / "README.md")
 
 
 def render_card(run: Path, repo_id: str = "THIS_REPOSITORY") -> str:
@@ -46,17 +31,15 @@ def render_card(run: Path, repo_id: str = "THIS_REPOSITORY") -> str:
         ValueError: one of these files lacks what a card must say.
     """
     facts = {
-        name: json.loads((run / f"{name}.json").read_text(encoding="utf-8")) for name in ("recipe", "metrics", "environment", "config")
+        name: json.loads((run / f"{name}.json").read_text(encoding="utf-8"))
+        for name in ("recipe", "metrics", "environment", "config")
     }
-    environment = Environment(
-        loader=FileSystemLoader(TEMPLATES), undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, autoescape=False
-    )
-    environment.filters |= {"figure": show_figure, "number": show_number, "name": figure_name, "headline": headline}
     _complain_of_gaps(run, facts)
     recipe, splits = facts["recipe"], facts["metrics"]["splits"]
     rows = _read_table(run / "manifest.csv")
     data, example = facts["environment"].get("dataset"), facts["metrics"].get("example")
-    return environment.get_template("model_card.md.jinja").render(
+    return render(
+        "model_card.md.jinja",
         **facts,
         repo_id=repo_id,
         example=example,
@@ -67,7 +50,9 @@ def render_card(run: Path, repo_id: str = "THIS_REPOSITORY") -> str:
         onnx=(run / "onnx" / "model.onnx").is_file(),
         front_matter=_front_matter(recipe, splits, data, example, repo_id).to_yaml(),
         labels=recipe["labels"],
-        question=QUESTIONS.get(recipe["task"], f"Which of {', '.join(recipe['labels'])} does this chest radiograph show?"),
+        question=QUESTIONS.get(
+            recipe["task"], f"Which of {', '.join(recipe['labels'])} does this chest radiograph show?"
+        ),
         splits={name: splits[name] for name in ("test", "external", "validation") if name in splits},
         figures=sorted(path.name for path in (run / "figures").glob("*.png") if path.stem != "example"),
     )
@@ -94,14 +79,21 @@ def _partition(rows: list[dict[str, str]]) -> list[dict[str, Any]]:
     for split in ("train", "validation", "test", "external"):
         part = [row for row in rows if row["split"] == split]
         collections = sorted({row["collection"] for row in part} - {""})
-        facts = {"split": split, "n": len(part), "groups": len({row["group"] for row in part}), "collections": collections}
+        facts = {
+            "split": split,
+            "n": len(part),
+            "groups": len({row["group"] for row in part}),
+            "collections": collections,
+        }
         found += [{**facts, "labels": Counter(row["label"] for row in part)}] if part else []
     return found
 
 
 def _leaks(rows: list[dict[str, str]]) -> int:
     """How many groups stand in more than one split."""
-    return sum(count > 1 for count in Counter(group for group, _ in {(row["group"], row["split"]) for row in rows}).values())
+    return sum(
+        count > 1 for count in Counter(group for group, _ in {(row["group"], row["split"]) for row in rows}).values()
+    )
 
 
 def _mistakes(run: Path) -> dict[str, dict[str, Any]]:
@@ -114,7 +106,7 @@ def _mistakes(run: Path) -> dict[str, dict[str, Any]]:
     for split in ("test", "external"):
         part = [row for row in rows if row["split"] == split]
         wrong = [row for row in part if row["answer"] != row["label"]]
-        sure = sum(float(row[f"p:{row['answer']}"]) >= SURE for row in wrong)
+        sure = sum(float(row[f"p:{row['answer']}"]) >= HIGH_CONFIDENCE for row in wrong)
         pairs = Counter((row["label"], row["answer"]) for row in wrong).most_common(3)
         found[split] = {"n": len(part), "wrong": len(wrong), "sure": sure, "pairs": pairs}
     return {split: facts for split, facts in found.items() if facts["n"]}
@@ -124,11 +116,15 @@ def _front_matter(
     recipe: dict[str, Any], splits: dict[str, Any], data: str | None, example: dict[str, Any] | None, repo_id: str
 ) -> ModelCardData:
     base = recipe["backbone"] if recipe["pretrained"] and "/" in recipe["backbone"] else None
-    scores = [{"label": label, "score": round(score, 4)} for label, score in (example or {"scores": {}})["scores"].items()]
+    scores = [
+        {"label": label, "score": round(score, 4)} for label, score in (example or {"scores": {}})["scores"].items()
+    ]
     picture = f"https://huggingface.co/{repo_id}/resolve/main/figures/example.png"
     known: dict[str, Any] = {
         "base_model_relation": "finetune" if base else None,
-        "widget": [{"src": picture, "example_title": "A phantom (drawn)", "output": scores}] if scores and "/" in repo_id else None,
+        "widget": [{"src": picture, "example_title": "A phantom (drawn)", "output": scores}]
+        if scores and "/" in repo_id
+        else None,
     }
     return ModelCardData(
         language="en",

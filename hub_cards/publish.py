@@ -36,7 +36,9 @@ class Published(NamedTuple):
 
 def contract_files(run: Path) -> list[str]:
     """The files of a run that are published besides its card, by their place in the repository."""
-    return sorted({path.relative_to(run).as_posix() for pattern in CONTRACT for path in run.glob(pattern) if path.is_file()})
+    return sorted(
+        {path.relative_to(run).as_posix() for pattern in CONTRACT for path in run.glob(pattern) if path.is_file()}
+    )
 
 
 def _is_ours(name: str) -> bool:
@@ -46,8 +48,8 @@ def _is_ours(name: str) -> bool:
 def publish_run(run: Path, repo_id: str, private: bool, revision: str | None) -> Published:
     """Bring a repository to what the run holds, in one commit; none where it holds that already.
 
-    A file is sent again only where its bytes differ, and large ones that an interrupted push had sent are not sent again.
-    Files of the contract that the run has no more are deleted; other files of the repository stay.
+    A file is sent again only where its bytes differ, and large ones that an interrupted push had sent are not sent
+    again. Files of the contract that the run has no more are deleted; other files of the repository stay.
     """
     api = HfApi()
     url = api.create_repo(repo_id, private=private, exist_ok=True)
@@ -55,7 +57,9 @@ def publish_run(run: Path, repo_id: str, private: bool, revision: str | None) ->
         api.create_branch(url.repo_id, branch=revision, exist_ok=True)
     files = contract_files(run)
     old = {name for name in api.list_repo_files(url.repo_id, revision=revision) if _is_ours(name)}
-    operations: list[CommitOperationAdd | CommitOperationDelete] = [CommitOperationAdd(name, path_or_fileobj=run / name) for name in files]
+    operations: list[CommitOperationAdd | CommitOperationDelete] = [
+        CommitOperationAdd(name, path_or_fileobj=run / name) for name in files
+    ]
     operations.append(CommitOperationAdd("README.md", path_or_fileobj=render_card(run, url.repo_id).encode()))
     operations += [CommitOperationDelete(name) for name in sorted(old - set(files))]
     before = api.repo_info(url.repo_id, revision=revision).sha

@@ -12,8 +12,9 @@ SHOWN = 768  # longest side of what is shown, in pixels
 class Answer:
     """`prediction` as the command line and the API give it; the others are None where the file could not be read.
 
-    `size` is the width and height of what is shown, no side longer than SHOWN; `heat` float [h, w] in 0..1 has the coarse grid
-    of the network's last feature map, over the whole film; `film` is uint8 [H, W], or None where nobody asked for it.
+    `size` is the width and height of what is shown, no side longer than SHOWN; `heat` float [h, w] in 0..1 has the
+    coarse grid of the network's last feature map, over the whole film; `film` is uint8 [H, W], or None where nobody
+    asked for it.
     """
 
     prediction: dict[str, Any]

@@ -6,10 +6,11 @@ import signal
 import sys
 from pathlib import Path
 
-from models import ModelError, read_sources
+from config import ModelError, read_sources
 from worker import Models
 
-# For gradio: no statistics of its visitors, which it would work out anew with each answer; and no look for a screen to draw on.
+# For gradio: no statistics of its visitors, which it would work out anew with each answer; and no look for a screen to
+# draw on.
 SETTINGS = {"GRADIO_ANALYTICS_MAX_EVENTS": "1", "GRADIO_ANALYTICS_CACHE_FREQUENCY": str(10**12), "MPLBACKEND": "agg"}
 
 
@@ -28,7 +29,9 @@ def main() -> int:
         gc.enable()
         predictors, failed = models.load()
         if not predictors:
-            raise ModelError("no model can be loaded; name a complete run, or org/name@revision, in models.toml or CXR_<TASK>")
+            raise ModelError(
+                "no model can be loaded; name a complete run, or org/name@revision, in models.toml or CXR_<TASK>"
+            )
         serve(predictors, failed)
     except ModelError as error:
         return _refuse(error)

@@ -1,4 +1,7 @@
-"""Many files at once: from uploads and ZIP archives to a table and a CSV file. Archives are read in memory, never unpacked."""
+"""Many files at once: from uploads and ZIP archives to a table and a CSV file.
+
+Archives are read in memory, never unpacked.
+"""
 
 import csv
 import io
@@ -15,10 +18,10 @@ from typing import Any
 from worker import Served
 
 MOST_FILES = 500
-MOST_BYTES = 64 * 2**20  # of one picture
-MOST_SWELLING = 200  # how many times larger than in its archive a file may be: an ordinary film does not pass 20
+MOST_BYTES = 64 * 2**20  # of one image
+MAX_EXPANSION_RATIO = 200  # how many times larger than in its archive a file may be: an ordinary film does not pass 20
 Picture = tuple[str, Callable[[], str | bytes]]  # its name, and what gives its path or its bytes
-TOGETHER = 8  # pictures read at the same time, so that they share forward passes
+MAX_READERS = 8  # images read at the same time, so that they share forward passes
 # What zipfile and its decompressors raise on a damaged, encrypted or exotic archive.
 DAMAGED = (OSError, EOFError, RuntimeError, NotImplementedError, zipfile.BadZipFile, zlib.error, lzma.LZMAError)
 FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")  # what a spreadsheet would run
@@ -30,14 +33,17 @@ def predict_files(
     """A prediction for each file, in their order; one that cannot be read says so and stops none of the others.
 
     Args:
-        paths: uploads; the pictures of a ZIP archive take its place.
+        paths: uploads; the images of a ZIP archive take its place.
         progress: told (done, known) after each.
     """
     found: list[dict[str, Any]] = []
     pictures = list(islice(_pictures(paths), MOST_FILES + 1))
     if len(pictures) > MOST_FILES:
-        pictures[-1] = ("…", partial(_refuse, f"no more than {MOST_FILES} files are read at once: send the rest separately"))
-    with ThreadPoolExecutor(max_workers=TOGETHER) as workers:  # no more than these are in memory
+        pictures[-1] = (
+            "…",
+            partial(_refuse, f"no more than {MOST_FILES} files are read at once: send the rest separately"),
+        )
+    with ThreadPoolExecutor(max_workers=MAX_READERS) as workers:  # no more than these are in memory
         for prediction in workers.map(lambda picture: _predict(predictor, *picture), pictures):
             found.append(prediction)
             progress((len(found), len(pictures)))
@@ -48,11 +54,20 @@ def to_csv(predictions: list[dict[str, Any]], labels: list[str]) -> str:
     """Comma-separated values: file, label, a score for each label, decision, familiarity, warnings, error."""
     stream = io.StringIO()
     table = csv.writer(stream)
-    table.writerow(["file", "label", *(f"p:{label}" for label in labels), "decision", "familiarity", "warnings", "error"])
+    table.writerow(
+        ["file", "label", *(f"p:{label}" for label in labels), "decision", "familiarity", "warnings", "error"]
+    )
     for row in predictions:
         scores = [row["scores"][label] for label in labels] if "scores" in row else [""] * len(labels)
         decision = (row.get("decision") or {}).get("name", "")
-        told = [row["file"], row.get("label", ""), *scores, decision, row.get("familiarity"), " ".join(row.get("warnings", []))]
+        told = [
+            row["file"],
+            row.get("label", ""),
+            *scores,
+            decision,
+            row.get("familiarity"),
+            " ".join(row.get("warnings", [])),
+        ]
         table.writerow([_harmless(cell) for cell in (*told, row.get("error", ""))])
     return stream.getvalue()
 
@@ -75,7 +90,7 @@ def _predict(predictor: Served, name: str, read: Callable[[], str | bytes]) -> d
 
 
 def _pictures(paths: list[str]) -> Iterator[Picture]:
-    """Each picture's name, and what gives its path or its bytes."""
+    """Each image's name, and what gives its path or its bytes."""
     for path in paths:
         if zipfile.is_zipfile(path):
             yield from _members(path)
@@ -89,7 +104,9 @@ def _members(path: str) -> Iterator[Picture]:
             members = [
                 info
                 for info in archive.infolist()
-                if not info.is_dir() and "__MACOSX" not in (parts := PurePosixPath(info.filename).parts) and not parts[-1].startswith(".")
+                if not info.is_dir()
+                and "__MACOSX" not in (parts := PurePosixPath(info.filename).parts)
+                and not parts[-1].startswith(".")
             ]
     except (*DAMAGED, ValueError):
         yield Path(path).name, partial(_refuse, "this archive is damaged")
@@ -103,7 +120,7 @@ def _members(path: str) -> Iterator[Picture]:
 def _take(path: str, info: zipfile.ZipInfo) -> bytes:
     if info.flag_bits & 1:
         _refuse("this file is encrypted")
-    if info.file_size > MOST_BYTES or info.file_size > MOST_SWELLING * max(info.compress_size, 1024):
+    if info.file_size > MOST_BYTES or info.file_size > MAX_EXPANSION_RATIO * max(info.compress_size, 1024):
         _refuse(f"this file is too large when unpacked ({info.file_size / 2**20:.0f} MB)")
     with zipfile.ZipFile(path) as archive, archive.open(info) as stream:
         content = stream.read(MOST_BYTES + 1)

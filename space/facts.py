@@ -1,13 +1,13 @@
-"""What a model's own files say about it: its figures with their intervals, the data it learned from and whom to cite."""
+"""What a model's own files say about it: its metrics with intervals, the data it learned from and whom to cite."""
 
 import html
 import json
 from pathlib import Path
 from typing import Any
 
+from config import ModelSource
 from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import EntryNotFoundError
-from models import ModelSource
 
 SHOWN = {
     "auroc": "AUROC",
@@ -29,12 +29,12 @@ def read_facts(source: ModelSource) -> dict[str, Any]:
 
 
 def read_figure(source: ModelSource, name: str) -> bytes | None:
-    """A picture of the model's figures folder, PNG; None where it has none of that name."""
+    """An image of the model's figures folder, PNG; None where it has none of that name."""
     file = _file(source, f"figures/{name}")
     return file.read_bytes() if file else None
 
 
-def caught(facts: dict[str, Any], decision: dict[str, Any]) -> str:
+def sensitivity_text(facts: dict[str, Any], decision: dict[str, Any]) -> str:
     """What a decision's threshold did on validation, in words: empty where the model's figures do not say."""
     for point in facts.get("metrics", {}).get("operating_points", []):
         if (point["name"], point["label"]) == (decision["name"], decision["label"]) and "validation" in point["on"]:
@@ -52,7 +52,9 @@ def facts_html(facts: dict[str, Any], source: ModelSource) -> str:
         parts.append(f"<p>Learned from:</p><ul>{''.join(_citation(found) for found in sets)}</ul>")
     if source.revision:
         address = html.escape(f"https://huggingface.co/{source.model}/tree/{source.revision}")
-        parts.append(f'<p><a href="{address}" target="_blank" rel="noopener">{html.escape(source.model)}: the model card</a></p>')
+        parts.append(
+            f'<p><a href="{address}" target="_blank" rel="noopener">{html.escape(source.model)}: the model card</a></p>'
+        )
     return "".join(parts) or "<p>This model carries no figures.</p>"
 
 
@@ -88,9 +90,11 @@ def _table(splits: dict[str, Any]) -> str:
     names = [name for name in SHOWN if name in measured]
     head = "".join(f'<th scope="col">{SHOWN[name]}</th>' for name in names)
     rows = "".join(
-        _row(f"{title}, n = {part['n']}", [figure_text(part["metrics"].get(name)) for name in names]) for title, part in splits.items()
+        _row(f"{title}, n = {part['n']}", [figure_text(part["metrics"].get(name)) for name in names])
+        for title, part in splits.items()
     )
-    return f"<table><caption>Figures with 95 % intervals</caption><thead><tr><td></td>{head}</tr></thead><tbody>{rows}</tbody></table>"
+    caption = "<caption>Metrics with 95 % intervals</caption>"
+    return f"<table>{caption}<thead><tr><td></td>{head}</tr></thead><tbody>{rows}</tbody></table>"
 
 
 def _row(title: str, cells: list[str]) -> str:

@@ -11,15 +11,14 @@ except ImportError:
 import numpy as np
 import torch
 from answer import SHOWN, Answer
-from folding import fold_batch_norm
-from models import ModelError, ModelSource
+from batching import SharedPass
+from config import ModelError, ModelSource
 from PIL import Image
 from safetensors import SafetensorError
-from shared import SharedPass
 from transformers import AutoImageProcessor, AutoModelForImageClassification
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-Classified = tuple[dict[str, Any], np.ndarray]  # the decision for a picture, and the heat map of its label, float [h, w]
+Classified = tuple[dict[str, Any], np.ndarray]  # the decision for an image, and the heat map of its label, float [h, w]
 
 
 class Predictor:
@@ -35,17 +34,23 @@ class Predictor:
         options: dict[str, Any] = {"revision": source.revision, "trust_remote_code": True}
         try:
             self.processor = AutoImageProcessor.from_pretrained(source.model, **options)
-            model, info = AutoModelForImageClassification.from_pretrained(source.model, output_loading_info=True, **options)
+            model, info = AutoModelForImageClassification.from_pretrained(
+                source.model, output_loading_info=True, **options
+            )
         except (OSError, ValueError, ImportError, SafetensorError) as error:
             raise ModelError(f"the {source.task} model {source.model} cannot be loaded: {error}") from error
         if info["missing_keys"]:
-            raise ModelError(f"the {source.task} model {source.model} lacks weights: {sorted(info['missing_keys'])[:3]}")
+            raise ModelError(
+                f"the {source.task} model {source.model} lacks weights: {sorted(info['missing_keys'])[:3]}"
+            )
         weights = [tensor for tensor in model.state_dict().values() if tensor.is_floating_point()]
         if not all(torch.isfinite(tensor).all() for tensor in weights):  # the code of older models does not look
             raise ModelError(f"the {source.task} model {source.model} has weights that are not finite")
         example = torch.rand(1, 3, self.processor.size["height"], self.processor.size["width"])
         model = model.eval().to(memory_format=torch.channels_last)
-        self.model = fold_batch_norm(model, example.contiguous(memory_format=torch.channels_last)).to(DEVICE)
+        if hasattr(model, "fold_batch_norm"):  # models of older versions have no such method
+            model = model.fold_batch_norm(example.contiguous(memory_format=torch.channels_last))
+        self.model = model.to(DEVICE)
         LOADED[self.task] = self
         self._shared = SharedPass(lambda grey: classify(self.task, grey))
 
@@ -55,15 +60,15 @@ class Predictor:
         return [self.model.config.id2label[index] for index in range(self.model.config.num_labels)]
 
     def warm(self) -> None:
-        """Answer a black picture, so that the first visitor need not wait for what a first pass sets up."""
+        """Answer a black image, so that the first visitor need not wait for what a first pass sets up."""
         self._pass(torch.zeros(self.processor.size["height"], self.processor.size["width"], dtype=torch.uint8))
 
     def __call__(self, source: str | Path | bytes, name: str = "", film: bool = False) -> Answer:
         """Read and classify one file or its bytes; what cannot be read gives a prediction with an `error`.
 
-        `film`: give the picture, too, as the reader sees it.
+        `film`: give the image, too, as the reader sees it.
         """
-        name = Path(name or (source if isinstance(source, str | Path) else "picture")).name
+        name = Path(name or (source if isinstance(source, str | Path) else "image")).name
         try:
             radiograph = self.processor.read(source)
         except (ValueError, ImportError) as error:
@@ -74,7 +79,9 @@ class Predictor:
         height, width = radiograph.pixels.shape
         scale = min(1.0, SHOWN / max(height, width))
         size = max(1, round(scale * width)), max(1, round(scale * height))
-        return Answer(prediction, size, heat, np.asarray(Image.fromarray(radiograph.pixels).resize(size)) if film else None)
+        return Answer(
+            prediction, size, heat, np.asarray(Image.fromarray(radiograph.pixels).resize(size)) if film else None
+        )
 
     def _pass(self, grey: torch.Tensor) -> Classified:
         """ZeroGPU lends its GPU to the thread of a request only; elsewhere requests share their passes."""
@@ -86,7 +93,7 @@ LOADED: dict[str, Predictor] = {}
 
 
 def _classify(task: str, grey: torch.Tensor) -> list[Classified]:
-    """Answers for pictures uint8 [B, H, W]: scores, familiarity and heat maps from one forward pass."""
+    """Answers for images uint8 [B, H, W]: scores, familiarity and heat maps from one forward pass."""
     predictor = LOADED[task]
     values = predictor.processor.to_pixel_values(grey.to(DEVICE))
     with torch.inference_mode():

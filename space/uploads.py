@@ -60,7 +60,7 @@ class Uploads:
 
     @staticmethod
     def _remove_empty(path: Path, now: float) -> None:
-        """Its name is a digest of a picture; one that was just made is about to be filled."""
+        """Its name is a digest of an image; one that was just made is about to be filled."""
         if now > path.stat().st_ctime + EVERY and not any(path.iterdir()):
             with suppress(OSError):  # filled meanwhile
                 path.rmdir()

@@ -1,4 +1,7 @@
-"""What a visitor sees: the answer in words, the film under its heat map. Pictures travel inside the page, never as files."""
+"""What a visitor sees: the answer in words, the film under its heat map.
+
+Images travel inside the page, never as files.
+"""
 
 import base64
 import html
@@ -7,31 +10,34 @@ from typing import Any
 
 import numpy as np
 from answer import Answer
-from facts import caught
+from facts import sensitivity_text
 from PIL import Image
 
-DISCLAIMER = "Research demonstration, not a medical device. Never use it for a diagnosis. No picture is kept."
+DISCLAIMER = "Research demonstration, not a medical device. Never use it for a diagnosis. No image is kept."
 WARNINGS = {
-    "multi-frame": "This file holds several pictures; only the first was read.",
+    "multi-frame": "This file holds several images; only the first was read.",
     "lateral-view": "The file says it is a lateral view; the model knows frontal ones only.",
     "not-chest": "The file says it is not a chest radiograph.",
-    "unfamiliar": "This picture is unlike the radiographs that the model learned from: do not trust the answer.",
-    "coloured": "This picture is coloured; a radiograph is grey.",
-    "tiny": "This picture is very small.",
-    "extreme-aspect": "This picture is much longer than wide, or wider than long.",
-    "blank": "This picture is almost blank.",
+    "unfamiliar": "This image is unlike the radiographs that the model learned from: do not trust the answer.",
+    "coloured": "This image is coloured; a radiograph is grey.",
+    "tiny": "This image is very small.",
+    "extreme-aspect": "This image is much longer than wide, or wider than long.",
+    "blank": "This image is almost blank.",
     "inverted": "Black and white seem to be exchanged.",
-    "rotated": "The picture seems to be turned.",
+    "rotated": "The image seems to be turned.",
 }
-UNTRUSTED = {"unfamiliar", "blank", "not-chest"}  # such a picture gets no answer
+UNTRUSTED = {"unfamiliar", "blank", "not-chest"}  # such an image gets no answer
 # Dark violet, red, orange, pale yellow: brighter means more, in colour and in print; cold places stay clear.
 STOPS = np.array([[40, 10, 84], [150, 38, 103], [229, 92, 48], [251, 180, 26], [252, 255, 164]])
 HEAT_SIDE = 256  # pixels: many more than the grid that is shown has
 LEVELS = np.linspace(0, 1, 256)
 COLOURS = [np.interp(LEVELS, np.linspace(0, 1, len(STOPS)), STOPS[:, channel]) for channel in range(3)]
-PALETTE = np.stack([*COLOURS, 255 * ((LEVELS - 0.15) / 0.85).clip(0, 1)], axis=1).astype(np.uint8).tobytes()  # RGBA of 256 levels
+PALETTE = (
+    np.stack([*COLOURS, 255 * ((LEVELS - 0.15) / 0.85).clip(0, 1)], axis=1).astype(np.uint8).tobytes()
+)  # RGBA of 256 levels
 
-# A pasted picture goes to the upload of the tab that is open, in place of what lies there. For the head of the page: gradio runs
+# A pasted image goes to the upload of the tab that is open, in place of what lies there. For the head of the page:
+# gradio runs
 # a page's own `js` some time after the page is shown, and what is pasted before that would be lost.
 PASTE = """
 <script>
@@ -69,7 +75,8 @@ CSS = """
 .cxr-figures {display: flex; flex-wrap: wrap; gap: 1rem}
 .cxr-figures figure {flex: 1 1 20rem; max-width: 34rem; margin: 0}
 .cxr-figures img {width: 100%; border-radius: 6px; background: #fff}
-.cxr-button {display: inline-block; padding: .3rem .8rem; border-radius: 6px; border: 1px solid var(--border-color-accent)}
+.cxr-button {display: inline-block; padding: .3rem .8rem; border-radius: 6px}
+.cxr-button {border: 1px solid var(--border-color-accent)}
 .cxr-film {position: relative; background: #000; border-radius: 8px; overflow: hidden; line-height: 0}
 .cxr-film img {width: 100%; display: block}
 .cxr-film img + img {position: absolute; inset: 0; height: 100%; opacity: var(--heat, .55)}
@@ -89,10 +96,14 @@ def answer_html(answer: Answer, facts: dict[str, Any], title: str = "") -> str:
 
 def _answer(prediction: dict[str, Any], facts: dict[str, Any]) -> str:
     if "error" in prediction:
-        return f'<div class="cxr-note cxr-warning" role="alert">This file cannot be read: {html.escape(prediction["error"])}</div>'
-    notes = "".join(f'<p class="cxr-note cxr-warning" role="alert">{WARNINGS.get(code, code)}</p>' for code in prediction["warnings"])
+        error = f"No answer for this file: {html.escape(prediction['error'])}"
+        return f'<div class="cxr-note cxr-warning" role="alert">{error}</div>'
+    notes = "".join(
+        f'<p class="cxr-note cxr-warning" role="alert">{WARNINGS.get(code, code)}</p>'
+        for code in prediction["warnings"]
+    )
     if not trusted(prediction):
-        return f'{notes}<p class="cxr-answer">No answer for this picture.</p>'
+        return f'{notes}<p class="cxr-answer">No answer for this image.</p>'
     score = _short(prediction["scores"][prediction["label"]])
     detail = _threshold(prediction["decision"], prediction["scores"], facts)
     return f'{notes}<p class="cxr-answer">Suggests {html.escape(prediction["label"])}: {score}</p><p>{detail}</p>'
@@ -107,7 +118,7 @@ def film_html(answer: Answer) -> str:
         return f'<div class="cxr-film">{_picture(film, "the picture as the reader sees it")}</div>'
     label = html.escape(answer.prediction["label"])
     under = _picture(film, "the radiograph as the model's reader sees it")
-    over = _picture(_heat_image(answer.heat, film.size), f"heat map: where the picture speaks for {label}")
+    over = _picture(_heat_image(answer.heat, film.size), f"heat map: where the image speaks for {label}")
     return f'<div class="cxr-film">{under}{over}</div>'
 
 
@@ -116,9 +127,13 @@ def _threshold(decision: dict[str, Any] | None, scores: dict[str, float], facts:
         return "The label with the highest score."
     side = "at or above" if decision["positive"] else "below"
     name = "" if decision["name"] == "argmax" else f"{html.escape(decision['name'])} "
-    label, score, threshold = html.escape(decision["label"]), _short(scores[decision["label"]]), _short(decision["threshold"])
+    label, score, threshold = (
+        html.escape(decision["label"]),
+        _short(scores[decision["label"]]),
+        _short(decision["threshold"]),
+    )
     told = f"The score for {label}, {score}, is {side} the {name}threshold {threshold}"
-    if known := caught(facts, decision):
+    if known := sensitivity_text(facts, decision):
         told += f", {html.escape(known)}"
     return f"{told}."
 
@@ -131,7 +146,9 @@ def _short(value: float) -> str:
 
 
 def _heat_image(heat: np.ndarray, size: tuple[int, int]) -> Image.Image:
-    """Heat [h, w] in 0..1 as a picture with a palette, in the shape of a film of this width and height, no side over HEAT_SIDE."""
+    """Heat [h, w] in 0..1 as an image with a palette, in the shape of a film of this width and height, no side over
+    HEAT_SIDE.
+    """
     scale = min(1.0, HEAT_SIDE / max(size))
     width, height = (max(1, round(scale * side)) for side in size)
     smooth = Image.fromarray(heat.astype(np.float32)).resize((width, height), Image.Resampling.BICUBIC)
@@ -166,5 +183,13 @@ def table_rows(predictions: list[dict[str, Any]], labels: list[str]) -> dict[str
         answer = row["label"] if trusted(row) else "–"
         scores = [round(row["scores"][label], 3) if known else None for label in labels]
         remarks = row.get("error") or " ".join(WARNINGS.get(code, code) for code in row["warnings"])
-        rows.append([row["file"], answer, *scores, row["familiarity"] and round(row["familiarity"], 2) if known else None, remarks])
+        rows.append(
+            [
+                row["file"],
+                answer,
+                *scores,
+                row["familiarity"] and round(row["familiarity"], 2) if known else None,
+                remarks,
+            ]
+        )
     return {"headers": headers, "data": rows}

@@ -1,4 +1,6 @@
-"""The models in a process of their own: they load while the page does, and what crashes a decoder does not take the page along."""
+"""The models in a process of their own: they load while the page does, and what crashes a decoder does not take the
+page along.
+"""
 
 import ctypes
 import gc
@@ -20,10 +22,10 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 from answer import Answer
+from config import ModelError, ModelSource
 from facts import read_facts, read_figure
-from models import ModelError, ModelSource
 
-TOGETHER = 16  # requests that are worked on at the same time: they share forward passes
+MAX_IN_FLIGHT = 16  # requests that are worked on at the same time: they share forward passes
 Loaded = tuple[dict[str, list[str]], dict[str, str]]  # labels of each task that loaded; why another did not
 GONE = "the reader stopped twice while it worked on this file, at last on it alone; others are answered as before"
 UNLOADED = "the models cannot be loaded at the moment; try it again later"
@@ -38,13 +40,18 @@ class Served:
 
     def __call__(self, source: str | bytes, name: str = "", film: bool = False) -> Answer:
         """See predictor.Predictor; bytes need a name."""
-        plain = source if isinstance(source, bytes) else str(source)  # gradio's own kind of string would take gradio along
+        plain = (
+            source if isinstance(source, bytes) else str(source)
+        )  # gradio's own kind of string would take gradio along
         return self._models.ask(self.task, plain, Path(name or str(source)).name, film)
 
 
 @dataclass(eq=False)
 class Request:
-    """What somebody waits for. `alone`: it was in flight when a process ended, and goes again with no other beside it."""
+    """What somebody waits for.
+
+    `alone`: it was in flight when a process ended, and goes again with no other beside it.
+    """
 
     task: str
     source: str | bytes
@@ -61,9 +68,10 @@ class Request:
 class Models:
     """Loads models in another process, and asks them; on ZeroGPU, which lends its GPU to this process, in this one.
 
-    Where that process ends, another is started. What was in flight goes again, each with no other beside it and before those that
-    came later, so that a second end has one cause: that file gets an error. So no request is sent more than twice. Where the process
-    ends while it loads, all that wait get an error; then, and where it ends with nothing in flight, the next request starts another.
+    Where that process ends, another is started. What was in flight goes again, each with no other beside it and before
+    those that came later, so that a second end has one cause: that file gets an error. So no request is sent more than
+    twice. Where the process ends while it loads, all that wait get an error; then, and where it ends with nothing in
+    flight, the next request starts another.
     """
 
     def __init__(self, sources: list[ModelSource]) -> None:
@@ -205,7 +213,9 @@ def _work(connection: Connection, sources: list[ModelSource]) -> None:
     from predictor import LOADED
 
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    torch.set_num_threads(max(1, cores - 1))  # one core is the page's: threads of a pass that wait for it only lose time
+    torch.set_num_threads(
+        max(1, cores - 1)
+    )  # one core is the page's: threads of a pass that wait for it only lose time
     connection.send(load_predictors(sources))
     gc.enable()
 
@@ -216,11 +226,13 @@ def _work(connection: Connection, sources: list[ModelSource]) -> None:
             found = LOADED[task](source, name, film)
         except Exception:  # whatever it is, somebody waits for an answer
             traceback.print_exc()
-            found = Answer({"file": name, "error": "this file could not be answered: the fault is ours, and in the log"})
+            found = Answer(
+                {"file": name, "error": "this file could not be answered: the fault is ours, and in the log"}
+            )
         with one_at_a_time:
             connection.send((number, found))
 
-    with ThreadPoolExecutor(TOGETHER) as pool:
+    with ThreadPoolExecutor(MAX_IN_FLIGHT) as pool:
         while True:
             try:
                 pool.submit(answer, *connection.recv())
@@ -229,8 +241,14 @@ def _work(connection: Connection, sources: list[ModelSource]) -> None:
 
 
 def _keep_freed_memory() -> None:
-    """Let glibc keep up to half a GiB that was freed: a pass in a thread would give its memory back, and ask for it anew page by page."""
+    """Let glibc keep up to half a GiB that was freed: a pass in a thread would give its memory back, and ask for it
+    anew page by page.
+    """
     if platform.libc_ver()[0] == "glibc":
         libc = ctypes.CDLL(None)
-        for option, value in ((-8, 1), (-3, 1 << 28), (-1, 1 << 29)):  # malloc.h: M_ARENA_MAX, M_MMAP_THRESHOLD, M_TRIM_THRESHOLD
+        for option, value in (
+            (-8, 1),
+            (-3, 1 << 28),
+            (-1, 1 << 29),
+        ):  # malloc.h: M_ARENA_MAX, M_MMAP_THRESHOLD, M_TRIM_THRESHOLD
             libc.mallopt(option, value)

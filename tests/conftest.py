@@ -34,7 +34,9 @@ settings.register_profile("cxr", deadline=None, max_examples=50)  # machines are
 settings.load_profile("cxr")
 TINY = SESSION / "tiny-mobilenet"  # a network of a quarter million weights
 TINY.mkdir(exist_ok=True)
-(TINY / "config.json").write_text(json.dumps({"model_type": "mobilenet_v2", "depth_multiplier": 0.35, "finegrained_output": False}))
+(TINY / "config.json").write_text(
+    json.dumps({"model_type": "mobilenet_v2", "depth_multiplier": 0.35, "finegrained_output": False})
+)
 QUICK = (
     "--no-pretrained",
     "--backbone",
@@ -116,7 +118,7 @@ def covid_run() -> Path:
 
 @pytest.fixture(scope="session")
 def marked_phantoms():
-    """Draw phantoms with a white square near a corner of every picture of one class: marked_phantoms(folder, seed)."""
+    """Draw phantoms with a white square near a corner of every image of one class: marked_phantoms(folder, seed)."""
 
     def draw(folder: Path, seed: int) -> Path:
         write_phantoms(folder, "tb", 120, seed)
@@ -152,7 +154,9 @@ def dicom_of():
         dataset.file_meta.MediaStorageSOPClassUID = dataset.SOPClassUID = "1.2.840.10008.5.1.4.1.1.1.1"
         dataset.file_meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID = "1.2.826.0.1.3680043.8.498.1"
         dataset.PatientName, dataset.PatientID, dataset.Modality = "Doe^Jane", "secret-42", "DX"
-        dataset.Rows, dataset.Columns = pixels.shape[-2:] if pixels.ndim == 2 or "NumberOfFrames" in fields else pixels.shape[:2]
+        dataset.Rows, dataset.Columns = (
+            pixels.shape[-2:] if pixels.ndim == 2 or "NumberOfFrames" in fields else pixels.shape[:2]
+        )
         dataset.SamplesPerPixel = 3 if pixels.ndim == 3 and "NumberOfFrames" not in fields else 1
         if dataset.SamplesPerPixel == 3:
             dataset.PlanarConfiguration = 0

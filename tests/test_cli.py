@@ -17,8 +17,8 @@ from PIL import Image
 import trainer
 from tests.conftest import QUICK
 from trainer.cli import build_parser, main
-from trainer.data.manifest import file_sha256, read_manifest
 from trainer.data.phantom import write_phantoms
+from trainer.data.reading import file_sha256, read_manifest
 
 
 def test_the_light_commands_import_nothing_heavy():
@@ -177,7 +177,10 @@ def test_predict_goes_on_past_a_bad_file(run, film, tmp_path, capsys):
 def test_evaluate_other_data_leaves_the_run_alone(run, phantoms, tmp_path, capsys):
     before = {file.name: file.read_bytes() for file in run.iterdir() if file.is_file()}
     target = tmp_path / "figures.json"
-    assert main(["evaluate", str(run), "--data", str(phantoms), "--split", "external", "--output", str(target), "--json"]) == 0
+    assert (
+        main(["evaluate", str(run), "--data", str(phantoms), "--split", "external", "--output", str(target), "--json"])
+        == 0
+    )
     shown = json.loads(capsys.readouterr().out)
     assert shown == json.loads(target.read_text())
     assert shown["splits"]["external"]["n"] + shown["left_out"] == 48
@@ -211,7 +214,11 @@ def test_films_that_a_model_learned_from_are_left_out_of_its_evaluation(run, pha
 def test_a_split_that_is_asked_for_by_name_is_kept(run, phantoms, learned, capsys):
     for split, other, said in (("train", "validation", "learned from"), ("validation", "train", "was tuned on")):
         code, report, err = evaluated(capsys, run, "--data", phantoms, "--split", split)
-        assert (code, report["left_out"], report["splits"][split]["n"]) == (0, len(learned[other]), 48 - len(learned[other]))
+        assert (code, report["left_out"], report["splits"][split]["n"]) == (
+            0,
+            len(learned[other]),
+            48 - len(learned[other]),
+        )
         assert f"the model {said} {len(learned[split])} of these films" in err
 
 
@@ -242,7 +249,22 @@ def test_a_folder_of_five_classes_of_ones_own_trains(phantoms, tmp_path, capsys)
         folder = tmp_path / "own" / ["Edema", "Effusion", "Mass", "No finding", "Nodule"][index % 5]
         folder.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(film, folder / f"{film.parent.name}-{film.name}")
-    assert main(["train", "tb", "--data", str(tmp_path / "own"), "--output", str(tmp_path / "run"), *QUICK, "--set", "epochs=1"]) == 0
+    assert (
+        main(
+            [
+                "train",
+                "tb",
+                "--data",
+                str(tmp_path / "own"),
+                "--output",
+                str(tmp_path / "run"),
+                *QUICK,
+                "--set",
+                "epochs=1",
+            ]
+        )
+        == 0
+    )
     shown = capsys.readouterr().out
     assert "the recipe trains a classifier of your classes" in shown
     assert main(["predict", str(tmp_path / "run"), str(films[0]), "--json"]) == 0
@@ -256,7 +278,17 @@ def test_a_folder_of_five_classes_of_ones_own_trains(phantoms, tmp_path, capsys)
 def test_the_positive_class_of_two_of_ones_own(phantoms, tmp_path, capsys):
     shutil.copytree(phantoms / "Tuberculosis", tmp_path / "own" / "ill")
     shutil.copytree(phantoms / "Normal", tmp_path / "own" / "well")
-    words = ["train", "tb", "--data", str(tmp_path / "own"), "--output", str(tmp_path / "run"), *QUICK, "--set", "epochs=1"]
+    words = [
+        "train",
+        "tb",
+        "--data",
+        str(tmp_path / "own"),
+        "--output",
+        str(tmp_path / "run"),
+        *QUICK,
+        "--set",
+        "epochs=1",
+    ]
     assert main([*words, "--positive", "healthy"]) == 2
     assert "one of them this" in capsys.readouterr().err
     assert main([*words, "--positive", "ILL"]) == 0
@@ -267,13 +299,25 @@ def test_the_positive_class_of_two_of_ones_own(phantoms, tmp_path, capsys):
 def test_what_is_looked_for_among_two_of_ones_own_is_told_and_written_on_the_card(phantoms, tmp_path, capsys):
     shutil.copytree(phantoms / "Tuberculosis", tmp_path / "own" / "COVID")
     shutil.copytree(phantoms / "Normal", tmp_path / "own" / "Normal")
-    words = ["train", "tb", "--data", str(tmp_path / "own"), "--output", str(tmp_path / "run"), *QUICK, "--set", "epochs=1"]
+    words = [
+        "train",
+        "tb",
+        "--data",
+        str(tmp_path / "own"),
+        "--output",
+        str(tmp_path / "run"),
+        *QUICK,
+        "--set",
+        "epochs=1",
+    ]
     assert main(words) == 0
     assert "COVID is the positive class, Normal the negative one" in capsys.readouterr().out
     assert json.loads((tmp_path / "run" / "config.json").read_text())["id2label"] == {"0": "Normal", "1": "COVID"}
     points = json.loads((tmp_path / "run" / "metrics.json").read_text())["operating_points"]
     assert {point["label"] for point in points} == {"COVID"}
-    assert "| positive | COVID: what is looked for; Normal is negative |" in (tmp_path / "run" / "README.md").read_text()
+    assert (
+        "| positive | COVID: what is looked for; Normal is negative |" in (tmp_path / "run" / "README.md").read_text()
+    )
     (tmp_path / "own" / "Normal").rename(tmp_path / "own" / "Effusion")
     assert main([*words[:5], str(tmp_path / "other"), *words[6:]]) == 2
     assert "--positive: say which of the two classes is looked for, COVID or Effusion" in capsys.readouterr().err
@@ -285,15 +329,31 @@ def test_what_is_looked_for_among_two_of_ones_own_is_told_and_written_on_the_car
 def test_labels_are_matched_however_they_are_written(phantoms, tmp_path):
     shutil.copytree(phantoms / "Tuberculosis", tmp_path / "data" / "TUBERCULOSIS")
     shutil.copytree(phantoms / "Normal", tmp_path / "data" / "_normal ")
-    words = ["train", "tb", "--data", str(tmp_path / "data"), "--output", str(tmp_path / "run"), *QUICK, "--set", "epochs=1"]
+    words = [
+        "train",
+        "tb",
+        "--data",
+        str(tmp_path / "data"),
+        "--output",
+        str(tmp_path / "run"),
+        *QUICK,
+        "--set",
+        "epochs=1",
+    ]
     assert main(words) == 0
-    assert json.loads((tmp_path / "run" / "config.json").read_text())["id2label"] == {"0": "Normal", "1": "Tuberculosis"}
+    assert json.loads((tmp_path / "run" / "config.json").read_text())["id2label"] == {
+        "0": "Normal",
+        "1": "Tuberculosis",
+    }
 
 
 def test_near_copies_across_a_given_split_are_counted_on_the_card_and_strict_stops_there(phantoms, tmp_path, capsys):
     """Every film that tests trains also, as a JPEG."""
     files = sorted(phantoms.rglob("*.png"))
-    rows = [(str(file), file.parent.name, ("train", "train", "validation", "test")[index % 4]) for index, file in enumerate(files)]
+    rows = [
+        (str(file), file.parent.name, ("train", "train", "validation", "test")[index % 4])
+        for index, file in enumerate(files)
+    ]
     for number, (file, label, _) in enumerate([row for row in rows if row[2] == "test"]):
         Image.open(file).save(tmp_path / f"{number}.jpg", quality=80)
         rows.append((str(tmp_path / f"{number}.jpg"), label, "train"))
@@ -311,7 +371,9 @@ def test_near_copies_across_a_given_split_are_counted_on_the_card_and_strict_sto
     assert "12 pairs of near copies" in capsys.readouterr().out
     metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
     assert (metrics["split"]["near_copies_across_splits"], metrics["split"]["groups_across_splits"]) == (12, 12)
-    jsonschema.validate(metrics, json.loads((Path(trainer.__file__).parent / "metrics.schema.json").read_text()))
+    jsonschema.validate(
+        metrics, json.loads((Path(trainer.__file__).parent / "evaluation/metrics.schema.json").read_text())
+    )
     card = (tmp_path / "run" / "README.md").read_text()
     assert "**12 pairs stand on two sides of the split**" in card
     assert "No group stands in more than one split" not in card
@@ -335,17 +397,39 @@ def test_a_missing_class_is_named(phantoms, tmp_path, capsys):
 def test_a_tracker_gets_the_curves(phantoms, tmp_path):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    words = ["train", "tb", "--data", str(phantoms), "--output", str(tmp_path / "run"), *QUICK, "--report-to", "tensorboard"]
+    words = [
+        "train",
+        "tb",
+        "--data",
+        str(phantoms),
+        "--output",
+        str(tmp_path / "run"),
+        *QUICK,
+        "--report-to",
+        "tensorboard",
+    ]
     assert main(words) == 0
-    events = next(file for file in (tmp_path / "run" / "checkpoints").rglob("events.out.*") if file.parent.name == "cxr-hub")
+    events = next(
+        file for file in (tmp_path / "run" / "checkpoints").rglob("events.out.*") if file.parent.name == "cxr-hub"
+    )
     log = EventAccumulator(str(events.parent)).Reload()
     assert {"train_loss", "validation_loss", "validation_accuracy", "lr"} <= set(log.Tags()["scalars"])
     assert [point.step for point in log.Scalars("validation_loss")] == [1, 2]
 
 
 def test_a_tracker_that_is_not_installed_is_named(phantoms, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("trainer.workflow.find_spec", lambda name: None)
-    words = ["train", "tb", "--data", str(phantoms), "--output", str(tmp_path / "run"), *QUICK, "--report-to", "trackio"]
+    monkeypatch.setattr("trainer.commands.train.find_spec", lambda name: None)
+    words = [
+        "train",
+        "tb",
+        "--data",
+        str(phantoms),
+        "--output",
+        str(tmp_path / "run"),
+        *QUICK,
+        "--report-to",
+        "trackio",
+    ]
     assert main(words) == 2
     assert "pip install trackio" in capsys.readouterr().err
 
@@ -359,7 +443,7 @@ def test_compare_puts_runs_beside_their_sources(run, tmp_path, capsys):
     assert main(["compare", str(run), str(other)]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 8
-    assert lines[5] == "run and other on the same 4 test pictures in 4 groups:"
+    assert lines[5] == "run and other on the same 4 test images in 4 groups:"
     assert all(
         line.endswith("p = 1 (" + method + "): not distinguishable")
         for line, method in zip(lines[6:], ("McNemar, exact", "DeLong, paired"), strict=True)

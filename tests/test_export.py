@@ -33,7 +33,9 @@ def test_a_native_copy_gives_the_same_logits(backbone, size, labels, tmp_path):
         assert torch.allclose(loaded(PIXELS).logits, model(PIXELS).logits, atol=1e-5)
 
 
-@pytest.mark.parametrize("settings", [{"hidden_sizes": [16]}, {"pooling": "max"}, {"features": "probabilities", "projection_size": 20}])
+@pytest.mark.parametrize(
+    "settings", [{"hidden_sizes": [16]}, {"pooling": "max"}, {"features": "probabilities", "projection_size": 20}]
+)
 def test_another_head_has_no_native_copy(settings):
     assert native_copy(make(**settings), CxrImageProcessor()) is None
 
@@ -64,7 +66,11 @@ def test_onnx_answers_as_pytorch_and_by_the_cards_own_snippet(covid_run, phantom
         expected = model(values).logits.numpy()
     (found,) = session.run(None, {"pixel_values": values.numpy()})
     assert np.abs(found - expected).max() < 1e-4
-    snippet = next(text for text in re.findall(r"```python\n(.*?)```", (copy / "README.md").read_text(), flags=re.DOTALL) if "onnx" in text)
+    snippet = next(
+        text
+        for text in re.findall(r"```python\n(.*?)```", (copy / "README.md").read_text(), flags=re.DOTALL)
+        if "onnx" in text
+    )
     shutil.copyfile(films[0], tmp_path / "radiograph.png")
     local = snippet.replace('snapshot_download("THIS_REPOSITORY")', repr(str(copy)))
     done = subprocess.run([sys.executable, "-c", local], cwd=tmp_path, capture_output=True, text=True, check=False)
@@ -86,7 +92,19 @@ def test_a_model_that_exports_otherwise_is_not_written(run, tmp_path, monkeypatc
 
 def test_a_head_of_its_own_leaves_no_native_folder(phantoms, tmp_path):
     folder = tmp_path / "run"
-    words = ["train", "tb", "--data", str(phantoms), "--output", str(folder), *QUICK, "--set", "epochs=1", "--set", "hidden_sizes=[8]"]
+    words = [
+        "train",
+        "tb",
+        "--data",
+        str(phantoms),
+        "--output",
+        str(folder),
+        *QUICK,
+        "--set",
+        "epochs=1",
+        "--set",
+        "hidden_sizes=[8]",
+    ]
     assert main(words) == 0
     assert not (folder / "native").exists()
     assert "native" not in (folder / "README.md").read_text()

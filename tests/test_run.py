@@ -22,7 +22,11 @@ FILES = {
     "preprocessor_config.json",
     "configuration_cxr.py",
     "modeling_cxr.py",
+    "dicom_cxr.py",
+    "folding_cxr.py",
+    "grey_cxr.py",
     "image_processing_cxr.py",
+    "reader_cxr.py",
     "pipeline_cxr.py",
     "recipe.json",
     "metrics.json",
@@ -36,7 +40,9 @@ FILES = {
 def test_a_run_holds_the_files_of_the_contract(run):
     assert {file.name for file in run.iterdir() if file.is_file()} == FILES
     assert {file.name for file in run.iterdir() if file.is_dir()} == {"figures", "checkpoints", "native"}
-    drawn = {f"{kind}-{split}.png" for kind in ("confusion", "thresholds", "reliability") for split in ("validation", "test")}
+    drawn = {
+        f"{kind}-{split}.png" for kind in ("confusion", "thresholds", "reliability") for split in ("validation", "test")
+    }
     assert {file.name for file in (run / "figures").iterdir()} == {"curves.png", "example.png", *drawn}
     assert Run(run).finished
 
@@ -59,7 +65,7 @@ def test_tables_have_the_columns_of_the_contract(run):
 
 def test_metrics_follow_the_schema_and_the_predictions(run):
     metrics = json.loads((run / "metrics.json").read_text())
-    schema = json.loads((Path(__file__).parents[1] / "trainer/metrics.schema.json").read_text())
+    schema = json.loads((Path(__file__).parents[1] / "trainer/evaluation/metrics.schema.json").read_text())
     jsonschema.validate(metrics, schema)
     assert metrics["split"]["near_copies_across_splits"] == metrics["split"]["groups_across_splits"] == 0
     assert "none that was found stands on two sides" in (run / "README.md").read_text()
@@ -95,7 +101,7 @@ print(json.dumps([plain, piped]))
 
 def test_a_stranger_loads_it_in_a_clean_process(run, film, tmp_path, dicom_of):
     """AutoModel, the pipeline and `cxr predict` agree to 1e-4 on an 8-bit PNG, a 16-bit PNG, a JPEG and a DICOM file."""
-    from trainer import workflow
+    from trainer.commands.predict import predict
 
     grey = np.asarray(Image.open(film))
     files = [film, tmp_path / "deep.png", tmp_path / "film.jpg", tmp_path / "film.dcm"]
@@ -106,7 +112,7 @@ def test_a_stranger_loads_it_in_a_clean_process(run, film, tmp_path, dicom_of):
     shown = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert shown.returncode == 0, shown.stderr
     plain, piped = json.loads(shown.stdout.splitlines()[-1])
-    ours = [answer["scores"]["Tuberculosis"] for answer in workflow.predict(Run(run), list(map(str, files)))]
+    ours = [answer["scores"]["Tuberculosis"] for answer in predict(Run(run), list(map(str, files)))]
     assert [row[1] for row in plain] == pytest.approx(ours, abs=1e-4)
     assert [row["Tuberculosis"] for row in piped] == pytest.approx(ours, abs=1e-4)
     assert ours[1] == pytest.approx(ours[0], abs=1e-6)

@@ -3,7 +3,7 @@
 import pytest
 
 from trainer.errors import UsageError
-from trainer.evaluation.points import looked_for
+from trainer.evaluation.operating_points import positive_indices
 from trainer.tasks import TASKS, choose_labels
 
 
@@ -12,7 +12,8 @@ def labels_of(*found: str, positive: str | None = None) -> tuple[str, ...]:
 
 
 @pytest.mark.parametrize(
-    "healthy", ["Normal", "normal", "HEALTHY", "negative", "control", "No finding", "no_findings", "NO-FINDINGS", "clear"]
+    "healthy",
+    ["Normal", "normal", "HEALTHY", "negative", "control", "No finding", "no_findings", "NO-FINDINGS", "clear"],
 )
 @pytest.mark.parametrize("ill", ["Abnormal", "COVID", "Zoster", "nodule"])
 def test_a_class_in_which_nothing_was_found_is_never_the_positive_one(healthy, ill):
@@ -39,5 +40,5 @@ def test_a_tasks_own_labels_keep_their_order(name):
 
 
 def test_of_several_each_is_looked_for_in_which_something_was_found():
-    assert looked_for(("Edema", "No_finding", "Nodule")) == [0, 2]
-    assert looked_for(("Edema", "NORMAL", "Nodule")) == [0, 2]
+    assert positive_indices(("Edema", "No_finding", "Nodule")) == [0, 2]
+    assert positive_indices(("Edema", "NORMAL", "Nodule")) == [0, 2]

@@ -10,7 +10,6 @@ import torch
 from torch import nn
 from transformers import AutoModelForImageClassification, PreTrainedModel, ViTImageProcessor
 
-from hub_cards.card import write_card
 from trainer.cxr_model import CxrForImageClassification, CxrImageProcessor
 from trainer.errors import UsageError, WorkError
 from trainer.files import write_bytes
@@ -21,12 +20,18 @@ CLOSE = 1e-4  # largest difference of a logit that passes
 
 
 def native_copy(model: CxrForImageClassification, processor: CxrImageProcessor) -> tuple[PreTrainedModel, Any] | None:
-    """The same classifier as a model class of transformers' own, with its image processor; None where its head is another.
+    """The same classifier as a model class of transformers' own, with its image processor; None where its head is
+    another.
 
     One neuron z of a two-label model becomes the rows [0; w]: the logits, and so the scores, stay the same.
     """
     config = model.config
-    if config.hidden_sizes or config.features != "map" or config.pooling != "avg" or config.backbone_config.model_type not in NATIVE:
+    if (
+        config.hidden_sizes
+        or config.features != "map"
+        or config.pooling != "avg"
+        or config.backbone_config.model_type not in NATIVE
+    ):
         return None
     own = type(config.backbone_config).from_dict(
         {**config.backbone_config.to_dict(), "id2label": config.id2label, "label2id": config.label2id}
@@ -62,29 +67,36 @@ def export_onnx(run: Run) -> float:
     values = processor.to_pixel_values(grey).contiguous()
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "model.onnx"
-        torch.onnx.export(
-            _Logits(model).eval(),
-            (values,),
-            str(file),
-            input_names=["pixel_values"],
-            output_names=["logits"],
-            dynamic_shapes=({0: torch.export.Dim("batch")},),
-            dynamo=True,
-            external_data=False,
-            verbose=False,
-        )
+        _write_onnx(model, values, file)
         session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
-        apart = 0.0
-        with torch.inference_mode():
-            for part in (values, values[:1]):
-                (found,) = session.run(None, {"pixel_values": part.numpy()})
-                apart = max(apart, float(np.abs(found - model(part).logits.numpy()).max()))
-        if apart > CLOSE:
-            raise WorkError(f"{run.path}: the ONNX model differs from PyTorch by {apart:.1e} in a logit; it is not written")
+        difference = max(_difference(session, model, part) for part in (values, values[:1]))
+        if difference > CLOSE:
+            raise WorkError(f"{run.path}: the ONNX model differs from PyTorch by {difference:.1e}; it is not written")
         write_bytes(run.path / "onnx" / "model.onnx", file.read_bytes())
     if run.finished:
-        write_card(run.path)
-    return apart
+        run.write_card()
+    return difference
+
+
+def _write_onnx(model: CxrForImageClassification, values: torch.Tensor, file: Path) -> None:
+    torch.onnx.export(
+        _Logits(model).eval(),
+        (values,),
+        str(file),
+        input_names=["pixel_values"],
+        output_names=["logits"],
+        dynamic_shapes=({0: torch.export.Dim("batch")},),
+        dynamo=True,
+        external_data=False,
+        verbose=False,
+    )
+
+
+def _difference(session: Any, model: CxrForImageClassification, values: torch.Tensor) -> float:
+    """The largest difference of a logit between ONNX and PyTorch."""
+    (logits,) = session.run(None, {"pixel_values": values.numpy()})
+    with torch.inference_mode():
+        return float(np.abs(logits - model(values).logits.numpy()).max())
 
 
 class _Logits(nn.Module):

@@ -38,7 +38,9 @@ def writing_errors(folder: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise WorkError(f"{folder} cannot be written ({error}); what was finished is kept, a training goes on with --resume") from error
+        raise WorkError(
+            f"{folder} cannot be written ({error}); what was finished is kept, a training goes on with --resume"
+        ) from error
 
 
 def write_bytes(target: Path, content: bytes) -> None:

@@ -49,12 +49,12 @@ class Recipe:
 
     `unfreeze` is `all`, `none` (the head alone trains) or a list of backbone modules. `class_weights` is `balanced`,
     `none` or {label: weight}. An optimiser step sees `batch_size` x `gradient_accumulation` images on each process.
-    `augment=random` turns by up to `rotate` degrees, shifts by up to `translate` and zooms by up to `zoom` (shares of the
-    picture), mirrors half of the images where `flip`, and varies brightness, contrast and gamma by up to `intensity`.
-    With `views` an image is augmented in that many ways and epoch e shows the one of epoch e mod views, so that frozen
-    layers need computing once a view (0: each epoch anew).
-    `learning_rate` falls by `schedule`: `cosine` to 0 at the last epoch, `exponential` tenfold every 20 epochs.
-    Training stops after `patience` epochs without a lower validation loss (0: never); the best epoch is kept.
+    `augment=random` turns by up to `rotate` degrees, shifts by up to `translate` and zooms by up to `zoom` (shares of
+    the image), mirrors half of the images where `flip`, and varies brightness, contrast and gamma by up to
+    `intensity`. With `views` an image is augmented in that many ways and epoch e shows the one of epoch e mod views, so
+    that frozen layers need computing once a view (0: each epoch anew). `learning_rate` falls by `schedule`: `cosine` to
+    0 at the last epoch, `exponential` tenfold every 20 epochs. Training stops after `patience` epochs without a lower
+    validation loss (0: never); the best epoch is kept.
     """
 
     name: str
@@ -105,7 +105,9 @@ class Recipe:
         if self.unfreeze not in ("all", "none") and (isinstance(self.unfreeze, str) or "" in self.unfreeze):
             raise self._wrong("unfreeze", EXPECTED["unfreeze"])
         weights = self.class_weights
-        if weights not in ("balanced", "none") and (isinstance(weights, str) or any(weight < 0 for weight in weights.values())):
+        if weights not in ("balanced", "none") and (
+            isinstance(weights, str) or any(weight < 0 for weight in weights.values())
+        ):
             raise self._wrong("class_weights", EXPECTED["class_weights"])
         if any(size < 1 for size in self.hidden_sizes):
             raise self._wrong("hidden_sizes", EXPECTED["hidden_sizes"])
@@ -168,15 +170,15 @@ def _read_table() -> dict[str, Recipe]:
 RECIPES = _read_table()
 
 
-def get_recipe(name: str) -> Recipe:
-    """The recipe of that name.
+def get_recipe(name: str, **changes: Any) -> Recipe:
+    """The recipe of that name, with some fields changed: `get_recipe("tb", epochs=3)`.
 
     Raises:
         UsageError: there is none; the message lists them.
     """
     if name not in RECIPES:
         raise UsageError(f"no recipe {name!r}; there are: {', '.join(RECIPES)}")
-    return RECIPES[name]
+    return replace(RECIPES[name], **changes)
 
 
 def override(recipe: Recipe, settings: list[str]) -> Recipe:
@@ -186,7 +188,11 @@ def override(recipe: Recipe, settings: list[str]) -> Recipe:
         UsageError: an unknown field, or a value that the field cannot have; the message says what is expected.
     """
     changes: dict[str, Any] = {}
-    kinds = {item.name: item.type for item in fields(Recipe) if item.name not in ("name", "task", "source", "summary", "note")}
+    kinds = {
+        item.name: item.type
+        for item in fields(Recipe)
+        if item.name not in ("name", "task", "source", "summary", "note")
+    }
     for setting in settings:
         key, equals, text = setting.partition("=")
         if not equals or key not in kinds:

@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 
 from trainer.errors import UsageError
-from trainer.files import atomic_write, read_json, write_bytes, write_json, write_table, writing_errors
+from trainer.files import atomic_write, read_json, write_bytes, write_json, write_table, write_text, writing_errors
 
 
 class Run:
@@ -42,7 +42,20 @@ class Run:
 
     def read_table(self, name: str) -> pd.DataFrame:
         """One of the run's CSV files; text stays text."""
-        return pd.read_csv(self.path / name, dtype={"sha256": str, "label": str, "prediction": str, "decision": str})
+        table = pd.read_csv(self.path / name, dtype=str, keep_default_na=False)
+        return table.astype({column: float for column in map(str, table) if column.startswith("p:")})
+
+    def metrics(self, split: str = "test") -> pd.DataFrame:
+        """The metrics of a split: a row each, columns value, low, high (95 % interval), method."""
+        return pd.DataFrame(self.read_json("metrics.json")["splits"][split]["metrics"]).T
+
+    def manifest(self) -> pd.DataFrame | None:
+        """manifest.csv: sha256, label, split, group, collection; None where the run has none."""
+        return self.read_table("manifest.csv") if self.has("manifest.csv") else None
+
+    def predictions(self) -> pd.DataFrame:
+        """predictions.csv: a row an image, with its label, prediction, decision and scores."""
+        return self.read_table("predictions.csv")
 
     def write_json(self, name: str, content: Any) -> None:
         """Write a JSON file into the run."""
@@ -57,16 +70,32 @@ class Run:
         with atomic_write(self.path / "figures" / f"{name}.png") as file:
             figure.savefig(file, dpi=120, format="png", metadata={"Software": None})
 
+    def write_card(self) -> None:
+        """Write README.md from the run's files.
+
+        Raises:
+            FileNotFoundError: the run lacks a file that the card needs.
+            ValueError: one of these files lacks what a card must say.
+        """
+        from hub_cards.card import render_card
+
+        write_text(self.path / "README.md", render_card(self.path))
+
     def write_manifest(self, rows: pd.DataFrame) -> None:
         """Write manifest.csv as it may be published: no file names, groups under salted names."""
         salt = secrets.token_bytes(16)
         names = {group: sha256(salt + group.encode()).hexdigest()[:12] for group in sorted(set(rows["group"]))}
-        self.write_table("manifest.csv", rows.assign(group=rows["group"].map(names))[["sha256", "label", "split", "group", "collection"]])
+        self.write_table(
+            "manifest.csv",
+            rows.assign(group=rows["group"].map(names))[["sha256", "label", "split", "group", "collection"]],
+        )
 
     def write_model(self, model: Any, processor: Any) -> None:
         """Write the weights, both configurations, and the code that travels with them."""
         code = Path(__file__).parent / "cxr_model" / "pipeline_cxr.py"
-        write_bytes(self.path / code.name, code.read_bytes())  # auto_map does not name it, so transformers leaves it out
+        write_bytes(
+            self.path / code.name, code.read_bytes()
+        )  # auto_map does not name it, so transformers leaves it out
         self._save(".", model, processor)
 
     def write_native(self, model: Any, processor: Any) -> None:
@@ -98,7 +127,7 @@ class Run:
             raise UsageError(f"{self.path}: no model can be loaded from here ({error})") from error
 
 
-def find_run(reference: str, into: str | None = None) -> Run:
+def load_run(reference: str, into: str | None = None) -> Run:
     """A run by its folder, else by its Hub id `org/name[@revision]`.
 
     Args:
@@ -117,4 +146,6 @@ def find_run(reference: str, into: str | None = None) -> Run:
         return Run(snapshot_download(name, revision=revision or None, local_dir=into))
     except (HFValidationError, HfHubHTTPError, LocalEntryNotFoundError) as error:
         reason = (str(error).splitlines() or [""])[0]
-        raise UsageError(f"{reference}: no such folder, and no model on the Hub that can be reached ({reason})") from error
+        raise UsageError(
+            f"{reference}: no such folder, and no model on the Hub that can be reached ({reason})"
+        ) from error

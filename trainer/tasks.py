@@ -19,24 +19,37 @@ TASKS = {
     task.name: task
     for task in (
         Task("tb", ("Normal", "Tuberculosis"), "tuberculosis"),
-        Task("covid", ("COVID", "Lung_Opacity", "Normal", "Viral Pneumonia"), "COVID-19, lung opacity, viral pneumonia"),
+        Task(
+            "covid", ("COVID", "Lung_Opacity", "Normal", "Viral Pneumonia"), "COVID-19, lung opacity, viral pneumonia"
+        ),
         Task("three-class", ("Covid", "Normal", "Pneumonia"), "COVID-19 or pneumonia"),
     )
 }
 
 
-NEGATIVE = {"normal", "normals", "healthy", "health", "negative", "neg", "control", "controls", "nofinding", "nofindings"}
+NEGATIVE = {
+    "normal",
+    "normals",
+    "healthy",
+    "health",
+    "negative",
+    "neg",
+    "control",
+    "controls",
+    "nofinding",
+    "nofindings",
+}
 NEGATIVE |= {"clear", "none", "unremarkable"}
 
 
-def plain(name: str) -> str:
+def normalise_label(name: str) -> str:
     """A label without case, space, `_` and `-`: what two names must share to be the same label."""
     return "".join(character for character in name.casefold() if character not in " _-")
 
 
 def is_negative(label: str) -> bool:
-    """Whether a label's name says that nothing was found: `Normal`, `no_findings`, …; such a label is not looked for."""
-    return plain(label) in NEGATIVE
+    """Whether a label's name says that nothing was found: `Normal`, `no_findings`, …; it is never positive."""
+    return normalise_label(label) in NEGATIVE
 
 
 def choose_labels(task: Task, found: Iterable[str], positive: str | None = None) -> tuple[Task, dict[str, str]]:
@@ -56,15 +69,17 @@ def choose_labels(task: Task, found: Iterable[str], positive: str | None = None)
             where both classes or neither `is_negative`.
     """
     names = sorted(set(found))
-    known = {plain(label): label for label in task.labels}
-    if names and {plain(name) for name in names} == set(known):
-        if positive is not None and plain(positive) != plain(task.labels[-1]):
-            raise UsageError(f"--positive {positive}: the labels of task {task.name} are fixed: {', '.join(task.labels)}")
-        return task, {name: known[plain(name)] for name in names}
-    if len({plain(name) for name in names}) != len(names):
+    known = {normalise_label(label): label for label in task.labels}
+    if names and {normalise_label(name) for name in names} == set(known):
+        if positive is not None and normalise_label(positive) != normalise_label(task.labels[-1]):
+            raise UsageError(
+                f"--positive {positive}: the labels of task {task.name} are fixed: {', '.join(task.labels)}"
+            )
+        return task, {name: known[normalise_label(name)] for name in names}
+    if len({normalise_label(name) for name in names}) != len(names):
         raise UsageError(f"two classes have the same name but for case, space, '_' or '-': {', '.join(names)}")
-    missing = [label for key, label in known.items() if key not in {plain(name) for name in names}]
-    if names and all(plain(name) in known for name in names):
+    missing = [label for key, label in known.items() if key not in {normalise_label(name) for name in names}]
+    if names and all(normalise_label(name) in known for name in names):
         raise UsageError(f"no image of {', '.join(missing)}: task {task.name} needs {', '.join(task.labels)}")
     if len(names) < 2:
         raise UsageError(f"a classifier needs at least two classes, found: {', '.join(names) or 'none'}")
@@ -76,12 +91,14 @@ def choose_labels(task: Task, found: Iterable[str], positive: str | None = None)
 def _positive_of(names: list[str]) -> str:
     found = [name for name in names if not is_negative(name)]
     if len(found) != 1:
-        raise UsageError(f"--positive: say which of the two classes is looked for, {' or '.join(names)}: their names do not tell")
+        raise UsageError(
+            f"--positive: say which of the two classes is looked for, {' or '.join(names)}: their names do not tell"
+        )
     return found[0]
 
 
 def _put_last(names: list[str], positive: str) -> list[str]:
-    match = [name for name in names if plain(name) == plain(positive)]
+    match = [name for name in names if normalise_label(name) == normalise_label(positive)]
     if len(names) != 2 or not match:
         raise UsageError(f"--positive {positive}: needs two classes, one of them this; found {', '.join(names)}")
     return [name for name in names if name not in match] + match

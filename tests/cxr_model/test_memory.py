@@ -14,7 +14,7 @@ from trainer.cli import main
 from trainer.cxr_model import CxrImageProcessor, RadiographError, read_radiograph
 from trainer.data.pixels import decode
 
-HUGE = (67, 71)  # stands in for a picture that no memory holds
+HUGE = (67, 71)  # stands in for an image that no memory holds
 
 
 @pytest.fixture
@@ -55,7 +55,9 @@ def test_training_and_evaluation_set_it_aside(huge, film):
     assert "memory" in skipped["error"].item()
 
 
-@pytest.mark.skipif(multiprocessing.get_start_method() != "fork", reason="its workers would not know this stand-in for a huge file")
+@pytest.mark.skipif(
+    multiprocessing.get_start_method() != "fork", reason="its workers would not know this stand-in for a huge file"
+)
 def test_the_check_of_data_lists_it(huge, phantoms, tmp_path, capsys):
     shutil.copytree(phantoms, tmp_path / "data")
     shutil.copyfile(huge, tmp_path / "data" / "Normal" / "z-huge.png")
@@ -68,7 +70,7 @@ def test_the_check_of_data_lists_it(huge, phantoms, tmp_path, capsys):
 def test_the_space_answers_its_neighbours(huge, run, film, monkeypatch):
     monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "space"))
     from batch import predict_files
-    from models import ModelSource
+    from config import ModelSource
     from predictor import LOADED, Predictor
 
     found = predict_files(Predictor(ModelSource("tb", str(run))), [str(film), str(huge), str(film)])

@@ -101,7 +101,9 @@ def test_heat_map_equals_captums_grad_cam(backbone, size, layer, labels):
             logits = model(values).logits
             return logits[:, index] - logits[:, [other for other in labels if other != index]].logsumexp(1)
 
-        theirs = captum.LayerGradCam(margin, model.backbone.get_submodule(layer)).attribute(PIXELS, relu_attributions=True)[:, 0]
+        theirs = captum.LayerGradCam(margin, model.backbone.get_submodule(layer)).attribute(
+            PIXELS, relu_attributions=True
+        )[:, 0]
         peak = theirs.amax((1, 2), keepdim=True)
         with torch.inference_mode():
             ours = model.heatmap(model(PIXELS), index)
@@ -187,7 +189,11 @@ def test_no_command_uses_weights_that_are_not_finite(command, run, film, phantom
     broken = tmp_path / "broken"
     shutil.copytree(run, broken, ignore=shutil.ignore_patterns("checkpoints"))
     weights = load_file(broken / "model.safetensors")
-    save_file({**weights, "classifier.bias": torch.tensor([float("nan")])}, broken / "model.safetensors", metadata={"format": "pt"})
+    save_file(
+        {**weights, "classifier.bias": torch.tensor([float("nan")])},
+        broken / "model.safetensors",
+        metadata={"format": "pt"},
+    )
     data = ["--data", str(phantoms)]
     more = {
         "predict": [str(film)],

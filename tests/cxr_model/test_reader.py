@@ -1,4 +1,4 @@
-"""Every file kind ends as the same uint8 grey picture. All files are made here."""
+"""Every file kind ends as the same uint8 grey image. All files are made here."""
 
 import io
 
@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from trainer.cxr_model import CxrImageProcessor, RadiographError, image_processing_cxr, read_radiograph
+from trainer.cxr_model import CxrImageProcessor, RadiographError, dicom_cxr, read_radiograph
 
 GREY = np.random.default_rng(0).integers(0, 256, (48, 64)).astype(np.uint8)
 GREY[40, :20], GREY[41, :20] = 0, 255  # so much of both ends that a deep copy is stretched to the same grey levels
@@ -26,12 +26,17 @@ def saved(image: Image.Image, kind: str, **options) -> bytes:
 def test_lossless_8_bit_kinds_are_read_exactly(kind):
     options = {"lossless": True} if kind == "WEBP" else {}
     image = Image.fromarray(GREY)
-    assert (read_radiograph(saved(image.convert("RGB") if kind == "WEBP" else image, kind, **options)).pixels == GREY).all()
+    assert (
+        read_radiograph(saved(image.convert("RGB") if kind == "WEBP" else image, kind, **options)).pixels == GREY
+    ).all()
 
 
 def test_jpeg_is_read_nearly():
     smooth = np.add.outer(np.arange(48), np.arange(64)).astype(np.uint8)
-    assert np.abs(read_radiograph(saved(Image.fromarray(smooth), "JPEG", quality=95)).pixels.astype(int) - smooth).max() <= 4
+    assert (
+        np.abs(read_radiograph(saved(Image.fromarray(smooth), "JPEG", quality=95)).pixels.astype(int) - smooth).max()
+        <= 4
+    )
 
 
 @pytest.mark.parametrize("kind", ["PNG", "TIFF"])
@@ -57,7 +62,7 @@ def test_float_tiff():
 
 
 def deep_kinds(dicom_of):
-    """The same 12-bit picture, uint16, from every source that is deeper than 8 bits."""
+    """The same 12-bit image, uint16, from every source that is deeper than 8 bits."""
     return {
         "PNG": lambda deep: saved(Image.fromarray(deep), "PNG"),
         "TIFF": lambda deep: saved(Image.fromarray(deep), "TIFF"),
@@ -123,7 +128,9 @@ def test_colour_palette_and_one_bit():
     assert (read_radiograph(saved(Image.fromarray(np.dstack([GREY] * 3)), "PNG")).pixels == GREY).all()
     palette = Image.fromarray(GREY).convert("P")
     assert (read_radiograph(saved(palette, "PNG")).pixels == GREY).all()
-    black_and_white = Image.fromarray(np.where(GREY > 127, 255, 0).astype(np.uint8)).convert("1", dither=Image.Dither.NONE)
+    black_and_white = Image.fromarray(np.where(GREY > 127, 255, 0).astype(np.uint8)).convert(
+        "1", dither=Image.Dither.NONE
+    )
     assert (read_radiograph(saved(black_and_white, "PNG")).pixels == np.where(GREY > 127, 255, 0)).all()
 
 
@@ -214,7 +221,13 @@ def test_dicom_window_and_rescale(dicom_of):
     narrow = dicom_of(stored, bits=12, WindowCenter=(low + high) / 2, WindowWidth=10, **fields)
     assert set(np.unique(read_radiograph(dicom_bytes(narrow)).pixels)) <= {0, 255, *range(1, 255)}
     assert (read_radiograph(dicom_bytes(narrow)).pixels[GREY > 140] == 255).all()
-    sigmoid = dicom_of(stored, bits=12, WindowCenter=(low + high) / 2, WindowWidth=high - low, **{**fields, "VOILUTFunction": "SIGMOID"})
+    sigmoid = dicom_of(
+        stored,
+        bits=12,
+        WindowCenter=(low + high) / 2,
+        WindowWidth=high - low,
+        **{**fields, "VOILUTFunction": "SIGMOID"},
+    )
     read = read_radiograph(dicom_bytes(sigmoid)).pixels.astype(float)
     assert np.corrcoef(read.ravel(), GREY.ravel())[0, 1] > 0.98
 
@@ -292,7 +305,9 @@ def test_compressed_dicom(dicom_of, syntax):
     dataset = dicom_of(GREY.astype(np.uint16) * 16, bits=12)
     uid = getattr(pydicom.uid, syntax)
     try:
-        dataset.compress(uid, encoding_plugin="gdcm" if syntax != "RLELossless" else "pydicom", generate_instance_uid=False)
+        dataset.compress(
+            uid, encoding_plugin="gdcm" if syntax != "RLELossless" else "pydicom", generate_instance_uid=False
+        )
     except (ValueError, RuntimeError, NotImplementedError):
         _compress_by_gdcm(dataset, uid)
     assert dataset.file_meta.TransferSyntaxUID == uid
@@ -311,7 +326,10 @@ def _compress_by_gdcm(dataset: pydicom.Dataset, uid: pydicom.uid.UID) -> None:
         reader.SetFileName(f"{folder}/in.dcm")
         assert reader.Read()
         change = gdcm.ImageChangeTransferSyntax()
-        kinds = {"JPEGLSLossless": gdcm.TransferSyntax.JPEGLSLossless, "JPEG2000Lossless": gdcm.TransferSyntax.JPEG2000Lossless}
+        kinds = {
+            "JPEGLSLossless": gdcm.TransferSyntax.JPEGLSLossless,
+            "JPEG2000Lossless": gdcm.TransferSyntax.JPEG2000Lossless,
+        }
         change.SetTransferSyntax(gdcm.TransferSyntax(kinds[uid.keyword]))
         change.SetInput(reader.GetImage())
         assert change.Change()
@@ -347,9 +365,9 @@ def test_no_header_field_leaves_the_reader(dicom_of, tmp_path):
     ("content", "said"),
     [
         (b"", "empty"),
-        (b"not a picture at all" * 20, "not a picture"),
+        (b"not an image at all" * 20, "not an image"),
         (b"\x89PNG\r\n\x1a\n" + b"\0" * 50, "film"),
-        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "not a picture"),
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "not an image"),
         (b"\0" * 128 + b"DICM" + b"\xff" * 40, "film"),
     ],
 )
@@ -366,8 +384,8 @@ def test_wrong_paths_addresses_and_arrays(tmp_path):
         (tmp_path / "none.png", "no such file"),
         (tmp_path, "a folder"),
         ("https://example.org/film.png", "not opened"),
-        (np.zeros((3, 4, 5, 6)), "no picture"),
-        (np.zeros((0, 4), np.uint8), "no picture"),
+        (np.zeros((3, 4, 5, 6)), "no image"),
+        (np.zeros((0, 4), np.uint8), "no image"),
         (np.full((4, 4), np.nan), "not finite"),
         (np.full((4, 4), -2.0), "give 0..1"),
     ):
@@ -394,7 +412,7 @@ def test_deflated_dicom_is_refused(dicom_of):
 
 def test_without_pydicom_the_cure_is_named(dicom_of, monkeypatch):
     data = dicom_bytes(dicom_of(GREY, bits=8))
-    monkeypatch.setattr(image_processing_cxr, "pydicom", None)
+    monkeypatch.setattr(dicom_cxr, "pydicom", None)
     with pytest.raises(ImportError, match="pip install pydicom"):
         read_radiograph(data)
 
@@ -427,7 +445,9 @@ def test_the_processor_gives_the_recipes_size(height, width, size):
 
 
 def test_the_processor_survives_a_round_trip(tmp_path):
-    first = CxrImageProcessor(size={"height": 32, "width": 48}, resample=0, image_mean=[0.1, 0.2, 0.3], image_std=[0.4, 0.5, 0.6])
+    first = CxrImageProcessor(
+        size={"height": 32, "width": 48}, resample=0, image_mean=[0.1, 0.2, 0.3], image_std=[0.4, 0.5, 0.6]
+    )
     first.save_pretrained(tmp_path)
     second = CxrImageProcessor.from_pretrained(tmp_path)
     assert first.to_dict() == second.to_dict()

@@ -39,7 +39,14 @@ def test_a_clean_set_is_called_clean(clean, tmp_path, capsys):
     code, found = report(capsys, manifest(clean, tmp_path / "m.csv"), "--strict")
     assert code == 0
     assert found["images"] == 80
-    for fault in ("unreadable", "exact_copies", "near_copies", "label_conflicts", "copies_across_splits", "patients_across_splits"):
+    for fault in (
+        "unreadable",
+        "exact_copies",
+        "near_copies",
+        "label_conflicts",
+        "copies_across_splits",
+        "patients_across_splits",
+    ):
         assert found[fault] == [], fault
     assert not any(row["shortcut"] for parts in found["shortcuts"].values() for rows in parts.values() for row in rows)
     assert found["collections"] == {"drawn": {"Normal": 40, "Tuberculosis": 40}}
@@ -55,7 +62,7 @@ def test_planted_faults_are_each_reported(clean, tmp_path, capsys):
     Image.open(ill[0]).crop((6, 5, 312, 310)).save(folder / "Tuberculosis" / "z-near.png")
     (folder / "Normal" / "z-cut.png").write_bytes(normal[3].read_bytes()[:900])
     (folder / "Normal" / "z-empty.png").touch()
-    (folder / "Normal" / "notes.txt").write_text("no picture")
+    (folder / "Normal" / "notes.txt").write_text("no image")
     Image.new("L", (400, 20), 90).save(folder / "Normal" / "z-strip.png")
     code, found = report(capsys, folder, "--output", tmp_path / "report")
     assert code == 0
@@ -64,7 +71,7 @@ def test_planted_faults_are_each_reported(clean, tmp_path, capsys):
     (near,) = found["near_copies"]
     assert {file.rsplit("/", 1)[1] for file in near["files"]} == {ill[0].name, "z-near.png"}
     assert {row["file"].rsplit("/", 1)[1] for row in found["unreadable"]} == {"z-cut.png", "z-empty.png"}
-    assert [file.rsplit("/", 1)[1] for file in found["not_pictures"]] == ["notes.txt"]
+    assert [file.rsplit("/", 1)[1] for file in found["not_images"]] == ["notes.txt"]
     assert [row["width"] for row in found["absurd_sizes"]] == [400]
     page = (tmp_path / "report" / "report.html").read_text()
     assert ("stopped at its bound" in page) is not found["copy_search_complete"]
@@ -145,10 +152,25 @@ def test_each_collection_is_held_out_in_turn(clean, tmp_path, capsys):
         rows[name] = ["here" if index % 2 else "there" for index in range(len(rows))]
 
     source = manifest(clean, tmp_path / "m.csv", collection=two)
-    assert main(["data", "split", str(source), "--output", str(tmp_path / "out.csv"), "--split", "leave-one-collection-out"]) == 0
+    assert (
+        main(
+            ["data", "split", str(source), "--output", str(tmp_path / "out.csv"), "--split", "leave-one-collection-out"]
+        )
+        == 0
+    )
     for name in ("here", "there"):
         rows = pd.read_csv(tmp_path / f"out-{name}.csv")
         assert set(rows.loc[rows["split"] == "external", "collection"]) == {name}
     words = ["data", "split", str(source), "--output", str(tmp_path / "out.csv"), "--split", "leave-one-collection-out"]
     assert main([*words, "--hold-out", "nowhere"]) == 2
     assert "here, there" in capsys.readouterr().err
+
+
+def test_an_auroc_below_1_is_not_written_as_1(clean, tmp_path, monkeypatch, capsys):
+    row = {"label": "Tuberculosis", "n": 48, "auroc": 0.99985, "low": 0.9, "high": 0.99999, "shortcut": True}
+    monkeypatch.setattr("trainer.evaluation.probe.probe_auroc", lambda *_: [row])
+    assert main(["data", "check", str(clean), "--output", str(tmp_path / "report")]) == 0
+    page = (tmp_path / "report" / "report.html").read_text()
+    assert ".9999<" in page
+    assert "1.000" not in page
+    assert "1.000" not in capsys.readouterr().out

@@ -1,4 +1,4 @@
-"""Near copies are found whatever was done to them, and other pictures are not called copies."""
+"""Near copies are found whatever was done to them, and other images are not called copies."""
 
 import io
 
@@ -39,7 +39,9 @@ CHANGES = {
 @pytest.fixture(scope="module")
 def originals() -> list[Image.Image]:
     rng = np.random.default_rng(4)
-    return [Image.fromarray(draw_phantom(("Normal", "Tuberculosis")[index % 2], rng).pixels) for index in range(ORIGINALS)]
+    return [
+        Image.fromarray(draw_phantom(("Normal", "Tuberculosis")[index % 2], rng).pixels) for index in range(ORIGINALS)
+    ]
 
 
 def small(images) -> np.ndarray:

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trainer.data.manifest import available_cores, read_manifest
+from trainer.data.manifest import available_cores
+from trainer.data.reading import read_manifest
 from trainer.errors import UsageError
 
 
@@ -66,7 +67,9 @@ def test_classes_named_as_splits_are_classes(phantoms, tmp_path):
 def test_a_metadata_csv_beside_the_folders_gives_patients_but_no_labels(phantoms, tmp_path):
     shutil.copytree(phantoms, tmp_path / "data")
     metadata = tmp_path / "data" / "metadata.csv"
-    metadata.write_text("file_name,label,patient_id\nNormal/phantom-00000.png,tuberculosis,p7\nNormal/phantom-00001.png,NORMAL,p8\n")
+    metadata.write_text(
+        "file_name,label,patient_id\nNormal/phantom-00000.png,tuberculosis,p7\nNormal/phantom-00001.png,NORMAL,p8\n"
+    )
     manifest = read_manifest(tmp_path / "data")
     assert counts(manifest.rows, "label") == {"Normal": 24, "Tuberculosis": 24}
     assert sorted(set(manifest.rows["group"])) == ["", "p7", "p8"]
@@ -87,7 +90,13 @@ def write_csv(tmp_path, phantoms, **columns):
 
 
 def test_a_csv_gives_split_group_and_collection(tmp_path, phantoms):
-    path = write_csv(tmp_path, phantoms, split=["train", "val", "test", "external"], group=["g1", "g2", "g3", "g4"], collection="here")
+    path = write_csv(
+        tmp_path,
+        phantoms,
+        split=["train", "val", "test", "external"],
+        group=["g1", "g2", "g3", "g4"],
+        collection="here",
+    )
     rows = read_manifest(path).rows.sort_values("file")
     assert rows["split"].tolist() == ["train", "validation", "test", "external"]
     assert rows["group"].tolist() == ["g1", "g2", "g3", "g4"]
@@ -131,7 +140,12 @@ def test_a_wrong_csv_says_what_is_wrong(tmp_path, phantoms, columns, said):
 
 
 def test_some_cells_of_split_may_be_empty(tmp_path, phantoms):
-    assert read_manifest(write_csv(tmp_path, phantoms, split=["train", "", "test", ""])).rows["split"].tolist() == ["train", "", "test", ""]
+    assert read_manifest(write_csv(tmp_path, phantoms, split=["train", "", "test", ""])).rows["split"].tolist() == [
+        "train",
+        "",
+        "test",
+        "",
+    ]
 
 
 def test_missing_data_says_what_is_expected(tmp_path, phantoms):

@@ -18,9 +18,9 @@ from PIL import Image
 
 from tests.conftest import QUICK
 from trainer.cli import main
-from trainer.data.manifest import read_manifest
 from trainer.data.public.download import download
 from trainer.data.public.sets import PUBLIC_SETS
+from trainer.data.reading import read_manifest
 from trainer.errors import WorkError
 
 SETS = {
@@ -33,9 +33,19 @@ SETS = {
     "covid19-radiography": {
         "COVID-19_Radiography_Dataset/COVID/images/COVID-1.png": ("COVID", "covid19-radiography", "", "masks"),
         "COVID-19_Radiography_Dataset/COVID/masks/COVID-1.png": "mask",
-        "COVID-19_Radiography_Dataset/Lung_Opacity/images/Lung_Opacity-7.png": ("Lung_Opacity", "covid19-radiography", "", ""),
+        "COVID-19_Radiography_Dataset/Lung_Opacity/images/Lung_Opacity-7.png": (
+            "Lung_Opacity",
+            "covid19-radiography",
+            "",
+            "",
+        ),
         "COVID-19_Radiography_Dataset/Normal/Normal-3.png": ("Normal", "covid19-radiography", "", ""),
-        "COVID-19_Radiography_Dataset/Viral Pneumonia/images/Viral Pneumonia-2.png": ("Viral Pneumonia", "covid19-radiography", "", ""),
+        "COVID-19_Radiography_Dataset/Viral Pneumonia/images/Viral Pneumonia-2.png": (
+            "Viral Pneumonia",
+            "covid19-radiography",
+            "",
+            "",
+        ),
     },
     "kermany": {
         "chest_xray/train/NORMAL/IM-0115-0001.jpeg": ("Normal", "kermany", "kermany:im-0115", "train"),
@@ -85,7 +95,9 @@ def picture(name: str) -> bytes:
 def sheet() -> bytes:
     book = Workbook()
     book.active.append(["FILE NAME", "FORMAT", "SIZE", "URL"])
-    book.active.append(["Normal-1", "PNG", "512*512", "https://www.kaggle.com/c/rsna-pneumonia-detection-challenge/data"])
+    book.active.append(
+        ["Normal-1", "PNG", "512*512", "https://www.kaggle.com/c/rsna-pneumonia-detection-challenge/data"]
+    )
     stream = io.BytesIO()
     book.save(stream)
     return stream.getvalue()
@@ -159,7 +171,11 @@ def test_three_sets_merge_into_three_classes(tmp_path):
 
 def test_licence_and_citation_go_where_the_pictures_go(tmp_path):
     """From the archive into a run's environment and its card, also by a manifest that lies elsewhere."""
-    names = [f"TB_Chest_Radiography_Database/{label}/{label}-{number}.png" for label in ("Normal", "Tuberculosis") for number in range(24)]
+    names = [
+        f"TB_Chest_Radiography_Database/{label}/{label}-{number}.png"
+        for label in ("Normal", "Tuberculosis")
+        for number in range(24)
+    ]
     assert main(["data", "get", "tb", "--output", str(tmp_path / "tb"), "--from", str(archive(tmp_path, names))]) == 0
     assert main(["data", "split", str(tmp_path / "tb"), "--output", str(tmp_path / "elsewhere" / "split.csv")]) == 0
     words = [
@@ -223,7 +239,9 @@ def server():
             self.send_header("Content-Length", str(len(rest)))
             if "published" in self.path:
                 wanted = b"another file" if "wrong" in self.path else content
-                self.send_header("x-goog-hash", f"crc32c=AAAAAA==,md5={base64.b64encode(hashlib.md5(wanted).digest()).decode()}")
+                self.send_header(
+                    "x-goog-hash", f"crc32c=AAAAAA==,md5={base64.b64encode(hashlib.md5(wanted).digest()).decode()}"
+                )
             self.end_headers()
             self.wfile.write(rest[: len(rest) // 2] if len(asked) <= 2 else rest)
 

@@ -12,7 +12,13 @@ from trainer.errors import UsageError
 def table(labels, groups=None, hashes=None, collections=None) -> pd.DataFrame:
     count = len(labels)
     hashes = hashes or [f"{index:064x}" for index in range(count)]
-    columns = {"file": hashes, "label": labels, "split": "", "group": groups or [""] * count, "collection": collections or [""] * count}
+    columns = {
+        "file": hashes,
+        "label": labels,
+        "split": "",
+        "group": groups or [""] * count,
+        "collection": collections or [""] * count,
+    }
     return pd.DataFrame({**columns, "sha256": hashes})
 
 
@@ -29,7 +35,7 @@ def test_a_group_and_a_picture_are_on_one_side_only(images, seed):
     assert set(rows["split"]) <= set(SHARES)
 
 
-MANIFESTS = st.lists(  # label, patient, picture, split
+MANIFESTS = st.lists(  # label, patient, image, split
     st.tuples(
         st.sampled_from("ab"),
         st.integers(0, 12),
@@ -48,7 +54,9 @@ def manifest_of(images) -> pd.DataFrame:
     return rows.assign(split=list(splits), file=[f"/{index}" for index in range(len(rows))])
 
 
-@given(MANIFESTS, st.lists(st.tuples(st.integers(0, 59), st.integers(0, 59)), max_size=5), st.integers(0, 3), st.randoms())
+@given(
+    MANIFESTS, st.lists(st.tuples(st.integers(0, 59), st.integers(0, 59)), max_size=5), st.integers(0, 3), st.randoms()
+)
 def test_filled_cells_never_move_and_empty_ones_follow_their_group_whatever_the_order(images, copies, seed, random):
     rows = manifest_of(images)
     copies = [(one % len(rows), two % len(rows)) for one, two in copies]
@@ -57,7 +65,9 @@ def test_filled_cells_never_move_and_empty_ones_follow_their_group_whatever_the_
     shuffled = rows.iloc[order].reset_index(drop=True)
     split(rows, seed, copies)
     split(shuffled, seed, [(order.index(one), order.index(two)) for one, two in copies])
-    assert dict(zip(shuffled["file"], shuffled["split"], strict=True)) == dict(zip(rows["file"], rows["split"], strict=True))
+    assert dict(zip(shuffled["file"], shuffled["split"], strict=True)) == dict(
+        zip(rows["file"], rows["split"], strict=True)
+    )
     if (given_split != "").all():
         return  # then a split that is wholly missing is taken from train
     filled = given_split != ""
@@ -70,13 +80,17 @@ def test_filled_cells_never_move_and_empty_ones_follow_their_group_whatever_the_
             assert new == {next(side for side in PROTECTED if side in known)}
 
 
-@given(st.integers(0, 3), st.integers(60, 150), st.integers(1, 100), st.lists(st.integers(0, 249), min_size=1, max_size=8))
+@given(
+    st.integers(0, 3), st.integers(60, 150), st.integers(1, 100), st.lists(st.integers(0, 249), min_size=1, max_size=8)
+)
 def test_adding_images_to_a_manifest_moves_no_old_one(seed, count, more, copied):
     """Also where the new ones are near copies of old ones, and join what stood apart."""
     old = table(["ab"[index % 2] for index in range(count)])
     split(old, seed)
     written = old.drop(columns="group").assign(group=old["group"])
-    rows = pd.concat([written, table(["a"] * more, hashes=[f"new{index:061x}" for index in range(more)])], ignore_index=True)
+    rows = pd.concat(
+        [written, table(["a"] * more, hashes=[f"new{index:061x}" for index in range(more)])], ignore_index=True
+    )
     split(rows, seed, [(one % count, count + one % more) for one in copied])
     assert rows["split"][:count].equals(old["split"])
     assert set(rows["split"][count:]) <= set(SHARES)
@@ -145,7 +159,9 @@ def test_a_missing_split_is_taken_from_train():
 
 
 def test_one_collection_is_held_out():
-    rows = table(["a", "b"] * 150, groups=[f"p{index // 2}" for index in range(300)], collections=["x"] * 100 + ["y"] * 200)
+    rows = table(
+        ["a", "b"] * 150, groups=[f"p{index // 2}" for index in range(300)], collections=["x"] * 100 + ["y"] * 200
+    )
     part, notes = hold_out(rows, fill_groups(rows, [(0, 150)]), "x", 0)
     assert (part.loc[part["collection"] == "x", "split"] == "external").all()
     assert set(part.loc[part["collection"] == "y", "split"]) == {"train", "validation", "test"}
@@ -202,5 +218,5 @@ def test_leaks_and_label_conflicts_are_found():
     rows["split"] = ["train", "test", "train"]
     leak, conflict = find_leaks(rows)
     assert "LEAK: 1 groups" in leak
-    assert "LABEL CONFLICT: 1 pictures" in conflict
+    assert "LABEL CONFLICT: 1 images" in conflict
     assert find_leaks(table(["a", "b"])) == []

@@ -12,12 +12,13 @@ import torch
 from PIL import Image
 
 from tests.conftest import LEARNING, SHARED
-from trainer.audit import verdict
 from trainer.cli import main
-from trainer.data.marks import lesion_marks, lung_marks
+from trainer.data.annotations import load_lesion_masks, load_lung_masks
 from trainer.data.phantom import write_phantoms
 from trainer.errors import UsageError
-from trainer.evaluation.audit import Levelling, Occlusion, central_area, pointing, prior_maps, widen
+from trainer.evaluation.audit.conditions import Occlusion, ResolutionMatching, central_area, widen
+from trainer.evaluation.audit.heat_maps import pointing, prior_maps
+from trainer.evaluation.audit.verdict import verdict
 
 
 def test_a_planted_mark_is_found_out(marked_run, marked_phantoms, tmp_path, capsys):
@@ -34,10 +35,13 @@ def test_a_planted_mark_is_found_out(marked_run, marked_phantoms, tmp_path, caps
     assert audit["verdict"]["text"] in (run / "README.md").read_text()
     assert "figures/audit.png" in (run / "README.md").read_text()
     assert (run / "figures" / "audit.png").stat().st_size > 5000
-    schema = json.loads((Path(__file__).parents[2] / "trainer" / "metrics.schema.json").read_text())
+    schema = json.loads((Path(__file__).parents[2] / "trainer" / "evaluation/metrics.schema.json").read_text())
     jsonschema.validate(metrics, schema)
     before = (run / "metrics.json").read_bytes()
-    assert main(["audit", str(run), "--data", asked, "--images", "40", "--output", str(tmp_path / "a.json"), "--json"]) == 0
+    assert (
+        main(["audit", str(run), "--data", asked, "--images", "40", "--output", str(tmp_path / "a.json"), "--json"])
+        == 0
+    )
     assert json.loads(capsys.readouterr().out) == json.loads((tmp_path / "a.json").read_text())
     assert json.loads((tmp_path / "a.json").read_text())["n"] == 40
     assert (run / "metrics.json").read_bytes() == before
@@ -61,12 +65,14 @@ def test_a_model_of_clean_phantoms_reads_their_lungs(tmp_path):
 
 def conditions(whole, hidden, only):
     figure = {"whole": whole, "hidden": hidden, "only": only}
-    shown = {key: {"value": sum(pair) / 2, "low": pair[0], "high": pair[1], "method": "x"} for key, pair in figure.items()}
+    shown = {
+        key: {"value": sum(pair) / 2, "low": pair[0], "high": pair[1], "method": "x"} for key, pair in figure.items()
+    }
     return {
         "as they are": {"auroc": shown["whole"]},
         "lungs hidden": {"auroc": shown["hidden"]},
         "only lungs": {"auroc": shown["only"]},
-        "resolution levelled": {"auroc": shown["whole"]},
+        "resolution matched": {"auroc": shown["whole"]},
     }
 
 
@@ -115,7 +121,7 @@ def test_hidden_is_what_lies_within_and_nothing_of_it_is_left():
 def test_levelled_pictures_hold_no_finer_detail():
     stripes = torch.zeros(1, 64, 64, dtype=torch.uint8)
     stripes[:, :, ::2] = 200
-    levelled = Levelling(16)(stripes, np.array([0]))
+    levelled = ResolutionMatching(16)(stripes, np.array([0]))
     assert levelled.shape == stripes.shape
     assert levelled.unique().tolist() == [100]
 
@@ -137,7 +143,7 @@ def test_pointing_by_hand():
     assert pointing(priors["where findings usually lie"], marks, np.arange(4))["hits"]["value"] == 1
     assert pointing(priors["centre"], marks, np.arange(4))["hits"]["value"] == 0
     alone = prior_maps(marks[:1])["where findings usually lie"]
-    assert (alone == 0).all()  # a picture's own finding does not help to find it
+    assert (alone == 0).all()  # an image's own finding does not help to find it
 
 
 def test_marks_come_from_tables_and_from_phantoms(tmp_path):
@@ -149,29 +155,31 @@ def test_marks_come_from_tables_and_from_phantoms(tmp_path):
         mask.save(tmp_path / f"{name}.png")
     rows = pd.DataFrame({"file": [str(tmp_path / "x" / ".." / "a.png"), str(tmp_path / "b.png")]})
     table = tmp_path / "manifest.csv"
-    pd.DataFrame({"file": ["a.png", "b.png"], "label": "x", "mask": ["left.png;right.png", ""]}).to_csv(table, index=False)
-    lungs = lung_marks(str(table), rows, 10, 10)
+    pd.DataFrame({"file": ["a.png", "b.png"], "label": "x", "mask": ["left.png;right.png", ""]}).to_csv(
+        table, index=False
+    )
+    lungs = load_lung_masks(str(table), rows, 10, 10)
     assert list(lungs) == [0]
     assert lungs[0].any(axis=0).tolist() == [True] * 2 + [False] * 6 + [True] * 2
-    assert list(lung_marks(str(tmp_path), rows, 10, 10)) == [0]  # the folder's own manifest
+    assert list(load_lung_masks(str(tmp_path), rows, 10, 10)) == [0]  # the folder's own manifest
     (tmp_path / "lung_masks.csv").write_text("file,mask\nb.png,left.png\n")
-    assert sorted(lung_marks(str(table), rows, 10, 10)) == [0, 1]
+    assert sorted(load_lung_masks(str(table), rows, 10, 10)) == [0, 1]
     (tmp_path / "lesion_boxes.csv").write_text(
         "file,tb_type,x0,y0,x1,y1\nb.png,active,.5,0,1,.5\nb.png,active,0,.8,.2,1\nz.png,x,0,0,1,1\n"
     )
-    boxes = lesion_marks(str(table), rows, 10, 10)
+    boxes = load_lesion_masks(str(table), rows, 10, 10)
     assert list(boxes) == [1]
     assert boxes[1].sum() == 25 + 4
     assert boxes[1][:5, 5:].all()
     (tmp_path / "lesion_boxes.csv").write_text("file,x0,y0,x1\na.png,0,0,1\n")
     with pytest.raises(UsageError, match="y1"):
-        lesion_marks(str(table), rows, 10, 10)
+        load_lesion_masks(str(table), rows, 10, 10)
     (tmp_path / "lesion_boxes.csv").write_text("file,x0,y0,x1,y1\na.png,0,0,one,1\n")
     with pytest.raises(UsageError, match="fractions"):
-        lesion_marks(str(table), rows, 10, 10)
-    (tmp_path / "left.png").write_bytes(b"no picture")
+        load_lesion_masks(str(table), rows, 10, 10)
+    (tmp_path / "left.png").write_bytes(b"no image")
     with pytest.raises(UsageError, match=r"left\.png"):
-        lung_marks(str(table), rows, 10, 10)
+        load_lung_masks(str(table), rows, 10, 10)
 
 
 def test_marks_below_the_home_folder_are_found(tmp_path, monkeypatch):
@@ -183,7 +191,7 @@ def test_marks_below_the_home_folder_are_found(tmp_path, monkeypatch):
     (tmp_path / "films" / "list.csv").write_text("file,label,mask\nfilm.png,x,lungs.png\n")
     (tmp_path / "films" / "lesion_boxes.csv").write_text("file,x0,y0,x1,y1\nfilm.png,0,0,1,1\n")
     rows = pd.DataFrame({"file": [str(tmp_path / "films" / "film.png")]})
-    for marks in (lung_marks, lesion_marks):
+    for marks in (load_lung_masks, load_lesion_masks):
         assert marks("~/films/list.csv", rows, 4, 4)[0].all()
         assert sorted(marks(str(tmp_path / "films" / "list.csv"), rows, 4, 4)) == [0]
 
@@ -193,11 +201,11 @@ def test_a_phantoms_mask_is_its_finding_unless_the_folder_was_fetched(phantoms, 
     shutil.copytree(phantoms, copy)
     shutil.copytree(phantoms.with_name("phantoms_masks"), tmp_path / "phantoms_masks")
     rows = pd.DataFrame({"file": sorted(map(str, copy.rglob("*.png")))})
-    found = lesion_marks(str(copy), rows, 64, 64)
+    found = load_lesion_masks(str(copy), rows, 64, 64)
     assert sorted(found) == [place for place, file in enumerate(rows["file"]) if "Tuberculosis" in file]
     assert all(0 < mark.mean() < 0.5 for mark in found.values())
     (copy / "SOURCE.json").write_text("{}")
-    assert lesion_marks(str(copy), rows, 64, 64) == {}
+    assert load_lesion_masks(str(copy), rows, 64, 64) == {}
 
 
 def test_wrong_use_is_told(run, phantoms, tmp_path, capsys):
@@ -212,7 +220,7 @@ def test_real_lung_masks_and_boxes_fit_their_pictures():
     data = SHARED / "radiographs" / "tasks" / "tb.csv"
     rows = pd.read_csv(data, dtype=str)
     rows["file"] = [str(data.parent / file) for file in rows["file"]]
-    lungs, boxes = lung_marks(str(data), rows, 64, 64), lesion_marks(str(data), rows, 64, 64)
+    lungs, boxes = load_lung_masks(str(data), rows, 64, 64), load_lesion_masks(str(data), rows, 64, 64)
     assert set(rows["collection"].iloc[list(lungs)]) == {"shenzhen", "montgomery"}
     assert set(rows["collection"].iloc[list(boxes)]) == {"tbx11k"}
     central = central_area(64, 64)

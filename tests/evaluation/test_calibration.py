@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax, softmax
 
-from trainer.evaluation.calibration import BINS, calibration_figures, equal_mass_bins, fit_temperature, undo_temperature
+from trainer.evaluation.calibration import BINS, calibration_metrics, equal_mass_bins, fit_temperature, undo_temperature
 
 
 def drawn(count: int, classes: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -54,7 +54,7 @@ def test_intervals_end_where_the_figures_do(count, classes, seed):
     truth = np.random.default_rng(seed).integers(0, classes, count)
     sure = np.random.default_rng(seed).uniform(0.5, 1, count)[:, None]
     scores = np.eye(classes)[(truth + 1) % classes] * sure + (1 - sure) / classes
-    figures = calibration_figures(truth, scores, np.arange(count))
+    figures = calibration_metrics(truth, scores, np.arange(count))
     for name, highest in (("ece", 1), ("brier", 2)):
         assert 0 <= figures[name]["low"] <= figures[name]["value"] <= figures[name]["high"] <= highest
 
@@ -62,13 +62,15 @@ def test_intervals_end_where_the_figures_do(count, classes, seed):
 @given(st.floats(0.1, 10), st.integers(2, 4), st.integers(0, 99))
 def test_a_temperature_can_be_undone(temperature, classes, seed):
     logits, _ = drawn(20, classes, seed)
-    assert undo_temperature(softmax(logits / temperature, axis=1), temperature) == pytest.approx(softmax(logits, axis=1), abs=1e-9)
+    assert undo_temperature(softmax(logits / temperature, axis=1), temperature) == pytest.approx(
+        softmax(logits, axis=1), abs=1e-9
+    )
 
 
 def test_calibrated_scores_have_a_small_error_and_shifted_ones_a_large_one():
     logits, truth = drawn(4000, 2)
-    good = calibration_figures(truth, softmax(logits, axis=1), np.arange(4000))
-    bad = calibration_figures(truth, softmax(4 * logits, axis=1), np.arange(4000))
+    good = calibration_metrics(truth, softmax(logits, axis=1), np.arange(4000))
+    bad = calibration_metrics(truth, softmax(4 * logits, axis=1), np.arange(4000))
     assert good["ece"]["value"] < 0.025
     assert bad["ece"]["low"] > 0.05
     assert all(good[name]["value"] < bad[name]["low"] for name in ("brier", "nll"))
@@ -77,7 +79,7 @@ def test_calibrated_scores_have_a_small_error_and_shifted_ones_a_large_one():
 
 def test_figures_by_hand():
     truth, scores = np.array([0, 1]), np.array([[0.8, 0.2], [0.6, 0.4]])
-    figures = calibration_figures(truth, scores, np.arange(2))
+    figures = calibration_metrics(truth, scores, np.arange(2))
     assert figures["brier"]["value"] == pytest.approx((0.04 + 0.04 + 0.36 + 0.36) / 2)
     assert figures["nll"]["value"] == pytest.approx(-(np.log(0.8) + np.log(0.4)) / 2)
     assert figures["ece"]["value"] == pytest.approx((0.2 + 0.6) / 2)  # a bin each
@@ -87,7 +89,8 @@ def test_groups_widen_the_interval():
     logits, truth = drawn(200, 2)
     logits, truth = np.repeat(logits, 5, axis=0), np.repeat(truth, 5)
     alone, grouped = (
-        calibration_figures(truth, softmax(logits, axis=1), groups)["nll"] for groups in (np.arange(1000), np.repeat(np.arange(200), 5))
+        calibration_metrics(truth, softmax(logits, axis=1), groups)["nll"]
+        for groups in (np.arange(1000), np.repeat(np.arange(200), 5))
     )
     assert grouped["high"] - grouped["low"] > 1.7 * (alone["high"] - alone["low"])
 

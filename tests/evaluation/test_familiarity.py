@@ -8,9 +8,9 @@ from PIL import Image
 
 from tests.conftest import SHARED
 from tests.cxr_model.test_model import make
-from trainer import workflow
-from trainer.cxr_model import CxrForImageClassification, CxrImageProcessor, outline
-from trainer.evaluation.familiarity import fit_familiarity, usual_chest
+from trainer.commands.predict import predict
+from trainer.cxr_model import CxrForImageClassification, CxrImageProcessor, thumbnail
+from trainer.evaluation.familiarity import fit_familiarity, mean_thumbnail
 from trainer.run import Run
 
 
@@ -41,7 +41,9 @@ def test_one_in_a_hundred_of_its_own_is_called_unfamiliar_and_nearly_all_others(
     own = draw(4000)
     assert 0.002 < (known(model, own) < 0.5).mean() < 0.025
     spread = own.std()
-    aside = own[:500] + np.random.default_rng(1).normal(0, spread, (500, own.shape[1])).astype(np.float32)  # outside of the cloud
+    aside = own[:500] + np.random.default_rng(1).normal(0, spread, (500, own.shape[1])).astype(
+        np.float32
+    )  # outside of the cloud
     far = own.mean(axis=0) + 4 * (own[:500] - own.mean(axis=0))  # in its directions, too far
     assert (known(model, aside) < 0.5).mean() > 0.99
     assert (known(model, far) < 0.5).mean() > 0.9
@@ -76,7 +78,7 @@ def test_a_run_warns_of_what_is_no_radiograph(marked_run, film, tmp_path):
     assert set(metrics["familiarity"]["splits"]) == {"validation", "test"}
     noise = tmp_path / "noise.png"
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (300, 300), np.uint8)).save(noise)
-    chest, other = workflow.predict(Run(marked_run), [str(film), str(noise)])
+    chest, other = predict(Run(marked_run), [str(film), str(noise)])
     assert "unfamiliar" in other["warnings"]
     assert other["familiarity"] < chest["familiarity"]
 
@@ -87,7 +89,7 @@ def chests(phantoms) -> list[np.ndarray]:
 
 
 def test_turned_and_inverted_films_are_told(chests):
-    processor = CxrImageProcessor(usual_chest=usual_chest(np.stack(chests[::2])))
+    processor = CxrImageProcessor(mean_thumbnail=mean_thumbnail(np.stack(chests[::2])))
     for chest in chests[1::2]:
         assert processor.read(chest).warnings == ()
         assert [processor.read(np.rot90(chest, turns).copy()).warnings for turns in (1, 2, 3)] == [("rotated",)] * 3
@@ -106,28 +108,28 @@ def test_real_films_are_called_turned_where_they_are_and_hardly_elsewhere():
         return [np.asarray(Image.open(place / file).convert("L")) for file in part["file"]]
 
     films = read(others.groupby("collection").sample(40, random_state=0))
-    processor = CxrImageProcessor(usual_chest=usual_chest(read(train.sample(300, random_state=0))))
+    processor = CxrImageProcessor(mean_thumbnail=mean_thumbnail(read(train.sample(300, random_state=0))))
 
-    def share(code, change):
+    def proportion(code, change):
         return np.mean([code in processor.read(np.ascontiguousarray(change(film))).warnings for film in films])
 
     for turns in (1, 2, 3):
-        assert share("rotated", lambda film, turns=turns: np.rot90(film, turns)) > 0.92, turns
-    assert share("rotated", lambda film: film) <= 0.02
-    assert share("inverted", lambda film: 255 - film) > 0.92
+        assert proportion("rotated", lambda film, turns=turns: np.rot90(film, turns)) > 0.92, turns
+    assert proportion("rotated", lambda film: film) <= 0.02
+    assert proportion("inverted", lambda film: 255 - film) > 0.92
 
 
 def test_the_usual_chest_travels_with_the_processor(chests, tmp_path):
-    processor = CxrImageProcessor(usual_chest=usual_chest(np.stack(chests)))
+    processor = CxrImageProcessor(mean_thumbnail=mean_thumbnail(np.stack(chests)))
     processor.save_pretrained(tmp_path)
-    assert CxrImageProcessor.from_pretrained(tmp_path).usual_chest == processor.usual_chest
-    assert len(processor.usual_chest) == 256
+    assert CxrImageProcessor.from_pretrained(tmp_path).mean_thumbnail == processor.mean_thumbnail
+    assert len(processor.mean_thumbnail) == 256
 
 
 def test_borders_do_not_change_the_outline(chests):
     framed = np.pad(chests[0], ((0, 0), (90, 90)))
-    plain = outline(chests[0])
-    assert (outline(framed) * plain).sum() > 0.9
+    plain = thumbnail(chests[0])
+    assert (thumbnail(framed) * plain).sum() > 0.9
     assert np.linalg.norm(plain) == pytest.approx(1)
 
 
@@ -147,8 +149,8 @@ def test_plain_doubts(picture, codes):
 def test_colour_is_told_and_grey_in_three_channels_is_not(tmp_path, chests):
     grey = Image.fromarray(chests[0]).convert("RGB")
     grey.save(tmp_path / "grey.jpg", quality=60)
-    Image.merge("RGB", (grey.getchannel(0), grey.getchannel(0).point(lambda value: value // 2), grey.getchannel(0))).save(
-        tmp_path / "pink.jpg"
-    )
+    Image.merge(
+        "RGB", (grey.getchannel(0), grey.getchannel(0).point(lambda value: value // 2), grey.getchannel(0))
+    ).save(tmp_path / "pink.jpg")
     assert CxrImageProcessor().read(tmp_path / "grey.jpg").warnings == ()
     assert CxrImageProcessor().read(tmp_path / "pink.jpg").warnings == ("coloured",)

@@ -9,8 +9,8 @@ from sklearn.metrics import balanced_accuracy_score, confusion_matrix, f1_score,
 
 from trainer.evaluation import figures
 from trainer.evaluation.intervals import RESAMPLES, _weighted_figures, delong, intervals, wilson
-from trainer.evaluation.metrics import classification_figures
-from trainer.evaluation.points import decided
+from trainer.evaluation.metrics import classification_metrics
+from trainer.evaluation.operating_points import decided
 from trainer.evaluation.report import split_report
 
 LABELS = ("a", "b", "c", "d")
@@ -28,13 +28,17 @@ def sample(count: int, classes: int, seed: int = 0, strength: float = 1.5):
 def test_point_figures_are_scikit_learns(classes):
     truth, scores = sample(200, classes)
     predicted = decided(scores, LABELS[:classes], {"label": LABELS[1], "threshold": 0.2})
-    found = classification_figures(truth, predicted, scores)
+    found = classification_metrics(truth, predicted, scores)
     assert found["metrics"]["accuracy"] == (truth == scores.argmax(1)).mean() != (truth == predicted).mean()
     assert found["metrics"]["balanced_accuracy"] == balanced_accuracy_score(truth, predicted)
     for index, row in enumerate(found["per_class"]):
         assert row["auroc"] == roc_auc_score(truth == index, scores[:, index])
-        assert row["sensitivity"] == pytest.approx(((predicted == index) & (truth == index)).sum() / (truth == index).sum())
-        assert row["specificity"] == pytest.approx(((predicted != index) & (truth != index)).sum() / (truth != index).sum())
+        assert row["sensitivity"] == pytest.approx(
+            ((predicted == index) & (truth == index)).sum() / (truth == index).sum()
+        )
+        assert row["specificity"] == pytest.approx(
+            ((predicted != index) & (truth != index)).sum() / (truth != index).sum()
+        )
     if classes == 2:
         assert found["metrics"]["f1"] == pytest.approx(f1_score(truth, predicted))
     else:
@@ -43,14 +47,14 @@ def test_point_figures_are_scikit_learns(classes):
 
 
 def test_what_is_undefined_is_none():
-    found = classification_figures(np.zeros(5, int), np.zeros(5, int), np.tile([0.9, 0.1], (5, 1)))
+    found = classification_metrics(np.zeros(5, int), np.zeros(5, int), np.tile([0.9, 0.1], (5, 1)))
     assert found["metrics"]["accuracy"] == 1
     assert found["metrics"]["auroc"] is None
     assert found["metrics"]["sensitivity"] is None
     assert found["metrics"]["balanced_accuracy"] is None
-    dressed = intervals(np.zeros(5, int), np.zeros(5, int), np.tile([0.9, 0.1], (5, 1)), np.arange(5))
-    assert dressed["metrics"]["auroc"] == {"value": None, "low": None, "high": None, "method": None}
-    assert dressed["metrics"]["accuracy"]["method"] == "Wilson"
+    with_interval = intervals(np.zeros(5, int), np.zeros(5, int), np.tile([0.9, 0.1], (5, 1)), np.arange(5))
+    assert with_interval["metrics"]["auroc"] == {"value": None, "low": None, "high": None, "method": None}
+    assert with_interval["metrics"]["accuracy"]["method"] == "Wilson"
 
 
 @given(st.integers(10, 60), st.integers(2, 4), st.integers(0, 50))
@@ -64,7 +68,7 @@ def test_the_fast_resampled_figures_equal_the_slow_ones(count, classes, seed):
         picked = np.repeat(np.arange(count), repeat)
         if len(set(truth[picked])) < classes:
             continue
-        slow = classification_figures(truth[picked], decisions[picked], scores[picked])
+        slow = classification_metrics(truth[picked], decisions[picked], scores[picked])
         assert fast["all", "accuracy"][row] == pytest.approx(slow["metrics"]["accuracy"])
         assert fast["all", "balanced_accuracy"][row] == pytest.approx(slow["metrics"]["balanced_accuracy"])
         for index, figures_of in enumerate(slow["per_class"]):
@@ -75,7 +79,9 @@ def test_the_fast_resampled_figures_equal_the_slow_ones(count, classes, seed):
 @pytest.mark.parametrize("groups", [np.arange(300), np.arange(300) // 3])
 def test_intervals_are_of_the_decision_and_accuracy_alone_of_the_highest_score(groups):
     truth, scores = sample(300, 2)
-    at_half, lower = (intervals(truth, (scores[:, 1] >= threshold).astype(int), scores, groups)["metrics"] for threshold in (0.5, 0.1))
+    at_half, lower = (
+        intervals(truth, (scores[:, 1] >= threshold).astype(int), scores, groups)["metrics"] for threshold in (0.5, 0.1)
+    )
     assert lower["accuracy"] == at_half["accuracy"]
     assert lower["auroc"] == at_half["auroc"]
     assert lower["sensitivity"]["low"] > at_half["sensitivity"]["high"]
@@ -92,11 +98,17 @@ def test_delong_agrees_with_the_bootstrap_and_covers():
     truth, scores = sample(300, 2)
     low, high, _ = delong(truth == 1, scores[:, 1])
     resampled = _weighted_figures(
-        truth, scores.argmax(1), scores, np.random.default_rng(0).multinomial(300, np.full(300, 1 / 300), size=RESAMPLES).astype(float)
+        truth,
+        scores.argmax(1),
+        scores,
+        np.random.default_rng(0).multinomial(300, np.full(300, 1 / 300), size=RESAMPLES).astype(float),
     )
     assert (low, high) == pytest.approx(np.percentile(resampled["class", 1, "auroc"], [2.5, 97.5]), abs=0.012)
     true_area = np.mean(
-        [roc_auc_score(*(part if not i else part[:, 1] for i, part in enumerate(sample(4000, 2, seed)))) for seed in range(20)]
+        [
+            roc_auc_score(*(part if not i else part[:, 1] for i, part in enumerate(sample(4000, 2, seed))))
+            for seed in range(20)
+        ]
     )
     inside = 0
     for seed in range(100, 300):
@@ -160,7 +172,10 @@ def test_pictures_are_drawn(tmp_path):
     rows = pd.DataFrame({"group": np.arange(40).astype(str), "collection": ""})
     report = split_report(rows, truth, scores.argmax(1), scores, ("Normal", "Tuberculosis"))
     history = [{"epoch": 1, "train_loss": 0.7, "validation_loss": 0.6, "validation_accuracy": 0.6}] * 2
-    for name, figure in (("a", figures.curves(history, 1)), ("b", figures.confusion(report, ("Normal", "Tuberculosis"), "test"))):
+    for name, figure in (
+        ("a", figures.curves(history, 1)),
+        ("b", figures.confusion(report, ("Normal", "Tuberculosis"), "test")),
+    ):
         figure.savefig(tmp_path / f"{name}.png")
         assert (tmp_path / f"{name}.png").stat().st_size > 5000
     texts = {text.get_text() for axes in figures.confusion(report, ("N", "T"), "test").axes for text in axes.texts}

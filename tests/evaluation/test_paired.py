@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import binom, binomtest
 
-from trainer.comparison import compare_runs, joint_groups
+from trainer.commands.compare import compare, joint_groups
 from trainer.evaluation.paired import compare_answers, compare_aurocs, verdict
 from trainer.run import Run
 
@@ -23,7 +23,7 @@ def test_mcnemar_by_hand():
 
 @given(st.lists(st.tuples(st.booleans(), st.booleans()), min_size=1, max_size=60), st.integers(1, 5))
 def test_mcnemar_by_groups_counts_groups(answers, copies):
-    """Of groups of one picture it is McNemar's; so many copies of each picture change nothing."""
+    """Of groups of one image it is McNemar's; so many copies of each image change nothing."""
     one, other = np.array(answers).T
     groups = np.arange(len(one))
     alone = compare_answers(one, other, groups)
@@ -50,13 +50,17 @@ def test_delong_has_its_level_and_finds_a_difference():
     below = 0
     for _ in range(300):
         shared = rng.normal(0, 1, 150) + positive
-        below += compare_aurocs(positive, shared + rng.normal(0, 1, 150), shared + rng.normal(0, 1, 150), groups)["p"] < 0.05
+        below += (
+            compare_aurocs(positive, shared + rng.normal(0, 1, 150), shared + rng.normal(0, 1, 150), groups)["p"] < 0.05
+        )
     assert 0.02 < below / 300 < 0.09
     found = compare_aurocs(positive, rng.normal(0, 1, 150) + 3 * positive, rng.normal(0, 1, 150), groups)
     assert found["p"] < 1e-6
     assert verdict(found, ("a", "b")).endswith("a is better")
     assert compare_aurocs(positive, positive * 1.0, positive * 2.0, groups)["p"] == 1
-    assert verdict(compare_aurocs(positive, positive * 1.0, positive * 2.0, groups), ("a", "b")).endswith("not distinguishable")
+    assert verdict(compare_aurocs(positive, positive * 1.0, positive * 2.0, groups), ("a", "b")).endswith(
+        "not distinguishable"
+    )
 
 
 def equally_good(seed: int, patients: int = 40, films: int = 8):
@@ -64,7 +68,9 @@ def equally_good(seed: int, patients: int = 40, films: int = 8):
     rng = np.random.default_rng(seed)
     groups = np.repeat(np.arange(patients), films)
     positive, hard = (rng.permutation(patients) % 2 == 1)[groups], rng.normal(0, 1, patients)[groups]
-    scores = [2 * positive + hard + rng.normal(0, 1, patients)[groups] + rng.normal(0, 1, len(groups)) for _ in range(2)]
+    scores = [
+        2 * positive + hard + rng.normal(0, 1, patients)[groups] + rng.normal(0, 1, len(groups)) for _ in range(2)
+    ]
     return positive, 1 / (1 + np.exp(1 - np.array(scores))), groups
 
 
@@ -100,8 +106,8 @@ def test_films_of_few_patients_do_not_make_equal_models_different(tmp_path):
             write_run(tmp_path / name, positive, part, [f"{name}{group}" for group in groups])
             for name, part in zip("ab", scores, strict=True)
         ]
-        lines = compare_runs(runs, "test")
-        assert lines[0] == "a and b on the same 320 test pictures in 40 groups:"
+        lines = compare(runs, "test")
+        assert lines[0] == "a and b on the same 320 test images in 40 groups:"
         assert "McNemar by groups, exact" in lines[1]
         assert "DeLong by groups, Obuchowski" in lines[2]
         told.append([line.endswith("is better") for line in lines[1:]])
@@ -115,15 +121,23 @@ def test_groups_of_two_runs_are_joined_by_their_pictures(tmp_path):
     other = write_run(tmp_path / "other", positive, scores, ["1", "2", "2", "x", "w", ""])
     pictures = pd.read_csv(one.path / "predictions.csv", dtype=str)["sha256"]
     assert joint_groups([one, other], pd.Index(pictures)).tolist() == [0, 0, 0, 1, 2, 3]
-    assert joint_groups([one, other], pd.Index(pictures[[0, 2, 3]])).tolist() == [0, 0, 1]  # linked by a picture that is not asked about
+    assert joint_groups([one, other], pd.Index(pictures[[0, 2, 3]])).tolist() == [
+        0,
+        0,
+        1,
+    ]  # linked by an image that is not asked about
 
 
 def test_decisions_are_compared_and_those_of_an_older_run_follow_from_its_scores(tmp_path):
     positive, scores = np.repeat([True, False], 20), np.repeat([0.3, 0.1], 20)
     point = {"name": "screening", "label": "ill", "threshold": 0.2}
-    runs = [write_run(tmp_path / name, positive, scores, np.arange(40), at) for name, at in (("low", point), ("half", None))]
-    lines = compare_runs(runs, "test")
+    runs = [
+        write_run(tmp_path / name, positive, scores, np.arange(40), at) for name, at in (("low", point), ("half", None))
+    ]
+    lines = compare(runs, "test")
     assert lines[1].startswith("  right decisions 1.000 and .500, p = 1.9e-06 (McNemar, exact)")
     for run in runs:
-        pd.read_csv(run.path / "predictions.csv", dtype=str).drop(columns="decision").to_csv(run.path / "predictions.csv", index=False)
-    assert compare_runs(runs, "test") == lines
+        pd.read_csv(run.path / "predictions.csv", dtype=str).drop(columns="decision").to_csv(
+            run.path / "predictions.csv", index=False
+        )
+    assert compare(runs, "test") == lines

@@ -14,7 +14,10 @@ def read(run):
     with (run / "predictions.csv").open() as stream:
         rows = list(csv.DictReader(stream))
     labels = [name.removeprefix("p:") for name in rows[0] if name.startswith("p:")]
-    return labels, [{**row, "collection": collections[row["sha256"]], "p": [float(row[f"p:{label}"]) for label in labels]} for row in rows]
+    return labels, [
+        {**row, "collection": collections[row["sha256"]], "p": [float(row[f"p:{label}"]) for label in labels]}
+        for row in rows
+    ]
 
 
 def ratio(part, whole):
@@ -61,7 +64,10 @@ def overall(rows, labels):
     if len(labels) == 2:
         return {**found, **each[1]}
     means = {name: [figures[name] for figures in each] for name in ("f1", "auroc")}
-    return {**found, **{f"macro_{name}": None if None in values else sum(values) / len(labels) for name, values in means.items()}}
+    return {
+        **found,
+        **{f"macro_{name}": None if None in values else sum(values) / len(labels) for name, values in means.items()},
+    }
 
 
 def calibration(rows, labels, power):
@@ -82,7 +88,11 @@ def calibration(rows, labels, power):
     bins = {}
     for confidence, right in pairs:
         bins.setdefault(sum(confidence >= edge for edge in edges), []).append(confidence - right)
-    return {"brier": squares / len(rows), "nll": surprises / len(rows), "ece": sum(abs(sum(part)) for part in bins.values()) / len(rows)}
+    return {
+        "brier": squares / len(rows),
+        "nll": surprises / len(rows),
+        "ece": sum(abs(sum(part)) for part in bins.values()) / len(rows),
+    }
 
 
 def same(figures, wanted):
@@ -101,7 +111,9 @@ def test_metrics_follow_from_the_predictions(fixture, points, request):
         rows = [row for row in everything if row["split"] == split]
         assert report["n"] == len(rows)
         same(report["metrics"], overall(rows, labels))
-        assert [row["decision"] for row in rows] == [decision(row, labels, config.get("operating_point")) for row in rows]
+        assert [row["decision"] for row in rows] == [
+            decision(row, labels, config.get("operating_point")) for row in rows
+        ]
         pairs = Counter((row["label"], row["decision"]) for row in rows)
         assert report["confusion"] == [[pairs[label, other] for other in labels] for label in labels]
         for index, label in enumerate(labels):
@@ -128,7 +140,12 @@ def test_metrics_follow_from_the_predictions(fixture, points, request):
                     sensitivity * share + (1 - specificity) * (1 - share),
                     specificity * (1 - share) + (1 - sensitivity) * share,
                 )
-                same(row, {"ppv": ratio(sensitivity * share, called), "npv": ratio(specificity * (1 - share), cleared)})
-    shown = [(point["label"], point["threshold"]) for point in metrics["operating_points"] if point["threshold"] is not None]
+                same(
+                    row,
+                    {"ppv": ratio(sensitivity * share, called), "npv": ratio(specificity * (1 - share), cleared)},
+                )
+    shown = [
+        (point["label"], point["threshold"]) for point in metrics["operating_points"] if point["threshold"] is not None
+    ]
     assert len(set(shown)) == len(shown)  # each once
     assert sum(1 + len(point["also"]) for point in metrics["operating_points"]) == points

@@ -5,7 +5,7 @@ import pytest
 from sklearn.model_selection import GroupKFold
 
 from trainer.evaluation.intervals import cross_validated_auroc
-from trainer.evaluation.shortcuts import tell_apart
+from trainer.evaluation.probe import probe_auroc
 
 
 def noise(seed: int, patients: int = 100, films: int = 4):
@@ -17,7 +17,7 @@ def noise(seed: int, patients: int = 100, films: int = 4):
 
 
 def holds_one_half(seed: int, **size: int) -> bool:
-    (row,) = tell_apart(*noise(seed, **size))
+    (row,) = probe_auroc(*noise(seed, **size))
     return row["low"] <= 0.5 <= row["high"]
 
 
@@ -37,7 +37,7 @@ def test_cases_of_few_groups_are_spread_over_the_folds():
     _, together = next(GroupKFold(5, shuffle=True, random_state=0).split(groups, groups=groups))
     labels = np.where(np.isin(np.arange(75), together), "ill", "well")
     features = np.random.default_rng(0).normal(0, 1, (75, 4)) + 3 * (labels == "ill")[:, None]
-    (row,) = tell_apart(features, labels, groups)
+    (row,) = probe_auroc(features, labels, groups)
     assert row["auroc"] > 0.95
     assert row["low"] < row["auroc"] <= row["high"] <= 1
 
@@ -45,7 +45,7 @@ def test_cases_of_few_groups_are_spread_over_the_folds():
 def test_a_label_in_too_few_groups_is_left_out():
     features, labels, groups = noise(0, patients=12)
     labels[groups < 4] = "c"
-    assert [row["label"] for row in tell_apart(features, labels, groups) if row["label"] == "c"] == []
+    assert [row["label"] for row in probe_auroc(features, labels, groups) if row["label"] == "c"] == []
 
 
 def test_scores_are_compared_within_a_fold_alone():

@@ -31,6 +31,8 @@ def cxr(hub, tmp_path) -> Callable[..., subprocess.CompletedProcess[str]]:
         if token:
             environment["HF_TOKEN"] = TOKEN
         command = [sys.executable, *map(str, words)] if python else [sys.executable, "-m", "trainer", *map(str, words)]
-        return subprocess.run(command, capture_output=True, text=True, timeout=300, check=False, env=environment, cwd=tmp_path)
+        return subprocess.run(
+            command, capture_output=True, text=True, timeout=300, check=False, env=environment, cwd=tmp_path
+        )
 
     return process

@@ -49,7 +49,11 @@ class Hub:
 
     def files(self, kind: str, name: str, revision: str = "main") -> dict[str, bytes]:
         folder = self.folder(kind, name) / str(self.head(kind, name, revision))
-        return {path.relative_to(folder).as_posix(): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+        return {
+            path.relative_to(folder).as_posix(): path.read_bytes()
+            for path in sorted(folder.rglob("*"))
+            if path.is_file()
+        }
 
     def commit(self, kind: str, name: str, branch: str) -> Path:
         """Begin a commit on a branch: a copy of what it held."""
@@ -140,16 +144,31 @@ def build_app(hub: Hub) -> FastAPI:
         name = f"{org}/{repo}"
         repository(kind, name, request)
         commit_id = head(kind, name, revision)
-        card = yaml.safe_load(hub.files(kind, name, commit_id).get("README.md", b"").decode().partition("---")[2].partition("---")[0]) or {}
-        siblings = [{"rfilename": path, "size": len(content)} for path, content in hub.files(kind, name, commit_id).items()]
+        card = (
+            yaml.safe_load(
+                hub.files(kind, name, commit_id).get("README.md", b"").decode().partition("---")[2].partition("---")[0]
+            )
+            or {}
+        )
+        siblings = [
+            {"rfilename": path, "size": len(content)} for path, content in hub.files(kind, name, commit_id).items()
+        ]
         facts = {"id": name, "sha": commit_id, "private": False, "tags": [], "downloads": 0, "likes": 0}
-        return {**facts, "modelId": name, "siblings": siblings, "lastModified": "2026-01-01T00:00:00.000Z", "cardData": card}
+        return {
+            **facts,
+            "modelId": name,
+            "siblings": siblings,
+            "lastModified": "2026-01-01T00:00:00.000Z",
+            "cardData": card,
+        }
 
     @app.get("/api/{kind}/{org}/{repo}/refs")
     def refs(kind: str, org: str, repo: str, request: Request) -> Any:
         repository(kind, f"{org}/{repo}", request)
         heads = hub.heads[f"{kind}/{org}/{repo}"]
-        branches = [{"name": name, "ref": f"refs/heads/{name}", "targetCommit": commit} for name, commit in heads.items()]
+        branches = [
+            {"name": name, "ref": f"refs/heads/{name}", "targetCommit": commit} for name, commit in heads.items()
+        ]
         return {"branches": branches, "tags": [], "converts": []}
 
     @app.post("/api/{kind}/{org}/{repo}/branch/{branch}")
@@ -163,7 +182,9 @@ def build_app(hub: Hub) -> FastAPI:
 
     @app.get("/api/{kind}/{org}/{repo}/tree/{revision}")
     @app.get("/api/{kind}/{org}/{repo}/tree/{revision}/{path:path}")
-    def tree(kind: str, org: str, repo: str, revision: str, request: Request, path: str = "", recursive: bool = False) -> Any:
+    def tree(
+        kind: str, org: str, repo: str, revision: str, request: Request, path: str = "", recursive: bool = False
+    ) -> Any:
         repository(kind, f"{org}/{repo}", request)
         found = hub.files(kind, f"{org}/{repo}", head(kind, f"{org}/{repo}", revision))
         below = [item for item in found.items() if not path or item[0].startswith(f"{path}/")]
@@ -195,7 +216,12 @@ def build_app(hub: Hub) -> FastAPI:
             path = file["path"]
             mode = "lfs" if "lfs" in _entry(path, b"x" * min(file["size"], 1_000_001)) else "regular"
             answer.append(
-                {"path": path, "uploadMode": mode, "shouldIgnore": False, "oid": _oid(path, held[path]) if path in held else None}
+                {
+                    "path": path,
+                    "uploadMode": mode,
+                    "shouldIgnore": False,
+                    "oid": _oid(path, held[path]) if path in held else None,
+                }
             )
         return {"files": answer}
 
@@ -236,7 +262,11 @@ def build_app(hub: Hub) -> FastAPI:
         for change in changes:
             value = change["value"]
             if change["key"] == "file":
-                content = base64.b64decode(value["content"]) if value.get("encoding") == "base64" else value["content"].encode()
+                content = (
+                    base64.b64decode(value["content"])
+                    if value.get("encoding") == "base64"
+                    else value["content"].encode()
+                )
             elif change["key"] == "lfsFile":
                 content = hub.stored[value["oid"]]
             elif change["key"] == "deletedFile":
@@ -262,7 +292,9 @@ def build_app(hub: Hub) -> FastAPI:
         if "lfs" in entry:
             hub.stored[etag] = content
             facts |= {"X-Linked-Size": str(len(content)), "X-Linked-Etag": f'"{etag}"'}
-            return RedirectResponse(f"{hub.endpoint.replace('127.0.0.1', 'localhost')}/cdn/{etag}", 302, facts)  # another host, as there
+            return RedirectResponse(
+                f"{hub.endpoint.replace('127.0.0.1', 'localhost')}/cdn/{etag}", 302, facts
+            )  # another host, as there
         return _ranged(content, request, facts)
 
     @app.api_route("/cdn/{oid}", methods=["GET", "HEAD"])

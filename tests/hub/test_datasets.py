@@ -55,7 +55,10 @@ def test_a_folder_is_published_in_one_commit_and_trains_from_its_id(hub, cxr, fi
 
 def test_splits_and_groups_go_along_and_faults_are_told(hub, cxr, films, tmp_path):
     rows = [{"file": str(file), "label": file.parent.name} for file in sorted(films.rglob("*.png"))]
-    rows = [{**row, "split": ("train", "validation", "test")[index % 3], "group": f"p{index // 6}"} for index, row in enumerate(rows)]
+    rows = [
+        {**row, "split": ("train", "validation", "test")[index % 3], "group": f"p{index // 6}"}
+        for index, row in enumerate(rows)
+    ]
     with (tmp_path / "films.csv").open("w") as stream:
         writer = csv.DictWriter(stream, list(rows[0]))
         writer.writeheader()
@@ -89,7 +92,9 @@ def test_published_pictures_are_grey(hub, cxr, tmp_path):
     for label in ("a", "b"):
         (folder / label).mkdir(parents=True)
         (folder / label / "cut.png").write_bytes(b"cut off")
-        Image.new("RGB", (80, 80), (200, 10, 10)).save(folder / label / "film.jpg", exif=b"Exif\x00\x00MM\x00*\x00\x00\x00\x08\x00\x00")
+        Image.new("RGB", (80, 80), (200, 10, 10)).save(
+            folder / label / "film.jpg", exif=b"Exif\x00\x00MM\x00*\x00\x00\x00\x08\x00\x00"
+        )
     assert cxr("data", "push", folder, "--repo-id", "org/colour", "--licence", "mit").returncode == 0
     loaded = cxr("-c", LOAD, "org/colour", python=True, token=False)
     assert '"mode": "L"' in loaded.stdout

@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+from pathlib import Path
 
 import jsonschema
 import pytest
@@ -16,11 +17,11 @@ LICENCE = ("--licence", "cc-by-nc-4.0")
 STRANGER = """
 import json, sys
 from transformers import AutoImageProcessor, AutoModelForImageClassification, pipeline
-name, picture, revision = sys.argv[1:4]
+name, image, revision = sys.argv[1:4]
 known = {"trust_remote_code": True, "revision": revision}
-answers = pipeline("image-classification", model=name, **known)(picture, top_k=None)
+answers = pipeline("image-classification", model=name, **known)(image, top_k=None)
 model = AutoModelForImageClassification.from_pretrained(name, **known)
-values = AutoImageProcessor.from_pretrained(name, **known)(picture, return_tensors="pt")
+values = AutoImageProcessor.from_pretrained(name, **known)(image, return_tensors="pt")
 scores = model(**values).logits.softmax(-1)[0].tolist()
 print(json.dumps({"pipeline": {row["label"]: row["score"] for row in answers}, "model": dict(zip(model.config.id2label.values(), scores))}))
 """
@@ -66,7 +67,9 @@ KEYS = {
                         "items": {
                             "type": "object",
                             "required": ["task", "dataset", "metrics"],
-                            "properties": {"metrics": {"type": "array", "items": {"properties": {"value": {"type": "number"}}}}},
+                            "properties": {
+                                "metrics": {"type": "array", "items": {"properties": {"value": {"type": "number"}}}}
+                            },
                         },
                     }
                 },
@@ -103,7 +106,7 @@ def test_a_run_goes_in_one_commit_and_answers_by_its_id_as_it_did_at_home(hub, c
     files = hub.files("models", "org/tb")
     assert set(files) == {
         *("README.md", "config.json", "model.safetensors", "preprocessor_config.json"),
-        *("configuration_cxr.py", "modeling_cxr.py", "image_processing_cxr.py", "pipeline_cxr.py"),
+        *(file.name for file in (Path(__file__).parents[2] / "trainer" / "cxr_model").glob("*_cxr.py")),
         *("recipe.json", "metrics.json", "history.csv", "predictions.csv", "manifest.csv", "environment.json"),
         *("native/config.json", "native/model.safetensors", "native/preprocessor_config.json"),
         *(f"figures/{name}.png" for name in ("curves", "example", "confusion-test", "confusion-validation")),
@@ -111,7 +114,9 @@ def test_a_run_goes_in_one_commit_and_answers_by_its_id_as_it_did_at_home(hub, c
     }
     assert b"phantom-0" not in b"".join(files.values())  # no file name
     home = told(cxr("predict", finished, film, "--json", token=False))
-    assert told(cxr("predict", "org/tb", film, "--json", token=False, home="cold"))["scores"] == pytest.approx(home["scores"], abs=1e-6)
+    assert told(cxr("predict", "org/tb", film, "--json", token=False, home="cold"))["scores"] == pytest.approx(
+        home["scores"], abs=1e-6
+    )
     commit = hub.head("models", "org/tb")
     theirs = told(cxr("-c", STRANGER, "org/tb", film, commit, python=True, token=False, home="stranger"))
     assert theirs["pipeline"] == pytest.approx(home["scores"], abs=1e-5)
@@ -123,11 +128,16 @@ def test_a_run_goes_in_one_commit_and_answers_by_its_id_as_it_did_at_home(hub, c
     native = told(cxr("-c", NATIVE, "org/tb", film, python=True, token=False, home="native"))
     assert native == pytest.approx(home["scores"], abs=0.01)  # another library's resize
     assert not [name for name in hub.requests if "modeling_cxr" in name][asked:]
-    passed_on = cxr("push", f"org/tb@{commit}", "--repo-id", "org/copy", "--licence", "mit")  # a run of the Hub is a run
+    passed_on = cxr(
+        "push", f"org/tb@{commit}", "--repo-id", "org/copy", "--licence", "mit"
+    )  # a run of the Hub is a run
     assert passed_on.returncode == 0, passed_on.stderr[-3000:]
     assert set(hub.files("models", "org/copy")) == set(files)
     assert hub.files("models", "org/copy")["model.safetensors"] == files["model.safetensors"]
-    assert (cxr("export", "org/tb").returncode, cxr("export", finished, "--output", tmp_path / "x").returncode) == (2, 2)
+    assert (cxr("export", "org/tb").returncode, cxr("export", finished, "--output", tmp_path / "x").returncode) == (
+        2,
+        2,
+    )
 
 
 @pytest.mark.slow
@@ -202,7 +212,9 @@ def test_what_the_hub_refuses_is_told_and_the_next_push_goes_on(hub, cxr, finish
     words = ("push", finished, "--repo-id", "org/tb", *LICENCE)
     hub.fail["/commit/"] = [status] * 50
     refused = cxr(*words)
-    assert (refused.returncode, "Traceback" in refused.stderr, str(status) in refused.stderr) == (1, False, True), refused.stderr[-3000:]
+    assert (refused.returncode, "Traceback" in refused.stderr, str(status) in refused.stderr) == (1, False, True), (
+        refused.stderr[-3000:]
+    )
     assert ("HF_TOKEN" in refused.stderr) == (status in (401, 403))
     assert len(hub.commits["models/org/tb"]) == 1
     hub.fail.clear()

@@ -16,7 +16,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture
 def published(hub, cxr, marked_run, marked_phantoms, tmp_path):
-    """The card of an exported run on the Hub, a folder with the picture that it speaks of, and our own scores for that."""
+    """The card of an exported run on the Hub, a folder with the image that it speaks of, and our own scores for that."""
     run = tmp_path / "run"
     shutil.copytree(marked_run, run)
     assert cxr("export", run).returncode == 0
@@ -39,7 +39,9 @@ def install(*words: str, folder) -> None:
 
 def answer(words, hub, folder) -> str:
     """What a program prints last that sees no package of ours and a cold cache."""
-    kept = {key: value for key, value in os.environ.items() if not key.startswith(("HF_", "HUGGING", "PYTHON", "VIRTUAL"))}
+    kept = {
+        key: value for key, value in os.environ.items() if not key.startswith(("HF_", "HUGGING", "PYTHON", "VIRTUAL"))
+    }
     done = subprocess.run(
         [*map(str, words)],
         cwd=folder,
@@ -68,7 +70,9 @@ def test_the_python_snippets_run_with_the_packages_that_the_card_names(hub, publ
         for text in texts:
             said = eval(answer([place / "bin" / "python", "-c", text], hub, work))
             scores = {row["label"]: row["score"] for row in said} if isinstance(said, list) else said
-            assert scores == pytest.approx(ours, abs=0.01 if text is native else 1e-4)  # the native copy has another resize
+            assert scores == pytest.approx(
+                ours, abs=0.01 if text is native else 1e-4
+            )  # the native copy has another resize
 
 
 def test_javascript_gives_the_same_label(hub, published):

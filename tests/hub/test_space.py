@@ -13,7 +13,18 @@ from tests.space.conftest import serve
 
 KEYS = {
     "type": "object",
-    "required": ["title", "emoji", "colorFrom", "colorTo", "sdk", "sdk_version", "python_version", "app_file", "license", "models"],
+    "required": [
+        "title",
+        "emoji",
+        "colorFrom",
+        "colorTo",
+        "sdk",
+        "sdk_version",
+        "python_version",
+        "app_file",
+        "license",
+        "models",
+    ],
     "properties": {
         "sdk": {"const": "gradio"},
         "sdk_version": {"type": "string", "pattern": r"^\d+\.\d+\.\d+$"},

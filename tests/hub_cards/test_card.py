@@ -11,8 +11,9 @@ import pytest
 import yaml
 from huggingface_hub import ModelCard
 
-from hub_cards.card import render_card, write_card
-from hub_cards.figures import show_figure, show_number
+from hub_cards.card import render_card
+from hub_cards.formatting import format_metric, format_number
+from trainer.run import Run
 
 
 def test_the_front_matter_is_read_by_the_hubs_own_parser(run):
@@ -39,7 +40,7 @@ def test_every_figure_on_the_card_stands_in_the_run(run):
     metrics = json.loads((run / "metrics.json").read_text())
     splits = metrics["splits"]
     written = re.findall(r"\| ([.\d]+ \([.\d]+–[.\d]+\))", body)
-    known = {show_figure(figure) for figure in every_figure(metrics)}
+    known = {format_metric(figure) for figure in every_figure(metrics)}
     assert len(written) > 10
     assert set(written) <= known
     for split, report in splits.items():
@@ -65,7 +66,7 @@ def test_another_metrics_file_gives_another_card(run, tmp_path):
     metrics = json.loads((copy / "metrics.json").read_text())
     metrics["splits"]["test"]["metrics"]["accuracy"] = {"value": 0.123, "low": 0.1, "high": 0.2, "method": "Wilson"}
     (copy / "metrics.json").write_text(json.dumps(metrics))
-    write_card(copy)
+    Run(copy).write_card()
     assert ".123 (.100–.200)" in (copy / "README.md").read_text()
     assert ".123 (.100–.200)" not in (run / "README.md").read_text()
 
@@ -102,7 +103,7 @@ def test_every_snippet_on_the_card_runs(run, film, tmp_path):
     ],
 )
 def test_figures_are_written_with_their_interval(figure, text):
-    assert show_figure(figure) == text
+    assert format_metric(figure) == text
 
 
 def test_a_card_that_cannot_say_what_it_must_is_an_error(run, tmp_path):
@@ -126,17 +127,30 @@ def test_the_headline_is_of_the_threshold_that_ships(run):
     card = (run / "README.md").read_text()
     metrics, config = (json.loads((run / f"{name}.json").read_text()) for name in ("metrics", "config"))
     figures = metrics["splits"]["test"]["metrics"]
-    told = {"AUROC": "auroc", "sensitivity": "sensitivity", "specificity": "specificity", "accuracy (argmax)": "accuracy"}
-    said = ", ".join(f"{words} {show_figure(figures[key])}" for words, key in told.items())
+    told = {
+        "AUROC": "auroc",
+        "sensitivity": "sensitivity",
+        "specificity": "specificity",
+        "accuracy (argmax)": "accuracy",
+    }
+    said = ", ".join(f"{words} {format_metric(figures[key])}" for words, key in told.items())
     assert f"| test | n = {metrics['splits']['test']['n']}: {said} |" in card
-    assert f"Tuberculosis from {show_number(config['operating_point']['threshold'])} on (screening), the threshold that ships." in card
+    assert (
+        f"Tuberculosis from {format_number(config['operating_point']['threshold'])} on (screening), the threshold that ships."
+        in card
+    )
 
 
 def test_points_are_told_with_what_they_were_chosen_on(run, tmp_path):
     card, metrics = (run / "README.md").read_text(), json.loads((run / "metrics.json").read_text())
     point = metrics["operating_points"][0]
-    assert f"| Tuberculosis ({', '.join([point['name'], *point['also']])}) | {show_number(point['threshold'])} | {point['aim']} |" in card
-    assert f"**Few pictures** for Tuberculosis: chosen on {point['cases']} cases and {point['controls']} controls." in card
+    assert (
+        f"| Tuberculosis ({', '.join([point['name'], *point['also']])}) | {format_number(point['threshold'])} | {point['aim']} |"
+        in card
+    )
+    assert (
+        f"**Few images** for Tuberculosis: chosen on {point['cases']} cases and {point['controls']} controls." in card
+    )
     copy = tmp_path / "run"
     shutil.copytree(run, copy, ignore=shutil.ignore_patterns("checkpoints"))
     for found in metrics["operating_points"]:
@@ -144,7 +158,7 @@ def test_points_are_told_with_what_they_were_chosen_on(run, tmp_path):
     (copy / "metrics.json").write_text(json.dumps(metrics))
     card = render_card(copy)
     assert "the worst of north, south counts, and of all others together" in card
-    assert "Few pictures" not in card
+    assert "Few images" not in card
 
 
 def test_a_run_of_before_there_were_decisions_has_a_card_that_says_so(run, tmp_path):

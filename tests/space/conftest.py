@@ -38,9 +38,17 @@ def serve(folder: Path, settings: dict[str, str], uploads: Path) -> Iterator[str
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    settings = {**settings, "GRADIO_SERVER_PORT": str(port), "GRADIO_TEMP_DIR": str(uploads), "PYTHONPATH": "", "PYTHONSAFEPATH": ""}
+    settings = {
+        **settings,
+        "GRADIO_SERVER_PORT": str(port),
+        "GRADIO_TEMP_DIR": str(uploads),
+        "PYTHONPATH": "",
+        "PYTHONSAFEPATH": "",
+    }
     log = (uploads.parent / "space.log").open("w")
-    process = subprocess.Popen([sys.executable, "app.py"], cwd=folder, env={**os.environ, **settings}, stdout=log, stderr=log)
+    process = subprocess.Popen(
+        [sys.executable, "app.py"], cwd=folder, env={**os.environ, **settings}, stdout=log, stderr=log
+    )
     address = f"http://127.0.0.1:{port}"
     try:
         _wait(address, process, Path(log.name))

@@ -13,7 +13,7 @@ from gradio_client import Client, handle_file
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trainer import workflow
+from trainer.commands.predict import predict
 from trainer.run import Run
 
 
@@ -22,9 +22,9 @@ def parts(monkeypatch):
     """space/batch.py and space/shared.py, imported by their bare names as the Space does."""
     monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "space"))
     import batch
-    import shared
+    import batching
 
-    return batch, shared
+    return batch, batching
 
 
 class Echo:
@@ -32,7 +32,13 @@ class Echo:
 
     def __call__(self, source, name):
         content = source if isinstance(source, bytes) else Path(source).read_bytes()
-        prediction = {"file": name, "label": "Normal", "scores": {"Normal": len(content)}, "warnings": [], "decision": None}
+        prediction = {
+            "file": name,
+            "label": "Normal",
+            "scores": {"Normal": len(content)},
+            "warnings": [],
+            "decision": None,
+        }
         return type("Answer", (), {"prediction": prediction})
 
 
@@ -47,7 +53,9 @@ def test_files_and_archives_over_the_api(space, run, phantoms, tmp_path):
     answers = Client(space, verbose=False).predict("Tuberculosis", files, api_name="/predict_batch")
     assert [row["file"] for row in answers] == ["one.png", "notes.txt", "two.png", films[2].name]
     assert ["error" in row for row in answers] == [False, True, False, False]
-    for row, expected in zip((answers[0], answers[2], answers[3]), workflow.predict(Run(run), list(map(str, films))), strict=True):
+    for row, expected in zip(
+        (answers[0], answers[2], answers[3]), predict(Run(run), list(map(str, films))), strict=True
+    ):
         assert row["scores"] == pytest.approx(expected["scores"], abs=1e-4)
 
 
@@ -69,7 +77,14 @@ def test_tricks_of_archives_are_told_and_stop_nothing(parts, tmp_path):
     (tmp_path / "empty.zip").write_bytes(b"PK\x05\x06" + b"\0" * 18)
     told = []
     answers = batch.predict_files(Echo(), [str(tmp_path / "tricks.zip"), str(tmp_path / "empty.zip")], told.append)
-    assert [row["file"] for row in answers] == ["good.png", "bomb.png", "inner.zip", "damaged.png", "last.png", "empty.zip"]
+    assert [row["file"] for row in answers] == [
+        "good.png",
+        "bomb.png",
+        "inner.zip",
+        "damaged.png",
+        "last.png",
+        "empty.zip",
+    ]
     assert ["error" in row for row in answers] == [False, True, True, True, False, True]
     assert "too large" in answers[1]["error"]
     assert "archive within an archive" in answers[2]["error"]
@@ -115,7 +130,9 @@ def test_no_cell_is_a_formula(name, error):
         from batch import FORMULA, to_csv
     finally:
         sys.path.pop(0)
-    text = to_csv([{"file": name, "error": error}, {"file": "=1+1", "label": "Normal", "scores": {"Normal": 0.5}}], ["Normal"])
+    text = to_csv(
+        [{"file": name, "error": error}, {"file": "=1+1", "label": "Normal", "scores": {"Normal": 0.5}}], ["Normal"]
+    )
     rows = list(csv.DictReader(io.StringIO(text, newline="")))
     assert rows[1]["file"] == "'=1+1"
     assert float(rows[1]["p:Normal"]) == 0.5
@@ -123,7 +140,7 @@ def test_no_cell_is_a_formula(name, error):
 
 
 def test_those_that_wait_share_a_pass_and_an_error_is_theirs_alone(parts):
-    _, shared = parts
+    _, batching = parts
     passes, gate = [], threading.Event()
 
     def run(pictures):
@@ -133,7 +150,7 @@ def test_those_that_wait_share_a_pass_and_an_error_is_theirs_alone(parts):
             raise RuntimeError("no")
         return [int(picture.sum()) for picture in pictures]
 
-    together = shared.SharedPass(run, most=8)
+    together = batching.SharedPass(run, most=8)
     found: dict[int, object] = {}
 
     def ask(number):

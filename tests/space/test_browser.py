@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from trainer import workflow
+from trainer.commands.predict import predict
 from trainer.run import Run
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -22,7 +22,9 @@ QUIET = [
     "--no-first-run",
 ]
 WAIT = 60_000
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine: install Debian's package chromium")
+pytestmark = pytest.mark.skipif(
+    CHROMIUM is None, reason="no Chromium on this machine: install Debian's package chromium"
+)
 # A file as a browser hands it over: by a drop or a paste.
 HAND_OVER = """([name, type, data]) => {
   const transfer = new DataTransfer();
@@ -65,7 +67,9 @@ def put(page, file: Path, nth: int = 0) -> None:
 
 def handed(page, file: Path):
     data = base64.b64encode(file.read_bytes()).decode()
-    return page.evaluate_handle(HAND_OVER, [file.name, "application/dicom" if file.suffix == ".dcm" else "image/png", data])
+    return page.evaluate_handle(
+        HAND_OVER, [file.name, "application/dicom" if file.suffix == ".dcm" else "image/png", data]
+    )
 
 
 def said(prediction) -> str:
@@ -91,7 +95,7 @@ def test_a_visitor_reads_the_answer(visit, space, films, run):
     put(page, films["dicom"])
     answer = page.locator(".cxr-answer:visible")
     answer.wait_for(timeout=WAIT)
-    (ours,) = workflow.predict(Run(run), [str(films["dicom"])])
+    (ours,) = predict(Run(run), [str(films["dicom"])])
     assert answer.inner_text() == said(ours)
     pictures = page.locator(".cxr-film img:visible")
     assert pictures.count() == 2
@@ -99,17 +103,19 @@ def test_a_visitor_reads_the_answer(visit, space, films, run):
     assert pictures.nth(1).evaluate("image => getComputedStyle(image).opacity") == "0.55"
     page.get_by_role("slider").press("Home")
     page.wait_for_function("getComputedStyle(document.querySelectorAll('.cxr-film img')[1]).opacity === '0'")
-    page.locator("[role=tabpanel]:visible").locator("button[aria-label='Clear'], button[aria-label^='Remove']").first.click()
+    page.locator("[role=tabpanel]:visible").locator(
+        "button[aria-label='Clear'], button[aria-label^='Remove']"
+    ).first.click()
     answer.wait_for(state="detached")
     put(page, films["text"])
-    page.get_by_text("cannot be read").wait_for(timeout=WAIT)
+    page.get_by_text("No answer for this file").wait_for(timeout=WAIT)
     page.get_by_role("tab", name="COVID-19 or pneumonia").click()
-    page.get_by_text("not available at the moment").wait_for()
+    page.get_by_text("not available now").wait_for()
     assert [url for url in addresses if not url.startswith((space, "data:", "blob:"))] == []
 
 
 def test_dropped_and_pasted_films_are_read(visit, films, run):
-    (ours,) = workflow.predict(Run(run), [str(films["png"])])
+    (ours,) = predict(Run(run), [str(films["png"])])
     page = visit()
     zone = (
         page.locator("[role=tabpanel]:visible")
@@ -120,7 +126,9 @@ def test_dropped_and_pasted_films_are_read(visit, films, run):
     page.locator(".cxr-answer:visible").wait_for(timeout=WAIT)
     assert page.locator(".cxr-answer:visible").inner_text() == said(ours)
     page = visit()
-    paste = "transfer => document.dispatchEvent(new ClipboardEvent('paste', { clipboardData: transfer, bubbles: true }))"
+    paste = (
+        "transfer => document.dispatchEvent(new ClipboardEvent('paste', { clipboardData: transfer, bubbles: true }))"
+    )
     for kind in ("text", "png"):  # the second takes the place of the first
         page.evaluate(paste, handed(page, films[kind]))
         page.locator("[role=alert]:visible, .cxr-answer:visible").first.wait_for(timeout=WAIT)
@@ -133,14 +141,16 @@ def test_all_questions_many_files_and_results(visit, run, covid_run, films, phan
     page.get_by_role("tab", name="All questions").click()
     put(page, films["png"])
     page.locator(".cxr-answer:visible").nth(1).wait_for(timeout=WAIT)
-    expected = [said(next(workflow.predict(Run(one), [str(films["png"])]))) for one in (run, covid_run)]
+    expected = [said(next(predict(Run(one), [str(films["png"])]))) for one in (run, covid_run)]
     assert page.locator(".cxr-answer:visible").all_inner_texts() == expected
     page.get_by_role("tab", name="Many files").click()
     with zipfile.ZipFile(tmp_path / "films.zip", "w") as archive:
         archive.write(films["png"], "=film.png")
         archive.writestr("text.png", "not a film")
     put(page, tmp_path / "films.zip")
-    page.get_by_role("cell", name="films.zip").wait_for(timeout=WAIT)  # uploaded: its row, not the progress that shows its name, too
+    page.get_by_role("cell", name="films.zip").wait_for(
+        timeout=WAIT
+    )  # uploaded: its row, not the progress that shows its name, too
     page.get_by_role("button", name="Classify them").click()
     page.get_by_text("2 files, 1 of them could not be read").wait_for(timeout=WAIT)
     with page.expect_download() as download:

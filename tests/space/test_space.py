@@ -16,8 +16,8 @@ import yaml
 from gradio_client import Client, handle_file
 from PIL import Image
 
-from hub_cards.figures import show_figure
-from trainer import workflow
+from hub_cards.formatting import format_metric
+from trainer.commands.predict import predict
 from trainer.run import Run
 
 ROOT = Path(__file__).parents[2]
@@ -27,7 +27,7 @@ def test_the_api_answers_as_the_command_line_does(space, run, films):
     client = Client(space, verbose=False)
     for kind in ("png", "deep", "dicom"):
         theirs = client.predict(handle_file(films[kind]), api_name="/predict_tb")
-        (ours,) = workflow.predict(Run(run), [str(films[kind])])
+        (ours,) = predict(Run(run), [str(films[kind])])
         assert theirs["file"] == films[kind].name
         close = {name: pytest.approx(ours[name], abs=1e-4) for name in ("scores", "familiarity")}
         assert {**theirs, "file": ""} == {**ours, "file": "", **close}
@@ -57,12 +57,15 @@ def test_the_heat_map_is_given_on_request(space, films):
     assert kind == "data:image/png;base64"
     film = Image.open(films["png"])
     scale = min(1, 256 / max(film.size))
-    assert Image.open(io.BytesIO(base64.b64decode(data))).size == (round(scale * film.width), round(scale * film.height))
+    assert Image.open(io.BytesIO(base64.b64decode(data))).size == (
+        round(scale * film.width),
+        round(scale * film.height),
+    )
 
 
 def test_the_readmes_ways_to_ask_a_space(space, films, run, tmp_path):
     """The snippets of the README, as they stand there, with the address of this Space."""
-    (ours,) = workflow.predict(Run(run), [str(films["dicom"])])
+    (ours,) = predict(Run(run), [str(films["dicom"])])
     shutil.copyfile(films["dicom"], tmp_path / "film.dcm")
     blocks = re.findall(r"```(sh|python)\n(.*?)```", (ROOT / "README.md").read_text(), flags=re.DOTALL)
     (python,) = (text for kind, text in blocks if kind == "python" and "gradio_client" in text)
@@ -73,7 +76,9 @@ def test_the_readmes_ways_to_ask_a_space(space, films, run, tmp_path):
     assert eval(done.stdout.strip().splitlines()[-1])["scores"] == pytest.approx(ours["scores"], abs=1e-4)
     if shutil.which("curl"):
         environment = {**os.environ, "SPACE": space}
-        done = subprocess.run(["bash", "-c", shell], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            ["bash", "-c", shell], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+        )
         told = next(line.removeprefix("data: ") for line in done.stdout.splitlines() if line.startswith("data: ["))
         assert json.loads(told)[0]["scores"] == pytest.approx(ours["scores"], abs=1e-4)
 
@@ -85,7 +90,10 @@ def test_an_mcp_client_finds_and_uses_the_tools(space, films):
     film = f"data:image/png;base64,{base64.b64encode(films['png'].read_bytes()).decode()}"  # or a public address, which Gradio fetches
 
     async def talk():
-        async with streamablehttp_client(f"{space}/gradio_api/mcp/") as (read, write, _), mcp.ClientSession(read, write) as session:
+        async with (
+            streamablehttp_client(f"{space}/gradio_api/mcp/") as (read, write, _),
+            mcp.ClientSession(read, write) as session,
+        ):
             await session.initialize()
             tools = {tool.name: tool for tool in (await session.list_tools()).tools}
             return tools, await session.call_tool("predict_tb", {"path": film})
@@ -99,7 +107,7 @@ def test_an_mcp_client_finds_and_uses_the_tools(space, films):
 
 def test_four_classes(space, covid_run, films):
     theirs = Client(space, verbose=False).predict(handle_file(films["png"]), api_name="/predict_covid")
-    (ours,) = workflow.predict(Run(covid_run), [str(films["png"])])
+    (ours,) = predict(Run(covid_run), [str(films["png"])])
     assert list(theirs["scores"]) == ["COVID", "Lung_Opacity", "Normal", "Viral Pneumonia"]
     assert theirs["scores"] == pytest.approx(ours["scores"], abs=1e-4)
 
@@ -114,12 +122,18 @@ def facts(monkeypatch):
 
 
 def test_a_tab_tells_figures_licence_and_citation(facts, run, tmp_path):
-    from models import ModelSource
+    from config import ModelSource
 
     copy = tmp_path / "run"
     shutil.copytree(run, copy, ignore=shutil.ignore_patterns("checkpoints"))
     environment = json.loads((copy / "environment.json").read_text())
-    terms = {"name": "set", "title": "A set <b>", "page": "https://example.org/set", "licence": "CC BY 4.0", "citation": "Doe J. 2020."}
+    terms = {
+        "name": "set",
+        "title": "A set <b>",
+        "page": "https://example.org/set",
+        "licence": "CC BY 4.0",
+        "citation": "Doe J. 2020.",
+    }
     (copy / "environment.json").write_text(json.dumps({**environment, "data_sources": [terms]}))
     source = ModelSource("tb", str(copy))
     shown = facts.facts_html(facts.read_facts(source), source)
@@ -133,13 +147,13 @@ def test_a_tab_tells_figures_licence_and_citation(facts, run, tmp_path):
 @pytest.mark.parametrize("value", [0.0, 4e-12, 0.0004, 0.5, 0.9994, 0.99985, 0.9999996, 1.0])
 def test_a_figure_reads_here_as_on_its_card(facts, value):
     figure = {"value": value, "low": value / 2, "high": 1.0}
-    assert facts.figure_text(figure) == show_figure(figure)
+    assert facts.figure_text(figure) == format_metric(figure)
     assert (facts.number_text(value) == "1.000") == (value == 1)
     assert (facts.number_text(value) == ".000") == (value == 0)
 
 
 def test_a_model_without_figures_says_so(facts, tmp_path):
-    from models import ModelSource
+    from config import ModelSource
 
     source = ModelSource("tb", str(tmp_path))
     assert "carries no figures" in facts.facts_html(facts.read_facts(source), source)
@@ -148,7 +162,9 @@ def test_a_model_without_figures_says_so(facts, tmp_path):
 def start(folder: Path, **settings: str) -> subprocess.CompletedProcess[str]:
     environment = {key: value for key, value in os.environ.items() if not key.startswith("CXR_")}
     words = [sys.executable, "app.py"]
-    return subprocess.run(words, cwd=folder, env={**environment, **settings}, capture_output=True, text=True, timeout=120, check=False)
+    return subprocess.run(
+        words, cwd=folder, env={**environment, **settings}, capture_output=True, text=True, timeout=120, check=False
+    )
 
 
 def test_it_refuses_to_start_without_a_model(space_folder):
@@ -180,7 +196,7 @@ def test_it_refuses_weights_that_do_not_load(space_folder, run, tmp_path):
 )
 def test_a_wrong_entry_says_what_is_wrong(entry, said, tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "space"))
-    from models import ModelError, read_sources
+    from config import ModelError, read_sources
 
     (tmp_path / "models.toml").write_text(entry)
     with pytest.raises(ModelError, match=said):
@@ -189,7 +205,7 @@ def test_a_wrong_entry_says_what_is_wrong(entry, said, tmp_path, monkeypatch):
 
 def test_the_environment_takes_precedence(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "space"))
-    from models import ModelSource, read_sources
+    from config import ModelSource, read_sources
 
     (tmp_path / "models.toml").write_text('[tb]\nmodel = "org/name"\nrevision = "' + "a" * 40 + '"')
     assert read_sources(tmp_path / "models.toml", {}) == [ModelSource("tb", "org/name", "a" * 40)]
@@ -200,12 +216,26 @@ def test_the_environment_takes_precedence(tmp_path, monkeypatch):
 def test_front_matter_and_pins():
     space = Path(__file__).parents[2] / "space"
     front = yaml.safe_load((space / "README.md").read_text().split("---")[1])
-    assert {"title", "emoji", "colorFrom", "colorTo", "sdk", "sdk_version", "app_file", "license", "short_description"} <= set(front)
+    assert {
+        "title",
+        "emoji",
+        "colorFrom",
+        "colorTo",
+        "sdk",
+        "sdk_version",
+        "app_file",
+        "license",
+        "short_description",
+    } <= set(front)
     assert len(front["short_description"]) <= 60
-    pins = dict(re.findall(r"^([\w-]+)(?:\[\w+\])?==(\S+)$", (space / "requirements.txt").read_text(), flags=re.MULTILINE))
+    pins = dict(
+        re.findall(r"^([\w-]+)(?:\[\w+\])?==(\S+)$", (space / "requirements.txt").read_text(), flags=re.MULTILINE)
+    )
     tested = {
         name.lower().replace("_", "-"): pin
-        for name, pin in re.findall(r"^([\w.-]+)==(\S+)$", (space.parent / "requirements.txt").read_text(), flags=re.MULTILINE)
+        for name, pin in re.findall(
+            r"^([\w.-]+)==(\S+)$", (space.parent / "requirements.txt").read_text(), flags=re.MULTILINE
+        )
     }
     assert front["sdk_version"] == pins["gradio"]
     assert pins == {name: tested[name] for name in pins}
@@ -222,7 +252,7 @@ def GPU(function):
 """
 ASK = """
 import sys
-from models import ModelSource
+from config import ModelSource
 from predictor import Predictor
 answer = Predictor(ModelSource("tb", sys.argv[1]))(sys.argv[2])
 print(answer.prediction["scores"], answer.heat.shape, "spaces" in sys.modules)
@@ -234,7 +264,10 @@ def test_where_zerogpu_is_there_each_call_borrows_it(space_folder, run, film, tm
     for place in (None, tmp_path):
         if place:
             (place / "spaces.py").write_text(STUB)
-        environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(space_folder), *([str(place)] if place else [])])}
+        environment = {
+            **os.environ,
+            "PYTHONPATH": os.pathsep.join([str(space_folder), *([str(place)] if place else [])]),
+        }
         words = [sys.executable, "-c", ASK, str(run), str(film)]
         done = subprocess.run(words, env=environment, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr[-2000:]

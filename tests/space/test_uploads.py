@@ -79,10 +79,12 @@ def test_a_new_upload_under_the_same_name_waits_anew(uploads, tmp_path):
 
 
 def test_the_folder_is_of_one_process_alone_and_goes_with_it(uploads, tmp_path):
-    told = (
-        "import os, uploads; folder = uploads.UPLOADS.folder; print(folder, oct(folder.stat().st_mode)[-3:], os.environ['GRADIO_TEMP_DIR'])"
-    )
-    environment = {**os.environ, "GRADIO_TEMP_DIR": str(tmp_path / "all"), "PYTHONPATH": str(Path(uploads.__file__).parent)}
+    told = "import os, uploads; folder = uploads.UPLOADS.folder; print(folder, oct(folder.stat().st_mode)[-3:], os.environ['GRADIO_TEMP_DIR'])"
+    environment = {
+        **os.environ,
+        "GRADIO_TEMP_DIR": str(tmp_path / "all"),
+        "PYTHONPATH": str(Path(uploads.__file__).parent),
+    }
     done = subprocess.run([sys.executable, "-c", told], env=environment, capture_output=True, text=True, check=True)
     folder, mode, gradios = done.stdout.split()
     assert Path(folder).parent == tmp_path / "all"
@@ -100,7 +102,13 @@ def test_what_was_shown_is_forgotten_with_the_next_question(uploads, film):
         source = SimpleNamespace(model="org/tb", revision=None)
 
         def __call__(self, source, name="", film=False):
-            prediction = {"file": name, "label": "Normal", "scores": {"Normal": 0.9, "Tuberculosis": 0.1}, "decision": None, "warnings": []}
+            prediction = {
+                "file": name,
+                "label": "Normal",
+                "scores": {"Normal": 0.9, "Tuberculosis": 0.1},
+                "decision": None,
+                "warnings": [],
+            }
             return Answer(prediction, (8, 8), np.ones((2, 2), np.float32), np.ones((8, 8), np.uint8))
 
     page = pages.build([Stub()], {})
@@ -111,11 +119,17 @@ def test_what_was_shown_is_forgotten_with_the_next_question(uploads, film):
                 (path,) = http.post("/gradio_api/upload", files={"files": ("film.png", film.read_bytes())}).json()
                 shown = next(number for number, fn in page.fns.items() if fn.name == "show")
                 file = {"path": path, "meta": {"_type": "gradio.FileData"}}
-                question = {"data": [file], "fn_index": shown, "session_hash": f"visitor{len(path)}{time.monotonic_ns()}"}
+                question = {
+                    "data": [file],
+                    "fn_index": shown,
+                    "session_hash": f"visitor{len(path)}{time.monotonic_ns()}",
+                }
                 assert http.post("/gradio_api/queue/join", json=question).status_code == 200
                 answer = http.get("/gradio_api/queue/data", params={"session_hash": question["session_hash"]}).text
                 assert "data:image/png" in answer
-        kept = [state for state in page.state_holder.session_data.values() if "data:image/png" in str(state.config_values)]
+        kept = [
+            state for state in page.state_holder.session_data.values() if "data:image/png" in str(state.config_values)
+        ]
         assert len(kept) <= 1
     finally:
         page.close()
@@ -130,7 +144,10 @@ def test_a_space_that_runs_keeps_nothing(space, space_uploads, films):
     address = f"data:image/png;base64,{base64.b64encode(films['png'].read_bytes()).decode()}"
 
     async def talk():
-        async with streamablehttp_client(f"{space}/gradio_api/mcp/") as (read, write, _), mcp.ClientSession(read, write) as session:
+        async with (
+            streamablehttp_client(f"{space}/gradio_api/mcp/") as (read, write, _),
+            mcp.ClientSession(read, write) as session,
+        ):
             await session.initialize()
             return await session.call_tool("predict_tb", {"path": address})
 
@@ -138,7 +155,9 @@ def test_a_space_that_runs_keeps_nothing(space, space_uploads, films):
     client = Client(space, verbose=False)
     for kind in films:
         client.predict(handle_file(films[kind]), api_name="/predict_tb")
-    answers = client.predict("Tuberculosis", [handle_file(films["png"]), handle_file(films["text"])], api_name="/predict_batch")
+    answers = client.predict(
+        "Tuberculosis", [handle_file(films["png"]), handle_file(films["text"])], api_name="/predict_batch"
+    )
     assert len(answers) == 2
     assert list(space_uploads.glob("*/**/*")), "the folder that is watched is not the one in use"
     end = time.monotonic() + 120

@@ -12,11 +12,12 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from trainer import workflow
+from trainer.commands.predict import predict
 from trainer.run import Run
 
 # The reader that travels with the model, made to end its process on some files.
 DEADLY = """
+import os
 
 def read_radiograph(source, _read=read_radiograph):
     if "deadly" in str(source):
@@ -50,7 +51,7 @@ def models(deadly_run, broken_run, tmp_path_factory):
     """space/worker.py with one model that loads, and two that do not."""
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(Path(__file__).parents[2] / "space"))
-        from models import ModelSource
+        from config import ModelSource
         from worker import Models
 
         places = {"tb": deadly_run, "covid": tmp_path_factory.mktemp("nothing"), "three-class": broken_run}
@@ -85,7 +86,7 @@ def test_what_loads_answers_as_the_command_line_does_and_what_does_not_says_why(
     (served,), failed = models.load()
     assert list(failed) == ["covid", "three-class"]
     assert "not finite: classifier.bias" in failed["three-class"]
-    (home,) = workflow.predict(Run(run), [str(film)])
+    (home,) = predict(Run(run), [str(film)])
     answer = served(str(film), film=True)
     assert answer.prediction["scores"] == pytest.approx(home["scores"], abs=1e-4)
     assert answer.film.shape == (answer.size[1], answer.size[0])
@@ -121,7 +122,10 @@ def test_where_the_models_do_not_load_again_all_are_told_and_a_later_request_tri
         process, asked = in_flight(pool, served, [film, film])
         os.kill(process, signal.SIGKILL)
         for one in asked:
-            assert one.result(120) == {"file": film.name, "error": "the models cannot be loaded at the moment; try it again later"}
+            assert one.result(120) == {
+                "file": film.name,
+                "error": "the models cannot be loaded at the moment; try it again later",
+            }
     assert not multiprocessing.active_children()  # nobody asks: nothing is started
     (deadly_run / "modeling_cxr.py").write_text(code)
     assert "scores" in served(str(film)).prediction

@@ -14,7 +14,17 @@ from trainer.cli import main
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler on a CPU")
 @pytest.mark.parametrize("unfreeze", ["all", "none"])
 def test_a_compiled_training_reaches_the_same_losses(unfreeze, phantoms, tmp_path):
-    words = ["train", "tb", "--data", str(phantoms), *QUICK, "--set", "input_dropout=0", "--set", f"unfreeze={unfreeze}"]
+    words = [
+        "train",
+        "tb",
+        "--data",
+        str(phantoms),
+        *QUICK,
+        "--set",
+        "input_dropout=0",
+        "--set",
+        f"unfreeze={unfreeze}",
+    ]
     assert main([*words, "--output", str(tmp_path / "plain")]) == 0
     assert main([*words, "--output", str(tmp_path / "compiled"), "--compile"]) == 0
     plain, compiled = (pd.read_csv(tmp_path / name / "history.csv") for name in ("plain", "compiled"))

@@ -14,7 +14,9 @@ NETWORKS = {
     "mobilenet, plain padding": lambda: MobileNetV2Model(MobileNetV2Config(depth_multiplier=0.35, tf_padding=False)),
     "mobilenet, dilated": lambda: MobileNetV2Model(MobileNetV2Config(depth_multiplier=0.35, output_stride=16)),
     "resnet": lambda: ResNetModel(ResNetConfig(embedding_size=8, hidden_sizes=[16, 24], depths=[2, 1])),
-    "resnet, basic": lambda: ResNetModel(ResNetConfig(embedding_size=8, hidden_sizes=[16, 24], depths=[1, 2], layer_type="basic")),
+    "resnet, basic": lambda: ResNetModel(
+        ResNetConfig(embedding_size=8, hidden_sizes=[16, 24], depths=[1, 2], layer_type="basic")
+    ),
 }
 
 
@@ -49,7 +51,9 @@ def test_equal_in_results_and_gradients(name: str, size: tuple[int, int]) -> Non
     torch.testing.assert_close(output, expected)
     assert gradients.keys() == slopes.keys()
     for parameter, slope in slopes.items():
-        torch.testing.assert_close(gradients[parameter], slope, msg=lambda text, parameter=parameter: f"{parameter}: {text}")
+        torch.testing.assert_close(
+            gradients[parameter], slope, msg=lambda text, parameter=parameter: f"{parameter}: {text}"
+        )
     with torch.no_grad():
         torch.testing.assert_close(fused(pixels).last_hidden_state, expected)
 

@@ -12,18 +12,26 @@ from hypothesis import strategies as st
 
 from tests.conftest import TINY
 from trainer.cxr_model import CxrImageProcessor
-from trainer.data.manifest import read_manifest
 from trainer.data.pixels import decode
+from trainer.data.reading import read_manifest
 from trainer.errors import UsageError, WorkError
+from trainer.inference import prefetch
 from trainer.recipes import get_recipe
-from trainer.training.augment import augment, draw
+from trainer.training.augment import augment, draw_parameters
 from trainer.training.build import balanced_weights, build_model
 from trainer.training.checkpoint import Progress
-from trainer.training.feed import PixelFeed, ahead
-from trainer.training.loop import TrainingData, epoch_steps, fit, make_optimizer, set_learning_rate, train_epoch
+from trainer.training.feed import PixelFeed, TrainingData
+from trainer.training.loop import epoch_steps, fit, make_optimizer, set_learning_rate, train_epoch
 
 PLAIN = replace(
-    get_recipe("tb"), augment="none", input_dropout=0.0, image_size=32, batch_size=8, epochs=2, warmup_epochs=0.0, mixed_precision="no"
+    get_recipe("tb"),
+    augment="none",
+    input_dropout=0.0,
+    image_size=32,
+    batch_size=8,
+    epochs=2,
+    warmup_epochs=0.0,
+    mixed_precision="no",
 )
 PROCESSOR = CxrImageProcessor(size={"height": 32, "width": 32})
 
@@ -48,7 +56,9 @@ def data(decoded) -> TrainingData:
 
 
 def small(recipe=PLAIN, **settings):
-    return build_model(replace(recipe, **settings), ("Normal", "Tuberculosis"), str(TINY), pretrained=False, class_weights=None)
+    return build_model(
+        replace(recipe, **settings), ("Normal", "Tuberculosis"), str(TINY), pretrained=False, class_weights=None
+    )
 
 
 @given(st.integers(2, 200), st.integers(1, 16), st.integers(1, 4), st.integers(0, 9), st.integers(0, 9))
@@ -63,11 +73,11 @@ def test_every_sample_once_in_an_order_of_seed_and_epoch(count, batch, parts, se
 
 
 def test_augmentation_is_a_function_of_seed_epoch_and_sample():
-    together, alone = draw(5, 2, np.array([7, 8, 9])), draw(5, 2, np.array([9]))
+    together, alone = draw_parameters(5, 2, np.array([7, 8, 9])), draw_parameters(5, 2, np.array([9]))
     assert torch.equal(together[2:], alone)
     assert together.abs().max() <= 1
-    assert not torch.equal(alone, draw(5, 3, np.array([9])))
-    assert not torch.equal(alone, draw(6, 2, np.array([9])))
+    assert not torch.equal(alone, draw_parameters(5, 3, np.array([9])))
+    assert not torch.equal(alone, draw_parameters(6, 2, np.array([9])))
 
 
 def test_augmentation_moves_by_what_the_recipe_says():
@@ -93,7 +103,14 @@ def test_accumulated_passes_give_the_step_of_the_whole_batch(data, feed):
         # statistics of a batch depend on its size, so they are frozen here
         model = small()
         model.update_statistics = False
-        recipe = replace(PLAIN, batch_size=batch, gradient_accumulation=parts, optimizer="adamw", learning_rate=1e-2, gradient_clip=0.5)
+        recipe = replace(
+            PLAIN,
+            batch_size=batch,
+            gradient_accumulation=parts,
+            optimizer="adamw",
+            learning_rate=1e-2,
+            gradient_clip=0.5,
+        )
         prepared, optimizer = accelerator.prepare(model, make_optimizer(model, recipe))
         train_epoch(accelerator, prepared, optimizer, feed, data, recipe, epoch=0)
         weights.append(model.classifier.weight.detach().clone())
@@ -111,7 +128,11 @@ def changed(before, model) -> set[str]:
         ("none", set()),
         (
             ["conv_1x1"],
-            {"backbone.conv_1x1.convolution.weight", "backbone.conv_1x1.normalization.weight", "backbone.conv_1x1.normalization.bias"},
+            {
+                "backbone.conv_1x1.convolution.weight",
+                "backbone.conv_1x1.normalization.weight",
+                "backbone.conv_1x1.normalization.bias",
+            },
         ),
     ],
 )
@@ -152,15 +173,17 @@ def test_schedules():
     assert [rate(epoch, schedule="constant") for epoch in (0, 5, 9)] == [1, 1, 1]
     assert [rate(epoch, schedule="cosine") for epoch in (0, 5, 10)] == pytest.approx([1, 0.5, 0])
     assert [rate(epoch, schedule="exponential") for epoch in (0, 20)] == pytest.approx([1, 0.1])
-    assert [rate(epoch, schedule="constant", warmup_epochs=2.0) for epoch in (0, 1, 2)] == pytest.approx([0, 0.5, 1], abs=1e-2)
+    assert [rate(epoch, schedule="constant", warmup_epochs=2.0) for epoch in (0, 1, 2)] == pytest.approx(
+        [0, 0.5, 1], abs=1e-2
+    )
 
 
 @pytest.mark.parametrize("device", ["cpu", "meta"])
 def test_what_is_made_ahead_comes_in_order_and_its_errors_arrive(device):
     """Any device but a CPU has the next batch made beside it, by a thread."""
-    assert list(ahead(lambda job: job * job, range(5), torch.device(device))) == [0, 1, 4, 9, 16]
-    assert list(ahead(abs, [], torch.device(device))) == []
-    made = ahead(lambda job: 1 // job, [1, 0, 1], torch.device(device))
+    assert list(prefetch(lambda job: job * job, range(5), torch.device(device))) == [0, 1, 4, 9, 16]
+    assert list(prefetch(abs, [], torch.device(device))) == []
+    made = prefetch(lambda job: 1 // job, [1, 0, 1], torch.device(device))
     assert next(made) == 1
     with pytest.raises(ZeroDivisionError):
         next(made)
@@ -174,7 +197,7 @@ def test_what_is_made_ahead_is_made_while_the_last_is_used():
             begun.set()
         return job
 
-    made = ahead(make, [0, 1], torch.device("meta"))
+    made = prefetch(make, [0, 1], torch.device("meta"))
     assert next(made) == 0
     assert begun.wait(timeout=5)  # nobody has asked for it yet
     assert next(made) == 1
@@ -184,7 +207,9 @@ def test_class_weights_are_scikit_learns():
     from sklearn.utils.class_weight import compute_class_weight
 
     labels = np.array([0] * 30 + [1] * 6 + [2] * 14)
-    assert balanced_weights([30, 6, 14]) == pytest.approx(compute_class_weight("balanced", classes=np.arange(3), y=labels).tolist())
+    assert balanced_weights([30, 6, 14]) == pytest.approx(
+        compute_class_weight("balanced", classes=np.arange(3), y=labels).tolist()
+    )
 
 
 def test_early_stopping_and_the_best_epoch():

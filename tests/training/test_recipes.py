@@ -12,15 +12,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import TypeAdapter
 
-from trainer.data.manifest import read_manifest
+from trainer.data.labelled import load_for_training
 from trainer.data.pixels import decode
+from trainer.data.reading import read_manifest
 from trainer.errors import UsageError
 from trainer.recipes import RECIPES, Recipe, get_recipe, override
 from trainer.tasks import TASKS
 from trainer.training.build import build_model, default_processor
-from trainer.training.feed import PixelFeed
-from trainer.training.loop import TrainingData, make_optimizer, train_epoch
-from trainer.workflow import TrainOptions, prepare
+from trainer.training.feed import PixelFeed, TrainingData
+from trainer.training.loop import make_optimizer, train_epoch
 
 SOURCES = [recipe for recipe in RECIPES.values() if recipe.source]
 HEADS = {
@@ -32,7 +32,8 @@ HEADS = {
 # backbone tensors that a step may change, by timm's or transformers' own names
 UNFROZEN = {
     "tb-resnet50-last4": {
-        f"encoder.stages.3.layers.2.layer.2.{name}" for name in ("convolution.weight", "normalization.weight", "normalization.bias")
+        f"encoder.stages.3.layers.2.layer.2.{name}"
+        for name in ("convolution.weight", "normalization.weight", "normalization.bias")
     },
     "tb-resnet101-last7": {
         f"encoder.stages.3.layers.2.layer.{layer}.{name}"
@@ -50,7 +51,9 @@ UNFROZEN = {
             "norm5.bias",
         )
     },
-    "tb-mobilenetv2-last5": {f"conv_1x1.{name}" for name in ("convolution.weight", "normalization.weight", "normalization.bias")},
+    "tb-mobilenetv2-last5": {
+        f"conv_1x1.{name}" for name in ("convolution.weight", "normalization.weight", "normalization.bias")
+    },
 }
 
 
@@ -72,7 +75,11 @@ def _settle(model, pixels: torch.Tensor) -> None:
 def test_the_table_holds_the_sources_fourteen_and_three_of_our_own():
     assert len(SOURCES) == 14
     assert set(RECIPES) - {recipe.name for recipe in SOURCES} == {"tb", "covid", "three-class"}
-    assert {task: sum(recipe.task == task for recipe in SOURCES) for task in TASKS} == {"tb": 10, "covid": 3, "three-class": 1}
+    assert {task: sum(recipe.task == task for recipe in SOURCES) for task in TASKS} == {
+        "tb": 10,
+        "covid": 3,
+        "three-class": 1,
+    }
 
 
 def test_published_figures_are_those_of_the_sources():
@@ -100,7 +107,15 @@ def test_exactly_the_named_tensors_change_in_a_step(recipe, phantoms):
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     accelerator = Accelerator(cpu=True)
     prepared, optimizer = accelerator.prepare(model, make_optimizer(model, recipe))
-    train_epoch(accelerator, prepared, optimizer, PixelFeed(images, processor, accelerator.device, recipe), data, recipe, epoch=0)
+    train_epoch(
+        accelerator,
+        prepared,
+        optimizer,
+        PixelFeed(images, processor, accelerator.device, recipe),
+        data,
+        recipe,
+        epoch=0,
+    )
     changed = {name for name, tensor in model.state_dict().items() if not torch.equal(tensor, before[name])}
     head = {name for name in before if name.startswith(("head.", "classifier."))}
     projection = {"projection.weight", "projection.bias"} if recipe.name == "tb-mobilenetv2-last5" else set()
@@ -109,7 +124,9 @@ def test_exactly_the_named_tensors_change_in_a_step(recipe, phantoms):
     assert kinds == HEADS["tb-mobilenetv2" if recipe.features == "probabilities" else recipe.task]
 
 
-@pytest.mark.parametrize("name", ["tb-vgg16", "tb-vgg19", "three-class-mobilenetv3small", "tb-densenet201", "tb-resnet50"])
+@pytest.mark.parametrize(
+    "name", ["tb-vgg16", "tb-vgg19", "three-class-mobilenetv3small", "tb-densenet201", "tb-resnet50"]
+)
 def test_no_parameter_is_carried_along_unused(name):
     model = made(replace(RECIPES[name], image_size=64)).requires_grad_(True)
     model.eval()(torch.rand(2, 3, 64, 64)).logits.sum().backward()
@@ -117,12 +134,18 @@ def test_no_parameter_is_carried_along_unused(name):
     assert unused == []
     size = sum(tensor.numel() * tensor.element_size() for tensor in model.state_dict().values())
     assert (
-        size < {"tb-vgg16": 62, "tb-vgg19": 90, "three-class-mobilenetv3small": 5, "tb-densenet201": 80, "tb-resnet50": 100}[name] * 2**20
+        size
+        < {"tb-vgg16": 62, "tb-vgg19": 90, "three-class-mobilenetv3small": 5, "tb-densenet201": 80, "tb-resnet50": 100}[
+            name
+        ]
+        * 2**20
     )
 
 
 def test_class_weights_of_a_source_can_be_replaced():
-    recipe = override(get_recipe("tb-vgg16"), ['class_weights={"Normal": 1, "Tuberculosis": 2}', "augment=none", "hidden_sizes=[32]"])
+    recipe = override(
+        get_recipe("tb-vgg16"), ['class_weights={"Normal": 1, "Tuberculosis": 2}', "augment=none", "hidden_sizes=[32]"]
+    )
     assert recipe.class_weights == {"Normal": 1, "Tuberculosis": 2}
     assert recipe.hidden_sizes == [32]
     assert recipe.source == get_recipe("tb-vgg16").source
@@ -132,10 +155,14 @@ def test_the_probabilities_of_a_pretrained_classifier_are_kept(tmp_path):
     """MobileNet-V2 as TensorFlow publishes it has a background class first: the head sits on the other thousand."""
     from transformers import MobileNetV2Config, MobileNetV2ForImageClassification
 
-    config = MobileNetV2Config(depth_multiplier=0.35, finegrained_output=False, id2label={index: str(index) for index in range(1001)})
+    config = MobileNetV2Config(
+        depth_multiplier=0.35, finegrained_output=False, id2label={index: str(index) for index in range(1001)}
+    )
     theirs = MobileNetV2ForImageClassification(config).eval()
     theirs.save_pretrained(tmp_path)
-    model = build_model(get_recipe("tb-mobilenetv2"), ("Normal", "Tuberculosis"), str(tmp_path), pretrained=True, class_weights=None).eval()
+    model = build_model(
+        get_recipe("tb-mobilenetv2"), ("Normal", "Tuberculosis"), str(tmp_path), pretrained=True, class_weights=None
+    ).eval()
     pixels = torch.rand(2, 3, 224, 224)
     seen = []
     model.head.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
@@ -164,9 +191,15 @@ def _has_declared_types(recipe: Recipe) -> bool:
 
 
 @settings(max_examples=300)
-@given(st.sampled_from(SETTABLE), JSON | st.sampled_from([10**400, -(10**400), math.nan, math.inf, [True], [1.5], {"Normal": math.nan}]))
+@given(
+    st.sampled_from(SETTABLE),
+    JSON | st.sampled_from([10**400, -(10**400), math.nan, math.inf, [True], [1.5], {"Normal": math.nan}]),
+)
 def test_any_value_of_any_field_gives_a_recipe_or_says_what_is_expected(name, value):
-    for change in (lambda: override(get_recipe("tb"), [f"{name}={json.dumps(value)}"]), lambda: replace(get_recipe("tb"), **{name: value})):
+    for change in (
+        lambda: override(get_recipe("tb"), [f"{name}={json.dumps(value)}"]),
+        lambda: replace(get_recipe("tb"), **{name: value}),
+    ):
         said, changed = "", get_recipe("tb")
         try:
             changed = change()
@@ -188,7 +221,10 @@ def test_any_value_of_any_field_gives_a_recipe_or_says_what_is_expected(name, va
         ("image_size=1", "at least 32 pixels"),
         ("image_size=31", "at least 32 pixels"),
         ("image_size=64.0", "a whole number"),
-        *((f"hidden_sizes={value}", "a list of whole numbers above 0") for value in ('["a"]', "[0]", "[-3]", "[true]", "[1.5]", "8")),
+        *(
+            (f"hidden_sizes={value}", "a list of whole numbers above 0")
+            for value in ('["a"]', "[0]", "[-3]", "[true]", "[1.5]", "8")
+        ),
         *((f"unfreeze={value}", "a list of module names") for value in ("[1]", '[""]', "some", "null")),
         *(
             (f"class_weights={value}", "finite weights that are not negative")
@@ -210,8 +246,12 @@ def test_a_value_that_a_field_cannot_have_is_refused(setting, expected):
 
 
 def test_trainings_that_differ_in_their_seed_are_tested_on_the_same_pictures(phantoms):
-    options = TrainOptions(data=str(phantoms), output="")
     recipes = [override(get_recipe("tb"), ["image_size=64", f"seed={seed}"]) for seed in (0, 1, 2)]
-    splits = [prepare(recipe, options, default_processor(recipe), print)[0].rows["split"].tolist() for recipe in recipes]
+    splits = [
+        load_for_training(str(phantoms), TASKS["tb"], default_processor(recipe), None, False, print)[0]
+        .rows["split"]
+        .tolist()
+        for recipe in recipes
+    ]
     assert splits[0] == splits[1] == splits[2]
     assert set(splits[0]) == {"train", "validation", "test"}

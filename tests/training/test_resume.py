@@ -68,7 +68,9 @@ def test_kill_9_in_the_middle_of_epoch_3_then_resume_gives_the_same_weights(whol
     assert (output / "checkpoints" / "epoch-0002").is_dir()
     assert not (output / "metrics.json").exists()
     assert main(command(phantoms, output)) == 2  # not without --resume
-    subprocess.run([sys.executable, "-m", "trainer", *command(phantoms, output, "--resume")], check=True, capture_output=True)
+    subprocess.run(
+        [sys.executable, "-m", "trainer", *command(phantoms, output, "--resume")], check=True, capture_output=True
+    )
     first, second = load_file(whole / "model.safetensors"), load_file(output / "model.safetensors")
     assert first.keys() == second.keys()
     assert all(torch.equal(first[name], second[name]) for name in first)
@@ -104,7 +106,9 @@ def stop_after_one_epoch(monkeypatch):
     return stopping
 
 
-def test_a_reordered_csv_changes_nothing_and_what_was_stored_is_used(phantoms, tmp_path, monkeypatch, stop_after_one_epoch):
+def test_a_reordered_csv_changes_nothing_and_what_was_stored_is_used(
+    phantoms, tmp_path, monkeypatch, stop_after_one_epoch
+):
     files = sorted(phantoms.rglob("*.png"))
     listed = pd.DataFrame({"file": map(str, files), "label": [file.parent.name for file in files]})
     data = tmp_path / "data.csv"
@@ -115,10 +119,12 @@ def test_a_reordered_csv_changes_nothing_and_what_was_stored_is_used(phantoms, t
         assert main(command(data, tmp_path / "run", *words)) == 130
     listed.sample(frac=1, random_state=3).to_csv(data, index=False)
     shown = []
-    for name in ("plain", "augmented"):
+    for name in ("eval_batch", "augmented"):
         given = getattr(PixelFeed, name)
         monkeypatch.setattr(
-            PixelFeed, name, lambda self, samples, *draws, given=given: shown.extend(samples) or given(self, samples, *draws)
+            PixelFeed,
+            name,
+            lambda self, samples, *parameters, given=given: shown.extend(samples) or given(self, samples, *parameters),
         )
     assert main(command(data, tmp_path / "run", *words, "--resume")) == 0
     assert len(shown) == 2  # to find where to cut
@@ -177,7 +183,11 @@ def test_a_full_disk_stops_with_the_cure(phantoms, tmp_path):
     output = tmp_path / "run"
     start = time.time()
     done = subprocess.run(
-        [sys.executable, "-m", "trainer", *command(phantoms, output)], preexec_fn=limit, capture_output=True, text=True, check=False
+        [sys.executable, "-m", "trainer", *command(phantoms, output)],
+        preexec_fn=limit,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == 1, (done.stderr[-800:], time.time() - start)
     assert "--resume" in done.stderr

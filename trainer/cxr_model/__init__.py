@@ -1,8 +1,10 @@
 """The code that travels with every model. It only applies: whatever is fitted is fitted in trainer/evaluation."""
 
 from .configuration_cxr import CxrConfig
-from .image_processing_cxr import CxrImageProcessor, Radiograph, RadiographError, outline, read_radiograph
+from .grey_cxr import Radiograph, RadiographError
+from .image_processing_cxr import CxrImageProcessor, thumbnail
 from .modeling_cxr import CxrForImageClassification, CxrOutput
+from .reader_cxr import read_radiograph
 
 CxrConfig.register_for_auto_class()
 CxrForImageClassification.register_for_auto_class("AutoModelForImageClassification")
@@ -15,6 +17,6 @@ __all__ = [
     "CxrOutput",
     "Radiograph",
     "RadiographError",
-    "outline",
     "read_radiograph",
+    "thumbnail",
 ]

@@ -10,6 +10,7 @@ from transformers import AutoModel, PreTrainedModel
 from transformers.utils import ModelOutput
 
 from .configuration_cxr import CxrConfig
+from .folding_cxr import fold_batch_norm
 
 
 def _is_finite(tensor: Tensor) -> bool:
@@ -28,7 +29,10 @@ class CxrOutput(ModelOutput):
 
 
 class CxrForImageClassification(PreTrainedModel):
-    """Backbone -> pooling -> head. Loads with `AutoModelForImageClassification.from_pretrained(..., trust_remote_code=True)`."""
+    """Backbone -> pooling -> head.
+
+    Loads with `AutoModelForImageClassification.from_pretrained(..., trust_remote_code=True)`.
+    """
 
     config_class = CxrConfig
     main_input_name = "pixel_values"
@@ -62,27 +66,44 @@ class CxrForImageClassification(PreTrainedModel):
         self.post_init()
 
     def add_familiarity(self, settings: dict[str, Any]) -> None:
-        """Make room for what a fitted familiarity needs: the mean, directions [k, D] and spreads [k] of training textures."""
+        """Make room for what a fitted familiarity needs: the mean, directions [k, D] and spreads [k] of training
+        textures.
+        """
         self.config.familiarity = settings
         count, size = settings["components"], self.config.feature_size
-        for name, shape, dtype in (("mean", (size,), None), ("axes", (count, size), torch.float16), ("spread", (count,), None)):
+        for name, shape, dtype in (
+            ("mean", (size,), None),
+            ("axes", (count, size), torch.float16),
+            ("spread", (count,), None),
+        ):
             self.register_buffer(f"familiarity_{name}", torch.zeros(shape, dtype=dtype))
 
     @classmethod
     def from_pretrained(cls, *args: Any, **kwargs: Any) -> Any:
-        """Load a run or a Hub repository; weights that are missing, left over or not finite raise OSError, none are made up."""
+        """Load a run or a Hub repository; weights that are missing, left over or not finite raise OSError, none are
+        made up.
+        """
         wants_info = kwargs.pop("output_loading_info", False)
         model, info = super().from_pretrained(*args, output_loading_info=True, **kwargs)
-        wrong = {key: sorted(map(str, info[key])) for key in ("missing_keys", "unexpected_keys", "mismatched_keys") if info[key]}
+        wrong = {
+            key: sorted(map(str, info[key]))
+            for key in ("missing_keys", "unexpected_keys", "mismatched_keys")
+            if info[key]
+        }
         if wrong:
             raise OSError(f"{args[0] if args else cls.__name__}: the weights do not fit the configuration: {wrong}")
         broken = [name for name, tensor in model.state_dict().items() if not _is_finite(tensor)]
         if broken:
-            raise OSError(f"{args[0] if args else cls.__name__}: weights that are not finite: {', '.join(broken[:3])}; train it anew")
+            raise OSError(
+                f"{args[0] if args else cls.__name__}: weights that are not finite: {', '.join(broken[:3])}; "
+                "train it anew"
+            )
         return (model, info) if wants_info else model
 
     def train(self, mode: bool = True) -> "CxrForImageClassification":
-        """Training mode for what trains: a backbone with frozen parts stays in eval mode, and its BatchNorm statistics stay."""
+        """Training mode for what trains: a backbone with frozen parts stays in eval mode, and its BatchNorm statistics
+        stay.
+        """
         super().train(mode)
         if mode and any(not parameter.requires_grad for parameter in self.backbone.parameters()):
             self.backbone.eval()
@@ -91,6 +112,18 @@ class CxrForImageClassification(PreTrainedModel):
                 if isinstance(module, nn.modules.batchnorm._BatchNorm):
                     module.eval()
         return self
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """What the model answers, in the order of its outputs."""
+        return tuple(self.config.id2label[index] for index in range(self.config.num_labels))
+
+    def fold_batch_norm(self, pixel_values: Tensor) -> "CxrForImageClassification":
+        """A copy for inference with BatchNorm folded into the convolutions; `pixel_values` [B, 3, H, W] is an example
+        input.
+        """
+        folded: CxrForImageClassification = fold_batch_norm(self.eval(), pixel_values)
+        return folded
 
     def classify(self, feature_map: Tensor) -> Tensor:
         """Feature map [B, D, h, w] -> logits [B, C]."""
@@ -109,20 +142,23 @@ class CxrForImageClassification(PreTrainedModel):
         return output.to_tuple() if return_dict is False else output
 
     def familiarity(self, feature_map: Tensor) -> Tensor | None:
-        """How much pictures resemble the training radiographs, [B] in 0..1; below .5 as few of those are. None where not fitted."""
+        """How much images resemble the training radiographs, [B] in 0..1; below .5 as few of those are.
+
+        None where not fitted.
+        """
         if not self.config.familiarity:
             return None
-        return 1 / (1 + self.strangeness(self.texture(feature_map)) / self.config.familiarity["threshold"])
+        return 1 / (1 + self.mahalanobis_distance(self.texture(feature_map)) / self.config.familiarity["threshold"])
 
     @staticmethod
     def texture(feature_map: Tensor) -> Tensor:
-        """How much each feature of a map [B, D, h, w] varies over the picture, as a vector of length 1: float32 [B, D].
+        """How much each feature of a map [B, D, h, w] varies over the image, as a vector of length 1: float32 [B, D].
 
         It says which patterns there are, not how strong: contrast, which differs between hospitals, drops out.
         """
         return F.normalize(feature_map.detach().float().std(dim=(2, 3), correction=0), dim=1)
 
-    def strangeness(self, texture: Tensor) -> Tensor:
+    def mahalanobis_distance(self, texture: Tensor) -> Tensor:
         """Mahalanobis distance of textures [B, D] under a probabilistic PCA (Tipping and Bishop 1999), squared, [B].
 
         It adds the spread within the first directions and, with half the weight, what is outside of them.
@@ -145,7 +181,8 @@ class CxrForImageClassification(PreTrainedModel):
 
         Uses the feature map of a forward pass that was already made, with or without gradients; call it in eval mode.
 
-        `class_index`: one for all images, or [B]. Gives float32 [B, h, w] in 0..1; all zero where nothing speaks for it.
+        `class_index`: one for all images, or [B]. Gives float32 [B, h, w] in 0..1; all zero where nothing speaks for
+        it.
         """
         with torch.inference_mode(False), torch.enable_grad():
             feature_map = output["feature_map"].detach().clone().requires_grad_()
@@ -161,13 +198,17 @@ class CxrForImageClassification(PreTrainedModel):
     def decide(self, output: CxrOutput) -> list[dict[str, Any]]:
         """Scores and a decision for each image of a batch: {"label", "scores", "decision", "familiarity", "warnings"}.
 
-        `warnings` is ["unfamiliar"] where the picture is unlike the training radiographs, else empty. The decision follows
-        `config.operating_point`; without one it is the argmax (for two labels, a threshold of .5).
+        `warnings` is ["unfamiliar"] where the image is unlike the training radiographs, else empty. The decision
+        follows `config.operating_point`; without one it is the argmax (for two labels, a threshold of .5).
         """
         scores = output["logits"].float().softmax(dim=-1).tolist()
         familiarity = output.familiarity.tolist() if output.familiarity is not None else [None] * len(scores)
         return [
-            {**self._decision(row), "familiarity": known, "warnings": ["unfamiliar"] if known is not None and known < 0.5 else []}
+            {
+                **self._decision(row),
+                "familiarity": known,
+                "warnings": ["unfamiliar"] if known is not None and known < 0.5 else [],
+            }
             for row, known in zip(scores, familiarity, strict=True)
         ]
 

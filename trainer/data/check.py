@@ -22,7 +22,7 @@ STATISTICS = ("mean", "standard deviation", "5th percentile", "median", "95th pe
 
 
 @dataclass(frozen=True)
-class Look:
+class FileInfo:
     """What one file is: its size, bits a sample, a thumbnail uint8 [96, 96]; or why it cannot be read."""
 
     width: int = 0
@@ -32,19 +32,21 @@ class Look:
     error: str = ""
 
 
-def look_at(files: Iterable[str]) -> list[Look]:
+def inspect_files(files: Iterable[str]) -> list[FileInfo]:
     """Read every file once, on all cores."""
     files = list(files)
     with ProcessPoolExecutor(available_cores()) as pool:
-        return list(tqdm(pool.map(_look, files, chunksize=32), total=len(files), desc="reading radiographs", unit="file"))
+        return list(
+            tqdm(pool.map(_inspect, files, chunksize=32), total=len(files), desc="reading radiographs", unit="file")
+        )
 
 
-def _look(file: str) -> Look:
+def _inspect(file: str) -> FileInfo:
     try:
         pixels = read_radiograph(file).pixels
     except (RadiographError, ImportError) as error:
-        return Look(error=str(error).removeprefix(f"{file}: "))
-    return Look(pixels.shape[1], pixels.shape[0], _bits(file), SMALL.resize(pixels))
+        return FileInfo(error=str(error).removeprefix(f"{file}: "))
+    return FileInfo(pixels.shape[1], pixels.shape[0], _bits(file), SMALL.resize(pixels))
 
 
 def _bits(file: str) -> int:
@@ -52,50 +54,46 @@ def _bits(file: str) -> int:
     try:
         with Image.open(file) as image:
             return {"1": 1, "I;16": 16, "I;16B": 16, "I;16L": 16, "I": 16, "F": 32}.get(image.mode, 8)
-    except OSError:  # not a picture of Pillow's: DICOM
+    except OSError:  # not an image of Pillow's: DICOM
         import pydicom
 
         return int(pydicom.dcmread(file, stop_before_pixels=True, force=True).get("BitsStored") or 8)
 
 
-def find_faults(rows: pd.DataFrame, looks: list[Look], others: list[str]) -> dict[str, Any]:
+def find_faults(rows: pd.DataFrame, infos: list[FileInfo], others: list[str]) -> dict[str, Any]:
     """Everything but the shortcuts, as JSON.
 
     Args:
         rows: the manifest, its `group` as given (empty where the data has none).
-        looks: one a row.
-        others: files beside the pictures that are none.
+        infos: one a row.
+        others: files beside the images that are none.
     """
-    readable = [place for place, look in enumerate(looks) if not look.error]
-    copies_found = find_copies(thumbnails(looks, readable)) if readable else Copies([], True)
-    near = [(readable[one], readable[two], score) for one, two, score in copies_found.pairs]
+    readable = [number for number, info in enumerate(infos) if not info.error]
+    search = find_copies(thumbnails(infos, readable)) if readable else Copies([], True)
+    near = [(readable[one], readable[two], score) for one, two, score in search.pairs]
     near = [(one, two, score) for one, two, score in near if rows["sha256"][one] != rows["sha256"][two]]
     exact = [list(part.index) for _, part in rows.groupby("sha256") if len(part) > 1]
-    same = [(one, two) for places in exact for one, two in pairwise(places)]
-    copies = [*same, *((one, two) for one, two, _ in near)]
+    pairs = [pair for numbers in exact for pair in pairwise(numbers)] + [(one, two) for one, two, _ in near]
     names = rows["file"].tolist()
     return {
         "images": len(rows),
         "splits": sorted(set(rows["split"]) - {""}),
-        "unreadable": [{"file": names[place], "error": look.error} for place, look in enumerate(looks) if look.error],
-        "not_pictures": others,
+        "unreadable": [
+            {"file": file, "error": info.error} for file, info in zip(names, infos, strict=True) if info.error
+        ],
+        "not_images": others,
         "absurd_sizes": [
-            {"file": names[place], "width": looks[place].width, "height": looks[place].height}
-            for place in readable
-            if min(looks[place].width, looks[place].height) < SMALLEST
-            or max(looks[place].width, looks[place].height) > NARROWEST * min(looks[place].width, looks[place].height)
+            {"file": names[number], "width": infos[number].width, "height": infos[number].height}
+            for number in readable
+            if _is_absurd(infos[number])
         ],
-        "exact_copies": [[names[place] for place in places] for places in exact],
+        "exact_copies": [[names[number] for number in numbers] for numbers in exact],
         "near_copies": [{"files": [names[one], names[two]], "similarity": round(score, 4)} for one, two, score in near],
-        "copy_search_complete": copies_found.complete,
-        "label_conflicts": [_pair(rows, one, two, "label") for one, two in copies if rows["label"][one] != rows["label"][two]],
-        "copies_across_splits": [_pair(rows, one, two, "split") for one, two in copies if rows["split"][one] != rows["split"][two]],
-        "patients_across_splits": [
-            {"group": group, "splits": sorted(set(part["split"])), "files": part["file"].tolist()}
-            for group, part in rows[rows["group"] != ""].groupby("group")
-            if part["split"].nunique() > 1
-        ],
-        "classes": [_describe_class(label, part, looks) for label, part in rows.groupby("label")],
+        "copy_search_complete": search.complete,
+        "label_conflicts": _differing(rows, pairs, "label"),
+        "copies_across_splits": _differing(rows, pairs, "split"),
+        "patients_across_splits": _patients_across_splits(rows),
+        "classes": [_describe_class(label, part, infos) for label, part in rows.groupby("label")],
         "collections": {
             collection: {label: int(count) for label, count in part["label"].value_counts().sort_index().items()}
             for collection, part in rows.groupby("collection")
@@ -103,14 +101,27 @@ def find_faults(rows: pd.DataFrame, looks: list[Look], others: list[str]) -> dic
     }
 
 
+def _is_absurd(info: FileInfo) -> bool:
+    short, long = sorted((info.width, info.height))
+    return short < SMALLEST or long > NARROWEST * short
+
+
+def _patients_across_splits(rows: pd.DataFrame) -> list[dict[str, Any]]:
+    return [
+        {"group": group, "splits": sorted(set(part["split"])), "files": part["file"].tolist()}
+        for group, part in rows[rows["group"] != ""].groupby("group")
+        if part["split"].nunique() > 1
+    ]
+
+
 def leaks(report: dict[str, Any]) -> int:
     """How many copies and patients stand on two sides of the split."""
     return len(report["copies_across_splits"]) + len(report["patients_across_splits"])
 
 
-def thumbnails(looks: list[Look], places: list[int]) -> np.ndarray:
+def thumbnails(infos: list[FileInfo], places: list[int]) -> np.ndarray:
     """uint8 [N, 96, 96] of those that could be read."""
-    return np.stack([looks[place].thumbnail for place in places])
+    return np.stack([infos[place].thumbnail for place in places])
 
 
 def border_pixels(pictures: np.ndarray) -> np.ndarray:
@@ -132,14 +143,20 @@ def _statistics(pictures: np.ndarray) -> np.ndarray:
     return np.column_stack([flat.mean(1), flat.std(1), *np.percentile(flat, (5, 50, 95), axis=1), gradient])
 
 
-def _pair(rows: pd.DataFrame, one: int, two: int, column: str) -> dict[str, Any]:
-    return {"files": [rows["file"][one], rows["file"][two]], f"{column}s": [rows[column][one], rows[column][two]]}
+def _differing(rows: pd.DataFrame, pairs: list[tuple[int, int]], column: str) -> list[dict[str, Any]]:
+    """Pairs of row numbers that differ in a column."""
+    files, values = rows["file"], rows[column]
+    return [
+        {"files": [files[one], files[two]], f"{column}s": [values[one], values[two]]}
+        for one, two in pairs
+        if values[one] != values[two]
+    ]
 
 
-def _describe_class(label: Any, part: pd.DataFrame, looks: list[Look]) -> dict[str, Any]:
-    seen = [looks[place] for place in part.index if not looks[place].error]
-    sizes = pd.Series([f"{look.width}x{look.height}" for look in seen]).value_counts()
-    bits = pd.Series([look.bits for look in seen]).value_counts().sort_index()
+def _describe_class(label: Any, part: pd.DataFrame, infos: list[FileInfo]) -> dict[str, Any]:
+    seen = [infos[place] for place in part.index if not infos[place].error]
+    sizes = pd.Series([f"{info.width}x{info.height}" for info in seen]).value_counts()
+    bits = pd.Series([info.bits for info in seen]).value_counts().sort_index()
     return {
         "label": label,
         "images": len(part),
@@ -147,13 +164,13 @@ def _describe_class(label: Any, part: pd.DataFrame, looks: list[Look]) -> dict[s
         "commonest_sizes": {size: int(count) for size, count in sizes.head(3).items()},
         "different_sizes": len(sizes),
         "bits": {str(depth): int(count) for depth, count in bits.items()},
-        "black_border": round(float(np.mean([_black_border(look) for look in seen])), 4) if seen else None,
+        "black_border": round(float(np.mean([_black_border(info) for info in seen])), 4) if seen else None,
     }
 
 
-def _black_border(look: Look) -> float:
-    """Share of the picture that lies in black rows and columns at its edges."""
-    filled = [np.flatnonzero(look.thumbnail.max(axis=axis) >= BLACK) for axis in (0, 1)]
+def _black_border(info: FileInfo) -> float:
+    """Share of the image that lies in black rows and columns at its edges."""
+    filled = [np.flatnonzero(info.thumbnail.max(axis=axis) >= BLACK) for axis in (0, 1)]
     if not all(len(places) for places in filled):
         return 1.0
     width, height = (places[-1] - places[0] + 1 for places in filled)

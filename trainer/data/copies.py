@@ -18,15 +18,20 @@ from trainer.data.pixels import GreyImages
 
 SIDE = 96  # pixels of the thumbnails
 ALIKE, COPY = 0.60, 0.90  # correlation of candidates before they are laid over each other, and of copies after it
-ROUNDS = ((SIDE // 2, 10, 0.70), (SIDE // 2, 20, 0.80), (SIDE, 1, 0.80), (SIDE, 20, COPY))  # resolution, steps, correlation to go on
+ROUNDS = (
+    (SIDE // 2, 10, 0.70),
+    (SIDE // 2, 20, 0.80),
+    (SIDE, 1, 0.80),
+    (SIDE, 20, COPY),
+)  # resolution, steps, correlation to go on
 VERSION = 4  # to be raised when the search changes: kept results are then not used
-NEIGHBOURS = 8  # most candidates for a picture, and as many candidates as pictures in all: the likeliest
-CHUNK = 512  # pictures compared with all at a time
-TOGETHER = 128  # pairs laid over each other at a time: as many as fit a processor's cache
+NEIGHBOURS = 8  # most candidates for an image, and as many candidates as images in all: the likeliest
+CHUNK = 512  # images compared with all at a time
+PAIRS_PER_BATCH = 128  # pairs laid over each other at a time: as many as fit a processor's cache
 
 
 class Copies(NamedTuple):
-    """Pairs of near copies: first, second (a higher row), similarity in .9..1; `complete`: no candidate was left out."""
+    """Pairs of near copies: first, second (a higher row), similarity in .9..1; `complete`: none was left out."""
 
     pairs: list[tuple[int, int, float]]
     complete: bool
@@ -39,8 +44,10 @@ class Copies(NamedTuple):
     @property
     def note(self) -> list[str]:
         """What a user should know of the search."""
-        bound = f"{NEIGHBOURS} candidates a picture, one on average"
-        return [] if self.complete else [f"the search for near copies stopped at its bound ({bound}): there may be more"]
+        bound = f"{NEIGHBOURS} candidates an image, one on average"
+        return (
+            [] if self.complete else [f"the search for near copies stopped at its bound ({bound}): there may be more"]
+        )
 
 
 def copies_among(images: GreyImages) -> Copies:
@@ -68,8 +75,8 @@ def _thumbnails(images: GreyImages) -> np.ndarray:
 def find_copies(thumbnails: np.ndarray) -> Copies:
     """Near copies among uint8 [N, 96, 96] thumbnails.
 
-    `complete` is False where one picture had more than NEIGHBOURS candidates, or all together more than there are
-    pictures: only the likeliest were then laid over each other.
+    `complete` is False where one image had more than NEIGHBOURS candidates, or all together more than there are
+    images: only the likeliest were then laid over each other.
     """
     pairs, complete = _alike(thumbnails)
     moves, scores = torch.zeros(len(pairs), 4), torch.zeros(len(pairs))
@@ -77,7 +84,9 @@ def find_copies(thumbnails: np.ndarray) -> Copies:
         moves, scores = _overlay(thumbnails, side, pairs, moves, steps)
         kept = scores >= least
         pairs, moves, scores = pairs[kept], moves[kept], scores[kept]
-    return Copies([(one, two, score) for (one, two), score in zip(pairs.tolist(), scores.tolist(), strict=True)], complete)
+    return Copies(
+        [(one, two, score) for (one, two), score in zip(pairs.tolist(), scores.tolist(), strict=True)], complete
+    )
 
 
 def _levelled(thumbnails: np.ndarray, side: int) -> torch.Tensor:
@@ -99,7 +108,7 @@ def _levelled(thumbnails: np.ndarray, side: int) -> torch.Tensor:
 def _alike(thumbnails: np.ndarray) -> tuple[torch.Tensor, bool]:
     """Candidates [P, 2], and whether these are all.
 
-    Every picture is compared with every other, by the correlation of their detail, in bf16.
+    Every image is compared with every other, by the correlation of their detail, in bf16.
     """
     starts = range(0, len(thumbnails), CHUNK)
     vectors = torch.cat([_unit(_levelled(thumbnails[start : start + CHUNK], SIDE // 2)) for start in starts])
@@ -107,7 +116,7 @@ def _alike(thumbnails: np.ndarray) -> tuple[torch.Tensor, bool]:
     for start in tqdm(starts, desc="comparing all pairs", unit="block", leave=False):
         alike = (vectors[start : start + CHUNK] @ vectors[start:].T).float()
         best = alike.topk(min(NEIGHBOURS + 1, alike.shape[1]), dim=1)
-        complete &= not bool(((alike > ALIKE).sum(dim=1) > NEIGHBOURS + 1).any())  # a picture is its own first neighbour
+        complete &= not bool(((alike > ALIKE).sum(dim=1) > NEIGHBOURS + 1).any())  # an image is its own first neighbour
         row, column = torch.nonzero(best.values > ALIKE, as_tuple=True)
         first, second = row + start, best.indices[row, column] + start
         found.append(torch.stack([first, second], 1)[first < second])
@@ -117,21 +126,23 @@ def _alike(thumbnails: np.ndarray) -> tuple[torch.Tensor, bool]:
 
 
 def _unit(images: torch.Tensor) -> torch.Tensor:
-    """bf16 [N, D] of mean 0 and length 1; an empty picture is all 0, so that it is like none."""
+    """bf16 [N, D] of mean 0 and length 1; an empty image is all 0, so that it is like none."""
     vectors = images.flatten(1) - images.flatten(1).mean(1, keepdim=True)
     norms = vectors.norm(dim=1, keepdim=True)
     return torch.where(norms > 1, vectors / norms.clamp_min(1e-6), 0.0).bfloat16()
 
 
-def _overlay(thumbnails: np.ndarray, side: int, pairs: torch.Tensor, moves: torch.Tensor, steps: int) -> tuple[torch.Tensor, torch.Tensor]:
+def _overlay(
+    thumbnails: np.ndarray, side: int, pairs: torch.Tensor, moves: torch.Tensor, steps: int
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Shift and scale the second of each pair to fit the first, by gradient ascent on their correlation.
 
     Returns:
         The moves [P, 4] (scales and shifts of x and y) and the best correlations [P].
     """
     best_moves, best = moves.clone(), torch.full((len(pairs),), -1.0)
-    for start in tqdm(range(0, len(pairs), TOGETHER), desc="laying over each other", unit="block", leave=False):
-        part = slice(start, start + TOGETHER)
+    for start in tqdm(range(0, len(pairs), PAIRS_PER_BATCH), desc="laying over each other", unit="block", leave=False):
+        part = slice(start, start + PAIRS_PER_BATCH)
         first, second = (_levelled(thumbnails[pairs[part, place].numpy()], side) for place in (0, 1))
         second = second.unsqueeze(1)
         move = moves[part].clone().requires_grad_()
@@ -152,7 +163,7 @@ def _overlay(thumbnails: np.ndarray, side: int, pairs: torch.Tensor, moves: torc
 
 
 def _correlation(one: torch.Tensor, two: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-    """Weighted correlation of pictures [B, H, W] pair by pair."""
+    """Weighted correlation of images [B, H, W] pair by pair."""
     total = weight.sum((1, 2)).clamp_min(1)
     one = one - ((one * weight).sum((1, 2)) / total).view(-1, 1, 1)
     two = two - ((two * weight).sum((1, 2)) / total).view(-1, 1, 1)

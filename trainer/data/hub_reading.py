@@ -8,7 +8,7 @@ import datasets
 import pandas as pd
 from tqdm.auto import tqdm
 
-from trainer.data.manifest import SPLIT_FOLDERS
+from trainer.data.manifest import SPLIT_NAMES
 from trainer.errors import UsageError
 from trainer.files import write_bytes
 
@@ -16,10 +16,11 @@ OPTIONAL = ("group", "collection")
 
 
 def read_hub_dataset(reference: str) -> pd.DataFrame:
-    """`org/name[@revision]` as manifest rows; its pictures are laid in the datasets cache, one file each, as they were stored.
+    """`org/name[@revision]` as manifest rows; its images are laid in the datasets cache, one file each, as they were
+    stored.
 
-    The picture column is the one of type Image; the label column is `label` or `labels`, or the only one of class labels.
-    With `train` alone (as most have) the data has no split of its own.
+    The image column is the one of type Image; the label column is `label` or `labels`, or the only one of class
+    labels. With `train` alone (as most have) the data has no split of its own.
 
     Raises:
         UsageError: it cannot be reached, or has no such columns.
@@ -31,10 +32,10 @@ def read_hub_dataset(reference: str) -> pd.DataFrame:
         reason = (str(error).splitlines() or [""])[0]
         raise UsageError(f"{reference}: neither a folder, a CSV nor a dataset that can be loaded ({reason})") from error
     folder = Path(datasets.config.HF_DATASETS_CACHE) / "cxr-hub-files" / name.replace("/", "--")
-    splits = {split: SPLIT_FOLDERS.get(split, "") for split in found} if len(found) > 1 else dict.fromkeys(found, "")
+    splits = {split: SPLIT_NAMES.get(split, "") for split in found} if len(found) > 1 else dict.fromkeys(found, "")
     unknown = sorted(split for split, known in splits.items() if len(found) > 1 and not known)
     if unknown:
-        raise UsageError(f"{reference}: unknown split {', '.join(unknown)}; expected {', '.join(SPLIT_FOLDERS)}")
+        raise UsageError(f"{reference}: unknown split {', '.join(unknown)}; expected {', '.join(SPLIT_NAMES)}")
     rows = [row for split, part in found.items() for row in _rows(part, splits[split], folder, reference)]
     return pd.DataFrame(rows)
 
@@ -43,7 +44,9 @@ def _rows(part: datasets.Dataset, split: str, folder: Path, reference: str) -> I
     image, label = _columns(part.features, reference)
     names = part.features[label].names if isinstance(part.features[label], datasets.ClassLabel) else None
     folder.mkdir(parents=True, exist_ok=True)
-    for row in tqdm(part.cast_column(image, datasets.Image(decode=False)), desc=f"unpacking {reference}", unit="image", leave=False):
+    for row in tqdm(
+        part.cast_column(image, datasets.Image(decode=False)), desc=f"unpacking {reference}", unit="image", leave=False
+    ):
         content = row[image]["bytes"] if row[image]["bytes"] is not None else Path(row[image]["path"]).read_bytes()
         digest = hashlib.sha256(content).hexdigest()
         file = folder / digest

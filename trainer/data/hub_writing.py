@@ -16,7 +16,8 @@ SHARD = 1000  # images in a parquet file
 
 
 def write_parquet(rows: pd.DataFrame, folder: Path, salt: bytes) -> tuple[dict[str, int], dict[str, int], list[str]]:
-    """Pictures as 8-bit grey PNG inside parquet files, FOLDER/data/<split>-….parquet; no header, EXIF or file name goes along.
+    """Images as 8-bit grey PNG inside parquet files, FOLDER/data/<split>-….parquet; no header, EXIF or file name goes
+    along.
 
     Args:
         rows: a manifest with splits.

@@ -12,7 +12,7 @@ import pandas as pd
 import pyarrow as pa
 import torch
 
-from trainer.cxr_model import CxrImageProcessor, RadiographError, image_processing_cxr, read_radiograph
+from trainer.cxr_model import CxrImageProcessor, RadiographError, dicom_cxr, grey_cxr, read_radiograph, reader_cxr
 from trainer.data.manifest import available_cores
 from trainer.errors import WorkError
 
@@ -21,7 +21,9 @@ MAX_BAD_SHARE = 0.01
 
 @dataclass
 class GreyImages:
-    """Decoded images, row i being row i of the manifest they were made from; `cache` begins the names of their cache files."""
+    """Decoded images, row i being row i of the manifest they were made from; `cache` begins the names of their cache
+    files.
+    """
 
     table: datasets.Dataset
     height: int
@@ -38,7 +40,7 @@ class GreyImages:
         return torch.from_numpy(flat.reshape(-1, self.height, self.width).copy())
 
     def mean(self, indices: np.ndarray) -> torch.Tensor:
-        """The mean picture of these rows, uint8 [height, width]."""
+        """The mean image of these rows, uint8 [height, width]."""
         parts = np.array_split(indices, -(-len(indices) // 256))
         total = torch.stack([self.batch(part).sum(dim=0) for part in parts]).sum(dim=0)
         return (total / len(indices)).round().to(torch.uint8)
@@ -57,49 +59,55 @@ def decode(rows: pd.DataFrame, processor: CxrImageProcessor) -> tuple[pd.DataFra
     Raises:
         WorkError: more than 1 % of the files cannot be read; the first are named.
     """
-    height, width = processor.size["height"], processor.size["width"]
-    features = datasets.Features(
-        {"pixels": datasets.List(datasets.Value("uint8"), length=height * width), "error": datasets.Value("string")}
-    )
-    source = datasets.Dataset.from_dict(
-        {"image": rows["file"].tolist()}, features=datasets.Features({"image": datasets.Image(decode=False)})
-    )
     fingerprint = _fingerprint(rows, processor)
     folder = Path(datasets.config.HF_DATASETS_CACHE) / "cxr-hub-pixels"
     folder.mkdir(parents=True, exist_ok=True)
-    table = source.with_format("arrow").map(
+    table = _map_files(rows["file"].tolist(), processor, fingerprint, folder)
+    errors = np.asarray(table.with_format("numpy")["error"][:])
+    readable = np.flatnonzero(errors == "")
+    skipped = rows.assign(error=errors).loc[errors != "", ["file", "error"]]
+    if len(skipped) > MAX_BAD_SHARE * len(rows):
+        first = "\n  ".join(skipped["error"].head(5))
+        raise WorkError(f"{len(skipped)} of {len(rows)} files cannot be read (at most 1 % may be):\n  {first}")
+    if len(skipped):
+        table = table.select(readable)
+    height, width = processor.size["height"], processor.size["width"]
+    images = GreyImages(table.with_format("arrow"), height, width, folder / fingerprint)
+    return rows.iloc[readable].reset_index(drop=True), images, skipped
+
+
+def _map_files(files: list[str], processor: CxrImageProcessor, fingerprint: str, folder: Path) -> datasets.Dataset:
+    """Columns `pixels` and `error`, from the cache where it holds them."""
+    length = processor.size["height"] * processor.size["width"]
+    pixels = datasets.List(datasets.Value("uint8"), length=length)
+    image = datasets.Features({"image": datasets.Image(decode=False)})
+    source = datasets.Dataset.from_dict({"image": files}, features=image)
+    return source.with_format("arrow").map(
         _decode_batch,
         fn_kwargs={"processor": processor},
         batched=True,
         batch_size=64,
         writer_batch_size=256,
         remove_columns=["image"],
-        features=features,
+        features=datasets.Features({"pixels": pixels, "error": datasets.Value("string")}),
         cache_file_name=str(folder / f"{fingerprint}.arrow"),
         new_fingerprint=fingerprint,
-        num_proc=available_cores() if len(rows) >= 512 else None,
+        num_proc=available_cores() if len(files) >= 512 else None,
         desc="decoding",
     )
-    errors = table.with_format("numpy")["error"][:]
-    good = np.flatnonzero(np.asarray(errors) == "")
-    skipped = rows.assign(error=errors).loc[np.asarray(errors) != "", ["file", "error"]]
-    if len(skipped) > MAX_BAD_SHARE * len(rows):
-        first = "\n  ".join(skipped["error"].head(5))
-        raise WorkError(f"{len(skipped)} of {len(rows)} files cannot be read (at most 1 % may be):\n  {first}")
-    if len(skipped):
-        table = table.select(good)
-    return rows.iloc[good].reset_index(drop=True), GreyImages(table.with_format("arrow"), height, width, folder / fingerprint), skipped
 
 
 def data_fingerprint(rows: pd.DataFrame) -> str:
-    """One name for exactly these pictures, labels, splits and groups, wherever the files lie."""
+    """One name for exactly these images, labels, splits and groups, wherever the files lie."""
     lines = sorted("\t".join(row) for row in rows[["sha256", "label", "split", "group"]].itertuples(index=False))
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
 
 
 def _fingerprint(rows: pd.DataFrame, processor: CxrImageProcessor) -> str:
     """Changes with the files' bytes and order, the size, the filter, the reader's own code and the decoders at hand."""
-    digest = hashlib.sha256(Path(image_processing_cxr.__file__).read_bytes())
+    digest = hashlib.sha256()
+    for module in (grey_cxr, dicom_cxr, reader_cxr):
+        digest.update(Path(str(module.__file__)).read_bytes())
     digest.update(str([name for name in ("pydicom", "gdcm", "pylibjpeg") if find_spec(name)]).encode())
     digest.update(f"{processor.size} {processor.resample}".encode())
     digest.update("".join(rows["sha256"]).encode())

@@ -1,15 +1,18 @@
-"""Who trains and who tests: patients and copies of a picture stay together, and a split that is written down stays."""
+"""Who trains and who tests: patients and copies of an image stay together, and a split that is written down stays."""
 
 import hashlib
 import re
 from collections import Counter
 from collections.abc import Iterable
 
+import numpy as np
 import pandas as pd
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 from sklearn.model_selection import train_test_split
 
 from trainer.errors import UsageError
-from trainer.tasks import plain
+from trainer.tasks import normalise_label
 
 PROTECTED = ("external", "test", "validation", "train")  # of several sides a group goes to the first
 SHARES = {"test": 0.15, "validation": 0.15, "train": 0.70}
@@ -20,32 +23,24 @@ Members = dict[str, set[str]]
 
 
 def fill_groups(rows: pd.DataFrame, copies: Iterable[tuple[int, int]] = ()) -> Members:
-    """Give every row a `group`: the manifest's own, joined where the same picture stands in two.
+    """Give every row a `group`: the manifest's own, joined where the same image stands in two.
 
     Args:
-        copies: pairs of row numbers that show the same picture, besides those of equal sha256.
+        copies: pairs of row numbers that show the same image, besides those of equal sha256.
 
     Returns:
-        For each group in the manifest what it was joined from: patients, or lone pictures by their sha256.
+        For each group in the manifest what it was joined from: patients, or lone images by their sha256.
     """
-    keys = [group or sha for group, sha in zip(rows["group"], rows["sha256"], strict=True)]
-    parent: dict[str, str] = {}
-
-    def root(key: str) -> str:
-        while parent.setdefault(key, key) != key:
-            key = parent[key]
-        return key
-
-    for key, sha in zip(keys, rows["sha256"], strict=True):
-        parent[root(key)] = root(f"sha256:{sha}")
-    for one, two in copies:
-        parent[root(keys[one])] = root(keys[two])
-    members: dict[str, set[str]] = {}
-    for key in keys:
-        members.setdefault(root(key), set()).add(key)
-    names = {place: min(joined) for place, joined in members.items()}
-    rows["group"] = [names[root(key)] for key in keys]
-    return {names[place]: joined for place, joined in members.items()}
+    keys, names = pd.factorize(rows["group"].where(rows["group"] != "", rows["sha256"]))
+    images, known = pd.factorize(rows["sha256"])
+    pairs = keys[np.array(list(copies), int).reshape(-1, 2)]
+    ends = np.concatenate([keys, pairs[:, 0]]), np.concatenate([len(names) + images, pairs[:, 1]])
+    size = len(names) + len(known)
+    graph = coo_array((np.ones(len(ends[0])), ends), shape=(size, size))
+    component = connected_components(graph, directed=False)[1][: len(names)]
+    joined = pd.Series(names, dtype=object).groupby(component).transform("min").to_numpy()
+    rows["group"] = joined[keys]
+    return {str(name): set(part) for name, part in pd.Series(names, dtype=object).groupby(joined)}
 
 
 def fill_splits(rows: pd.DataFrame, members: Members, seed: int = 0) -> list[str]:
@@ -81,10 +76,11 @@ def _follow_groups(rows: pd.DataFrame) -> list[str]:
     if not filled.any():
         return []
     kept, followed = int(filled.sum()), int(new.sum())
-    notes = [f"{kept} images keep their split; of the others {followed} follow a patient or picture that has one"]
+    notes = [f"{kept} images keep their split; of the others {followed} follow a patient or image that has one"]
     if torn:
         notes.append(
-            f"{len(torn)} groups with new images stand in more than one split (first: {torn[0]}): the new ones go to the first of "
+            f"{len(torn)} groups with new images stand in more than one split (first: {torn[0]}): "
+            "the new ones go to the first of "
             f"{', '.join(PROTECTED)} among them, the others stay where they are"
         )
     return notes
@@ -107,7 +103,9 @@ def grouped_split(rows: pd.DataFrame, members: Members, shares: dict[str, float]
     rows["split"] = rows["split"].where(rows["split"] != "", rows["group"].map(placed))
     notes = [f"split by group (seed {seed}): {_counts(rows)}"]
     if joined:
-        notes.append(f"{joined} groups were joined by copies of a picture; where their sides differed, to the most protected")
+        notes.append(
+            f"{joined} groups were joined by copies of an image; where their sides differed, to the most protected"
+        )
     if moved:
         notes.append(f"few images: {moved} groups were moved so that each split holds each class")
     return notes
@@ -126,7 +124,10 @@ def _fill_empty(rows: pd.DataFrame, placed: dict[str, str], shares: dict[str, fl
     moved = 0
     for label, part in rows.groupby("label"):
         kept = part.loc[part["split"] != "", ["group", "split"]].drop_duplicates()["split"]
-        names = sorted(set(part["group"]) & set(placed), key=lambda name: hashlib.sha256(f"{seed}:{label}:{name}".encode()).digest())
+        names = sorted(
+            set(part["group"]) & set(placed),
+            key=lambda name: hashlib.sha256(f"{seed}:{label}:{name}".encode()).digest(),
+        )
         for split in shares:
             held = Counter([*kept, *(placed[name] for name in names)])
             spare = next((name for name in names if held[placed[name]] > 1), None)
@@ -144,14 +145,16 @@ def hold_out(rows: pd.DataFrame, members: Members, collection: str, seed: int) -
     """
     known = sorted(set(rows["collection"]))
     if collection not in known or len(known) < 2:
-        raise UsageError(f"--hold-out {collection}: the data has the collections {', '.join(name or '(none)' for name in known)}")
+        raise UsageError(
+            f"--hold-out {collection}: the data has the collections {', '.join(name or '(none)' for name in known)}"
+        )
     outside = rows["collection"] == collection
     shared = ~outside & rows["group"].isin(rows.loc[outside, "group"])
     inside = rows[~outside & ~shared].assign(split="")
     notes = grouped_split(inside, members, SHARES, seed)
     rows = rows[~shared].assign(split=inside["split"]).fillna({"split": "external"})
     if shared.any():
-        notes.append(f"{int(shared.sum())} images are left out: the external images show the same patient or picture")
+        notes.append(f"{int(shared.sum())} images are left out: the external images show the same patient or image")
     absent = sorted(set(rows["label"]) - set(inside["label"]))
     if absent:
         notes.append(f"only external images show {', '.join(absent)}: nothing else could teach it")
@@ -159,7 +162,8 @@ def hold_out(rows: pd.DataFrame, members: Members, collection: str, seed: int) -
 
 
 def source_split(rows: pd.DataFrame, task: str) -> list[str]:
-    """The split of the project that is reproduced: by file number (tb), seeded and stratified (covid), its folders (three-class).
+    """The split of the project that is reproduced: by file number (tb), seeded and stratified (covid), its folders
+    (three-class).
 
     Raises:
         UsageError: the data is not laid out as the source's.
@@ -173,15 +177,17 @@ def source_split(rows: pd.DataFrame, task: str) -> list[str]:
         for name, part in (("train", train), ("validation", validation), ("test", test)):
             rows.loc[part.index, "split"] = name
     elif (rows["split"] == "").any():
-        raise UsageError("--split source: its three-class split is its own folders train, val and test; this data has none")
+        raise UsageError(
+            "--split source: its three-class split is its own folders train, val and test; this data has none"
+        )
     return [f"the source's split: {_counts(rows)} (by image: patients may stand on two sides; cxr data check tells)"]
 
 
 def _tb_side(file: str, label: str) -> str:
     number = re.search(r"(\d+)\.\w+$", file)
-    if number is None or plain(label) not in SOURCE_TB:
+    if number is None or normalise_label(label) not in SOURCE_TB:
         raise UsageError(f"{file}: --split source needs files named as Normal-1.png … Tuberculosis-700.png")
-    train, validation = SOURCE_TB[plain(label)]
+    train, validation = SOURCE_TB[normalise_label(label)]
     return "train" if int(number[1]) <= train else "validation" if int(number[1]) <= validation else "test"
 
 
@@ -203,14 +209,14 @@ def leaking_groups(rows: pd.DataFrame) -> list[str]:
 
 
 def find_leaks(rows: pd.DataFrame) -> list[str]:
-    """Say which groups stand on two sides of the split, and which pictures have two labels."""
+    """Say which groups stand on two sides of the split, and which images have two labels."""
     notes = []
     if torn := leaking_groups(rows):
-        notes.append(f"LEAK: {len(torn)} groups (a patient, or copies of one picture) stand in more than one split")
+        notes.append(f"LEAK: {len(torn)} groups (a patient, or copies of one image) stand in more than one split")
     labels = rows.groupby("sha256")["label"].nunique()
     if (labels > 1).any():
         file = rows.loc[rows["sha256"] == labels.index[labels > 1][0], "file"].iloc[0]
-        notes.append(f"LABEL CONFLICT: {int((labels > 1).sum())} pictures stand under two labels (first: {file})")
+        notes.append(f"LABEL CONFLICT: {int((labels > 1).sum())} images stand under two labels (first: {file})")
     return notes
 
 

@@ -11,14 +11,15 @@ import numpy as np
 from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax, softmax
 
-from trainer.evaluation.intervals import spread
+from trainer.evaluation.intervals import bootstrap_interval
 
 BINS = 15
 LOWEST, HIGHEST = 0.05, 20.0
 
 
 def fit_temperature(logits: np.ndarray, truth: np.ndarray) -> float:
-    """The T for which softmax(logits / T) has the lowest cross-entropy to smoothed targets; logits [N, C], label indices [N].
+    """The T for which softmax(logits / T) has the lowest cross-entropy to smoothed targets; logits [N, C], label
+    indices [N].
 
     An image of a label with n images has the target (n + 1) / (n + C) there and 1 / (n + C) at each other label: what
     such a label's images are likely to be, given that n of n were of it. Without that, images that are all answered
@@ -39,8 +40,10 @@ def undo_temperature(scores: np.ndarray, temperature: float) -> np.ndarray:
     return softmax(temperature * np.log(scores.clip(np.finfo(np.float64).tiny)), axis=1)
 
 
-def calibration_figures(truth: np.ndarray, scores: np.ndarray, groups: np.ndarray) -> dict[str, Any]:
-    """`ece` (15 bins of equal mass on the highest score, <= 1), `brier` (summed over the labels, <= 2) and `nll`, with intervals."""
+def calibration_metrics(truth: np.ndarray, scores: np.ndarray, groups: np.ndarray) -> dict[str, Any]:
+    """`ece` (15 bins of equal mass on the highest score, <= 1), `brier` (summed over the labels, <= 2) and `nll`, with
+    intervals.
+    """
     place = np.arange(len(truth))
     confidence, right = scores.max(axis=1), scores.argmax(axis=1) == truth
     squared = ((scores - np.eye(scores.shape[1])[truth]) ** 2).sum(axis=1)
@@ -48,9 +51,11 @@ def calibration_figures(truth: np.ndarray, scores: np.ndarray, groups: np.ndarra
     bins = equal_mass_bins(confidence)
     gaps = np.eye(bins.max() + 1)[bins] * (confidence - right)[:, None]
     return {
-        "ece": spread(lambda weights: np.abs(weights @ gaps).sum(axis=1) / weights.sum(axis=1), groups, highest=1.0),
-        "brier": spread(lambda weights: weights @ squared / weights.sum(axis=1), groups, highest=2.0),
-        "nll": spread(lambda weights: weights @ surprise / weights.sum(axis=1), groups),
+        "ece": bootstrap_interval(
+            lambda weights: np.abs(weights @ gaps).sum(axis=1) / weights.sum(axis=1), groups, highest=1.0
+        ),
+        "brier": bootstrap_interval(lambda weights: weights @ squared / weights.sum(axis=1), groups, highest=2.0),
+        "nll": bootstrap_interval(lambda weights: weights @ surprise / weights.sum(axis=1), groups),
     }
 
 

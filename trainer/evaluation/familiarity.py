@@ -1,8 +1,9 @@
-"""Is a picture like the training radiographs at all? Fitted on textures and outlines; applied by the model and its processor.
+"""Is an image like the training radiographs at all? Fitted on textures and outlines; applied by the model and its
+processor.
 
-A Mahalanobis distance under a probabilistic PCA (Tipping and Bishop, J. R. Stat. Soc. B 61 (1999) 611), of the texture in
-the model's last feature map. bench/familiarity.py compares it with relative Mahalanobis, k nearest neighbours and ViM, and
-with the features' means, which flag more radiographs of other hospitals.
+A Mahalanobis distance under a probabilistic PCA (Tipping and Bishop, J. R. Stat. Soc. B 61 (1999) 611), of the texture
+in the model's last feature map. bench/familiarity.py compares it with relative Mahalanobis, k nearest neighbours and
+ViM, and with the features' means, which flag more radiographs of other hospitals.
 """
 
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from trainer.cxr_model import CxrForImageClassification, outline
+from trainer.cxr_model import CxrForImageClassification, thumbnail
 
 FALSE_ALARMS = 0.01  # share of validation radiographs that are called unfamiliar
 MOST_COMPONENTS, MOST_BYTES = 64, 150_000
@@ -35,11 +36,11 @@ def fit_familiarity(model: CxrForImageClassification, train: np.ndarray, validat
     for name, values in (("mean", mean), ("axes", axes[:count]), ("spread", spread.clip(max(1e-3 * spread[0], 1e-6)))):
         model.get_buffer(f"familiarity_{name}").copy_(torch.from_numpy(np.ascontiguousarray(values)))
     model.to(model.device)
-    distances = model.strangeness(torch.from_numpy(validation).to(model.device)).cpu().numpy()
+    distances = model.mahalanobis_distance(torch.from_numpy(validation).to(model.device)).cpu().numpy()
     settings["threshold"] = max(float(np.quantile(distances, 1 - FALSE_ALARMS)), 1e-6)
 
 
-def usual_chest(pictures: np.ndarray) -> list[int]:
-    """The mean outline of uint8 [N, H, W] training radiographs, as 256 small whole numbers."""
-    mean: Any = np.mean([outline(picture) for picture in pictures], axis=0)
+def mean_thumbnail(pictures: np.ndarray) -> list[int]:
+    """The mean thumbnail of uint8 [N, H, W] training radiographs, as 256 small whole numbers."""
+    mean: Any = np.mean([thumbnail(picture) for picture in pictures], axis=0)
     return [round(float(value)) for value in (1000 * mean / np.linalg.norm(mean)).ravel()]

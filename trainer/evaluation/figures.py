@@ -1,4 +1,4 @@
-"""Pictures of a training and of its results."""
+"""Images of a training and of its results."""
 
 from collections.abc import Callable
 from typing import Any
@@ -7,7 +7,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from sklearn.metrics import precision_recall_curve, roc_curve
 
-from hub_cards.figures import figure_name, show_number
+from hub_cards.formatting import figure_name, format_number
 from trainer.evaluation.calibration import equal_mass_bins
 
 BLUE, ORANGE = "#1f5fa8", "#d9731a"
@@ -18,9 +18,13 @@ def curves(history: list[dict[str, float]], best_epoch: int) -> Figure:
     epochs = [row["epoch"] for row in history]
     figure = Figure(figsize=(9, 3.6), layout="constrained")
     loss, accuracy = figure.subplots(1, 2)
-    loss.plot(epochs, [row["train_loss"] for row in history], color=BLUE, marker="o", ms=3, label="train (class-weighted)")
+    loss.plot(
+        epochs, [row["train_loss"] for row in history], color=BLUE, marker="o", ms=3, label="train (class-weighted)"
+    )
     loss.plot(epochs, [row["validation_loss"] for row in history], color=ORANGE, marker="o", ms=3, label="validation")
-    accuracy.plot(epochs, [row["validation_accuracy"] for row in history], color=ORANGE, marker="o", ms=3, label="validation")
+    accuracy.plot(
+        epochs, [row["validation_accuracy"] for row in history], color=ORANGE, marker="o", ms=3, label="validation"
+    )
     for axes, title in ((loss, "Cross-entropy"), (accuracy, "Accuracy")):
         axes.axvline(best_epoch, color="0.6", lw=1, ls="--", label=f"kept: epoch {best_epoch}")
         axes.set(title=title, xlabel="epoch")
@@ -37,7 +41,7 @@ def confusion(report: dict[str, Any], labels: tuple[str, ...], split: str) -> Fi
     shares = np.divide(counts, rows, out=np.zeros(counts.shape), where=rows > 0)
     figure = Figure(figsize=(9.5, 4.4), layout="constrained")
     figure.suptitle(f"{split}, n = {report['n']}")
-    forms: tuple[Callable[[Any], str], ...] = (str, show_number)
+    forms: tuple[Callable[[Any], str], ...] = (str, format_number)
     for axes, values, title, form in zip(
         figure.subplots(1, 2), (counts, shares), ("counts", "share of the true class"), forms, strict=True
     ):
@@ -46,12 +50,19 @@ def confusion(report: dict[str, Any], labels: tuple[str, ...], split: str) -> Fi
         axes.set_xticks(range(len(labels)), labels, rotation=25, ha="right")
         axes.set_yticks(range(len(labels)), labels)
         for (row, column), value in np.ndenumerate(values):
-            axes.text(column, row, form(value), ha="center", va="center", color="white" if shares[row, column] > 0.5 else "black")
+            axes.text(
+                column,
+                row,
+                form(value),
+                ha="center",
+                va="center",
+                color="white" if shares[row, column] > 0.5 else "black",
+            )
     return figure
 
 
 def reliability(truth: np.ndarray, raw: np.ndarray, scores: np.ndarray, split: str) -> Figure:
-    """How often the answer was right where the model was so sure, before and after calibration, in bins of equal mass."""
+    """How often the answer was right by its score, before and after calibration, in bins of equal mass."""
     figure = Figure(figsize=(4.6, 4.4), layout="constrained")
     axes = figure.subplots()
     lowest = 1 / scores.shape[1]
@@ -69,7 +80,12 @@ def reliability(truth: np.ndarray, raw: np.ndarray, scores: np.ndarray, split: s
 
 
 def thresholds(
-    truth: np.ndarray, scores: np.ndarray, labels: tuple[str, ...], indices: list[int], points: list[dict[str, Any]], split: str
+    truth: np.ndarray,
+    scores: np.ndarray,
+    labels: tuple[str, ...],
+    indices: list[int],
+    points: list[dict[str, Any]],
+    split: str,
 ) -> Figure:
     """ROC and precision-recall curves of the labels that are looked for, with the operating points on them."""
     figure = Figure(figsize=(9.5, 4.4), layout="constrained")
@@ -85,22 +101,27 @@ def thresholds(
         recall.plot(found, precision, color=line.get_color())
         for point in points:
             if point["label"] == labels[index] and split in point["on"]:
-                figures = point["on"][split]
-                roc.plot(1 - figures["specificity"]["value"], figures["sensitivity"]["value"], "o", color=line.get_color(), ms=5)
-                roc.annotate(
-                    ", ".join([point["name"], *point.get("also", [])]),
-                    (1 - figures["specificity"]["value"], figures["sensitivity"]["value"]),
-                    fontsize=7,
-                    xytext=(5, -8),
-                    textcoords="offset points",
-                )
+                _mark_operating_point(roc, point, split, line.get_color())
     roc.plot([0, 1], [0, 1], color="0.6", lw=1, ls="--")
     roc.set(title="ROC", xlabel="1 - specificity", ylabel="sensitivity")
-    recall.set(title="Precision and recall", xlabel="recall (sensitivity)", ylabel="precision at this split's prevalence", ylim=(0, 1.02))
+    recall.set(
+        title="Precision and recall",
+        xlabel="recall (sensitivity)",
+        ylabel="precision at this split's prevalence",
+        ylim=(0, 1.02),
+    )
     for axes in (roc, recall):
         axes.grid(alpha=0.25)
     roc.legend(frameon=False, fontsize=8, loc="lower right")
     return figure
+
+
+def _mark_operating_point(roc: Any, point: dict[str, Any], split: str, colour: Any) -> None:
+    metrics = point["on"][split]
+    position = 1 - metrics["specificity"]["value"], metrics["sensitivity"]["value"]
+    roc.plot(*position, "o", color=colour, ms=5)
+    name = ", ".join([point["name"], *point.get("also", [])])
+    roc.annotate(name, position, fontsize=7, xytext=(5, -8), textcoords="offset points")
 
 
 def audit(report: dict[str, Any], keys: tuple[str, ...]) -> Figure:
@@ -108,12 +129,21 @@ def audit(report: dict[str, Any], keys: tuple[str, ...]) -> Figure:
     figure = Figure(figsize=(7.5, 3.4), layout="constrained")
     axes = figure.subplots()
     names = list(report["conditions"])
-    for offset, key, colour in zip(np.linspace(-0.27, 0.27, len(keys)), keys, (BLUE, ORANGE, "0.4", "#3a923a"), strict=False):
+    for offset, key, colour in zip(
+        np.linspace(-0.27, 0.27, len(keys)), keys, (BLUE, ORANGE, "0.4", "#3a923a"), strict=False
+    ):
         for place, condition in enumerate(names):
             found = report["conditions"][condition][key]
             if found["value"] is not None:
                 axes.plot([found["low"], found["high"]], [place + offset] * 2, color=colour, lw=2)
-                axes.plot(found["value"], place + offset, "o", color=colour, ms=5, label=figure_name(key) if not place else None)
+                axes.plot(
+                    found["value"],
+                    place + offset,
+                    "o",
+                    color=colour,
+                    ms=5,
+                    label=figure_name(key) if not place else None,
+                )
     axes.axvline(0.5, color="0.6", lw=1, ls="--")
     axes.set_yticks(range(len(names)), names)
     axes.invert_yaxis()

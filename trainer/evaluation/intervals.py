@@ -1,7 +1,8 @@
 """95 % intervals: Wilson and DeLong where every image stands alone, a bootstrap over groups otherwise.
 
 Sources: Wilson, J. Am. Stat. Assoc. 22 (1927) 209; DeLong et al., Biometrics 44 (1988) 837, by the fast algorithm of
-Sun and Xu, IEEE Signal Process. Lett. 21 (2014) 1389; cluster bootstrap: Field and Welsh, J. R. Stat. Soc. B 69 (2007) 369.
+Sun and Xu, IEEE Signal Process. Lett. 21 (2014) 1389; cluster bootstrap: Field and Welsh, J. R. Stat. Soc. B 69 (2007)
+369.
 """
 
 from collections.abc import Callable, Iterator
@@ -10,17 +11,17 @@ from typing import Any
 import numpy as np
 from scipy.stats import binomtest, norm, rankdata
 
-from trainer.evaluation.metrics import classification_figures
+from trainer.evaluation.metrics import classification_metrics
 
 RESAMPLES = 1000
 Z = float(norm.ppf(0.975))
 Interval = tuple[float, float, str]
-Figure = dict[str, Any]  # {"value", "low", "high", "method"}
-UNDEFINED: Figure = {"value": None, "low": None, "high": None, "method": None}
+Metric = dict[str, Any]  # {"value", "low", "high", "method"}
+UNDEFINED: Metric = {"value": None, "low": None, "high": None, "method": None}
 
 
 def intervals(truth: np.ndarray, decisions: np.ndarray, scores: np.ndarray, groups: np.ndarray) -> dict[str, Any]:
-    """The figures of `classification_figures`, each with its interval.
+    """The figures of `classification_metrics`, each with its interval.
 
     Args:
         truth: label indices [N].
@@ -29,17 +30,17 @@ def intervals(truth: np.ndarray, decisions: np.ndarray, scores: np.ndarray, grou
         groups: what must stay together, [N]: the unit that is resampled.
 
     Returns:
-        The tree of `classification_figures`, each figure as {"value", "low", "high", "method"}; undefined ones are None
+        The tree of `classification_metrics`, each figure as {"value", "low", "high", "method"}; undefined ones are None
         throughout.
     """
-    figures = classification_figures(truth, decisions, scores)
+    figures = classification_metrics(truth, decisions, scores)
     alone = len(np.unique(groups)) == len(groups)
     smallest = min(len(np.unique(groups[truth == index])) for index in np.unique(truth))
     closed = _closed_forms(truth, decisions, scores) if alone else {}
     resampled = _bootstrap(truth, decisions, scores, groups)
     name = "bootstrap" if alone else "cluster bootstrap"
 
-    def dressed(key: tuple[Any, ...], value: float | None) -> dict[str, Any]:
+    def with_interval(key: tuple[Any, ...], value: float | None) -> dict[str, Any]:
         if value is None:
             return UNDEFINED
         low, high, method = closed.get(key) or (*_percentiles(resampled[key]), name)
@@ -50,17 +51,20 @@ def intervals(truth: np.ndarray, decisions: np.ndarray, scores: np.ndarray, grou
 
     positive = ("class", 1) if scores.shape[1] == 2 else ("all",)
     metrics = {
-        key: dressed((*(positive if key not in ("accuracy", "balanced_accuracy") else ("all",)), key), value)
+        key: with_interval((*(positive if key not in ("accuracy", "balanced_accuracy") else ("all",)), key), value)
         for key, value in figures["metrics"].items()
     }
     per_class = [
-        {key: dressed(("class", index, key), value) for key, value in row.items()} for index, row in enumerate(figures["per_class"])
+        {key: with_interval(("class", index, key), value) for key, value in row.items()}
+        for index, row in enumerate(figures["per_class"])
     ]
     return {"metrics": metrics, "per_class": per_class, "confusion": figures["confusion"]}
 
 
-def share(hits: np.ndarray, among: np.ndarray, groups: np.ndarray) -> Figure:
-    """The share of `hits` (bool [N]) in the images `among` (bool [N]): Wilson, or a bootstrap where groups hold several."""
+def proportion(hits: np.ndarray, among: np.ndarray, groups: np.ndarray) -> Metric:
+    """The share of `hits` (bool [N]) in the images `among` (bool [N]): Wilson, or a bootstrap where groups hold
+    several.
+    """
     hits, groups = hits[among], groups[among]
     if not len(hits):
         return UNDEFINED
@@ -68,7 +72,9 @@ def share(hits: np.ndarray, among: np.ndarray, groups: np.ndarray) -> Figure:
     if count == len(hits):
         low, high, method = wilson(hits.sum(), len(hits))
     else:
-        low, high = np.percentile(np.concatenate([weights @ hits / weights.sum(axis=1) for weights in resample(groups)]), [2.5, 97.5])
+        low, high = np.percentile(
+            np.concatenate([weights @ hits / weights.sum(axis=1) for weights in resample(groups)]), [2.5, 97.5]
+        )
         method = "cluster bootstrap"
         if low == high:
             low, high, _ = wilson(round(hits.mean() * count), count)
@@ -76,14 +82,21 @@ def share(hits: np.ndarray, among: np.ndarray, groups: np.ndarray) -> Figure:
     return {"value": float(hits.mean()), "low": float(low), "high": float(high), "method": method}
 
 
-def spread(statistic: Callable[[np.ndarray], np.ndarray], groups: np.ndarray, highest: float = np.inf) -> Figure:
+def bootstrap_interval(
+    statistic: Callable[[np.ndarray], np.ndarray], groups: np.ndarray, highest: float = np.inf
+) -> Metric:
     """A figure from 0 to `highest`, with the standard error of its bootstrap: `statistic` maps weights [R, N] to [R].
 
     For figures that resampling biases (a calibration error): percentiles would miss the value itself.
     """
     value = float(statistic(np.ones((1, len(groups))))[0])
     half = Z * float(np.concatenate([statistic(weights) for weights in resample(groups)]).std())
-    return {"value": value, "low": max(0.0, value - half), "high": min(highest, value + half), "method": "bootstrap over groups, normal"}
+    return {
+        "value": value,
+        "low": max(0.0, value - half),
+        "high": min(highest, value + half),
+        "method": "bootstrap over groups, normal",
+    }
 
 
 def resample(groups: np.ndarray, seed: int = 0) -> Iterator[np.ndarray]:
@@ -96,7 +109,7 @@ def resample(groups: np.ndarray, seed: int = 0) -> Iterator[np.ndarray]:
         yield np.bincount(drawn.ravel(), minlength=100 * count).reshape(100, count)[:, member].astype(np.float64)
 
 
-def cross_validated_auroc(positive: np.ndarray, scores: np.ndarray, folds: np.ndarray, groups: np.ndarray) -> Figure:
+def cross_validated_auroc(positive: np.ndarray, scores: np.ndarray, folds: np.ndarray, groups: np.ndarray) -> Metric:
     """The AUROC of out-of-fold `scores` [N], which can be compared within a fold alone: each fold has its own model.
 
     It is the share of (case, control) pairs within the folds [N] that are ordered right: each fold's AUROC, weighted by
@@ -117,7 +130,10 @@ def cross_validated_auroc(positive: np.ndarray, scores: np.ndarray, folds: np.nd
     low, high = np.nanpercentile(np.concatenate([area(weights) for weights in resample(groups)]), [2.5, 97.5])
     if low == high:
         smallest = min(len(np.unique(groups[positive])), len(np.unique(groups[~positive])))
-        return {"value": value, **dict(zip(("low", "high", "method"), wilson(round(value * smallest), smallest), strict=True))}
+        return {
+            "value": value,
+            **dict(zip(("low", "high", "method"), wilson(round(value * smallest), smallest), strict=True)),
+        }
     widen = np.sqrt(1 + len(insides) / (len(insides) - 1))
     low, high = (float(np.clip(value + widen * (bound - value), 0, 1)) for bound in (low, high))
     return {"value": value, "low": low, "high": high, "method": "cluster bootstrap within folds, Nadeau and Bengio"}
@@ -132,8 +148,8 @@ def wilson(successes: int, trials: int) -> Interval:
 def delong(positive: np.ndarray, scores: np.ndarray) -> Interval:
     """Interval of the AUROC of `scores` [N] for `positive` bool [N].
 
-    Where the variance is 0 (every pair is ordered right, or every one wrong) DeLong gives no width; then the interval is
-    Wilson's for as many cases as the smaller class has, which is wider than the truth.
+    Where the variance is 0 (every pair is ordered right, or every one wrong) DeLong gives no width; then the interval
+    is Wilson's for as many cases as the smaller class has, which is wider than the truth.
     """
     above, below = placements(positive, scores)
     m, n = len(above), len(below)
@@ -147,7 +163,9 @@ def delong(positive: np.ndarray, scores: np.ndarray) -> Interval:
 
 
 def placements(positive: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """For each case the share of controls scored below it, for each control the share of cases above it (ties one half)."""
+    """For each case the share of controls scored below it, for each control the share of cases above it (ties one
+    half).
+    """
     cases, controls = scores[positive], scores[~positive]
     m, n = len(cases), len(controls)
     ranks = rankdata(np.concatenate([cases, controls]))
@@ -159,7 +177,11 @@ def _closed_forms(truth: np.ndarray, decisions: np.ndarray, scores: np.ndarray) 
     found: dict[tuple[Any, ...], Interval] = {("all", "accuracy"): wilson(right.sum(), len(truth))}
     for index in range(scores.shape[1]):
         is_class, called = truth == index, decisions == index
-        for name, hits, among in (("sensitivity", called, is_class), ("specificity", ~called, ~is_class), ("precision", is_class, called)):
+        for name, hits, among in (
+            ("sensitivity", called, is_class),
+            ("specificity", ~called, ~is_class),
+            ("precision", is_class, called),
+        ):
             if among.any():
                 found["class", index, name] = wilson((hits & among).sum(), among.sum())
         if is_class.any() and not is_class.all():
@@ -167,7 +189,9 @@ def _closed_forms(truth: np.ndarray, decisions: np.ndarray, scores: np.ndarray) 
     return found
 
 
-def _bootstrap(truth: np.ndarray, decisions: np.ndarray, scores: np.ndarray, groups: np.ndarray) -> dict[tuple[Any, ...], np.ndarray]:
+def _bootstrap(
+    truth: np.ndarray, decisions: np.ndarray, scores: np.ndarray, groups: np.ndarray
+) -> dict[tuple[Any, ...], np.ndarray]:
     """Each figure on RESAMPLES draws of whole groups, by weights; nan where a draw leaves it undefined."""
     chunks = [_weighted_figures(truth, decisions, scores, weights) for weights in resample(groups)]
     return {key: np.concatenate([chunk[key] for chunk in chunks]) for key in chunks[0]}
@@ -179,7 +203,8 @@ def _weighted_figures(
     """All figures for each row of `weights` [R, N]."""
     classes = scores.shape[1]
     confusion = np.stack(
-        [weights @ ((truth == row) & (decisions == column)) for row in range(classes) for column in range(classes)], axis=1
+        [weights @ ((truth == row) & (decisions == column)) for row in range(classes) for column in range(classes)],
+        axis=1,
     )
     confusion = confusion.reshape(-1, classes, classes)
     total, right = confusion.sum(axis=(1, 2)), np.diagonal(confusion, axis1=1, axis2=2)
@@ -188,7 +213,9 @@ def _weighted_figures(
         sensitivity, precision = right / actual, right / called
         specificity = (total[:, None] - actual - called + right) / (total[:, None] - actual)
         f1 = 2 * right / (actual + called)
-        aurocs = np.stack([_weighted_auroc(truth == index, scores[:, index], weights) for index in range(classes)], axis=1)
+        aurocs = np.stack(
+            [_weighted_auroc(truth == index, scores[:, index], weights) for index in range(classes)], axis=1
+        )
         found: dict[tuple[Any, ...], np.ndarray] = {
             ("all", "accuracy"): weights @ (truth == scores.argmax(axis=1)) / total,
             ("all", "balanced_accuracy"): sensitivity.mean(axis=1),
@@ -212,7 +239,7 @@ def _weighted_auroc(positive: np.ndarray, scores: np.ndarray, weights: np.ndarra
 
 
 def _weighted_pairs(positive: np.ndarray, scores: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Weighted (case, control) pairs ordered right, ties one half, and all of them, for each row of `weights` [R, N]."""
+    """Weighted (case, control) pairs ordered right, ties one half, and all pairs, by row of `weights` [R, N]."""
     order = np.argsort(scores, kind="stable")
     positive, scores, weights = positive[order], scores[order], weights[:, order]
     starts = np.flatnonzero(np.r_[True, scores[1:] != scores[:-1]])

@@ -1,24 +1,16 @@
 """What metrics.json says of one split: figures overall, for each class, and within each collection."""
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from trainer.evaluation.calibration import calibration_figures, undo_temperature
-from trainer.evaluation.intervals import intervals, share
-from trainer.evaluation.points import PREVALENCES, decided, point_figures
+from trainer.evaluation.calibration import calibration_metrics, undo_temperature
+from trainer.evaluation.intervals import intervals, proportion
+from trainer.evaluation.operating_points import PREVALENCES, decided, operating_point_metrics
+from trainer.evaluation.scoring import Scored
 
-UNFAMILIAR = 0.5  # the familiarity below which a picture is called unlike the training radiographs
-
-
-class Scored(NamedTuple):
-    """A split that was scored: manifest rows with group and collection, label indices [N], scores [N, C], familiarity [N]."""
-
-    rows: pd.DataFrame
-    truth: np.ndarray
-    scores: np.ndarray
-    familiarity: np.ndarray | None
+UNFAMILIAR = 0.5  # the familiarity below which an image is called unlike the training radiographs
 
 
 def assess(
@@ -39,34 +31,52 @@ def assess(
         points: its operating points, chosen on validation.
         prevalences: for predictive values.
     """
-    groups = {name: part.rows["group"].to_numpy() for name, part in parts.items()}
     splits = {
-        name: split_report(rows, truth, decided(scores, labels, decision), scores, labels)
-        for name, (rows, truth, scores, _) in parts.items()
+        name: split_report(part.rows, part.truth, decided(part.scores, labels, decision), part.scores, labels)
+        for name, part in parts.items()
     }
     report: dict[str, Any] = {"schema": 1, "decision": decision, "splits": splits}
     if calibration:
-        report["calibration"] = {**calibration, "splits": {}}
-        for name, (_, truth, scores, _) in parts.items():
-            raw = undo_temperature(scores, calibration["temperature"])
-            before, after = (calibration_figures(truth, found, groups[name]) for found in (raw, scores))
-            report["calibration"]["splits"][name] = {"n": len(truth), "before": before, "after": after}
-    report["operating_points"] = []
-    for point in points:
-        found = {
-            name: point_figures(point, truth, scores, groups[name], labels, prevalences) for name, (_, truth, scores, _) in parts.items()
-        }
-        chosen = {key: (found.get("validation") or {}).get(key) for key in ("sensitivity", "specificity")}
-        report["operating_points"].append(
-            {"split": "validation", **chosen, **point, "on": {name: figures for name, figures in found.items() if figures}}
+        report["calibration"] = {**calibration, "splits": _calibration(parts, calibration["temperature"])}
+    report["operating_points"] = [_operating_point(point, parts, labels, prevalences) for point in points]
+    if flagged := _unfamiliar(parts):
+        method = "Mahalanobis distance of texture, probabilistic PCA"
+        report["familiarity"] = {"method": method, "threshold": UNFAMILIAR, "splits": flagged}
+    return report
+
+
+def _calibration(parts: dict[str, Scored], temperature: float) -> dict[str, Any]:
+    """Calibration metrics of each split, before and after temperature scaling."""
+    report = {}
+    for name, part in parts.items():
+        groups, raw = part.rows["group"].to_numpy(), undo_temperature(part.scores, temperature)
+        before, after = (calibration_metrics(part.truth, scores, groups) for scores in (raw, part.scores))
+        report[name] = {"n": len(part.truth), "before": before, "after": after}
+    return report
+
+
+def _operating_point(
+    point: dict[str, Any], parts: dict[str, Scored], labels: tuple[str, ...], prevalences: tuple[float, ...]
+) -> dict[str, Any]:
+    """An operating point with its metrics on validation and, under `on`, on each split."""
+    metrics = {
+        name: operating_point_metrics(
+            point, part.truth, part.scores, part.rows["group"].to_numpy(), labels, prevalences
         )
-    flagged = {
-        name: {"n": len(part.rows), "flagged": share(part.familiarity < UNFAMILIAR, np.ones(len(part.rows), bool), groups[name])}
         for name, part in parts.items()
-        if part.familiarity is not None
     }
-    if flagged:
-        report["familiarity"] = {"method": "Mahalanobis distance of texture, probabilistic PCA", "threshold": UNFAMILIAR, "splits": flagged}
+    chosen = {key: (metrics.get("validation") or {}).get(key) for key in ("sensitivity", "specificity")}
+    return {"split": "validation", **chosen, **point, "on": {name: found for name, found in metrics.items() if found}}
+
+
+def _unfamiliar(parts: dict[str, Scored]) -> dict[str, Any]:
+    """The proportion of each split that is unfamiliar to the model; nothing where it has no familiarity."""
+    report = {}
+    for name, part in parts.items():
+        if part.familiarity is not None:
+            everyone, groups = np.ones(len(part.rows), bool), part.rows["group"].to_numpy()
+            flagged = proportion(part.familiarity < UNFAMILIAR, everyone, groups)
+            report[name] = {"n": len(part.rows), "flagged": flagged}
     return report
 
 
@@ -87,13 +97,20 @@ def split_report(
     """
     groups, collections = rows["group"].to_numpy(), rows["collection"].to_numpy()
     full = intervals(truth, decisions, scores, groups)
-    per_class = {label: {"n": int((truth == index).sum()), **full["per_class"][index]} for index, label in enumerate(labels)}
+    per_class = {
+        label: {"n": int((truth == index).sum()), **full["per_class"][index]} for index, label in enumerate(labels)
+    }
     parts = {}
     for name in sorted(set(collections) - {""}):
         inside = collections == name
         part = intervals(truth[inside], decisions[inside], scores[inside], groups[inside])
         sizes = {label: int((truth[inside] == index).sum()) for index, label in enumerate(labels)}
-        parts[name] = {"n": int(inside.sum()), "groups": len(set(groups[inside])), "labels": sizes, "metrics": part["metrics"]}
+        parts[name] = {
+            "n": int(inside.sum()),
+            "groups": len(set(groups[inside])),
+            "labels": sizes,
+            "metrics": part["metrics"],
+        }
     return {
         "n": len(rows),
         "groups": len(set(groups)),

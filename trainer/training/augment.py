@@ -6,33 +6,36 @@ from torch.nn import functional as F
 
 from trainer.recipes import Recipe
 
-DRAWS = 9  # uniform numbers in -1..1 for each image and epoch
+PARAMETERS = 9  # uniform numbers in -1..1 for each image and epoch
 
 
-def draw(seed: int, epoch: int, samples: np.ndarray) -> torch.Tensor:
+def draw_parameters(seed: int, epoch: int, samples: np.ndarray) -> torch.Tensor:
     """Uniform numbers in -1..1, [B, 9]: a pure function of (seed, epoch, sample), whatever the batch or process."""
-    rows = [np.random.Generator(np.random.Philox(key=[seed, epoch], counter=int(sample))).random(DRAWS) for sample in samples]
+    rows = [
+        np.random.Generator(np.random.Philox(key=[seed, epoch], counter=int(sample))).random(PARAMETERS)
+        for sample in samples
+    ]
     return torch.from_numpy(np.stack(rows).astype(np.float32)) * 2 - 1
 
 
-def draw_for_epoch(recipe: Recipe, epoch: int, samples: np.ndarray) -> torch.Tensor:
+def parameters_for_epoch(recipe: Recipe, epoch: int, samples: np.ndarray) -> torch.Tensor:
     """`draw` as a recipe uses it: with `views`, epoch e looks as epoch e mod views did."""
-    return draw(recipe.seed, epoch % recipe.views if recipe.views else epoch, samples)
+    return draw_parameters(recipe.seed, epoch % recipe.views if recipe.views else epoch, samples)
 
 
-def augment(grey: torch.Tensor, draws: torch.Tensor, recipe: Recipe) -> torch.Tensor:
+def augment(grey: torch.Tensor, parameters: torch.Tensor, recipe: Recipe) -> torch.Tensor:
     """Move and re-expose images as the recipe says.
 
     Args:
         grey: uint8 [B, H, W].
-        draws: what `draw` gave for these images, on the same device.
+        parameters: what `draw` gave for these images, on the same device.
 
     Returns:
-        float32 [B, H, W], 0..255; black where the picture was moved away.
+        float32 [B, H, W], 0..255; black where the image was moved away.
     """
-    images = _expose(grey, draws, recipe) if recipe.intensity else grey.float()
+    images = _jitter_intensity(grey, parameters, recipe) if recipe.intensity else grey.float()
     if recipe.flip or recipe.rotate or recipe.translate or recipe.zoom:
-        grid = _grid(_matrices(draws, recipe), *images.shape[1:])
+        grid = _grid(_matrices(parameters, recipe), *images.shape[1:])
         images = F.grid_sample(images.unsqueeze(1), grid, padding_mode="zeros", align_corners=False).squeeze(1)
     return images
 
@@ -45,22 +48,22 @@ def _grid(matrices: torch.Tensor, height: int, width: int) -> torch.Tensor:
     return rows.transpose(1, 2)[:, :, None] + columns.transpose(1, 2)[:, None]
 
 
-def _expose(grey: torch.Tensor, draws: torch.Tensor, recipe: Recipe) -> torch.Tensor:
+def _jitter_intensity(grey: torch.Tensor, parameters: torch.Tensor, recipe: Recipe) -> torch.Tensor:
     """Contrast, brightness and gamma as a table of the 256 grey levels for each image."""
     levels = torch.arange(256, device=grey.device) / 255
-    gain, offset, gamma = (draws[:, column].unsqueeze(1) * recipe.intensity for column in (6, 7, 8))
+    gain, offset, gamma = (parameters[:, column].unsqueeze(1) * recipe.intensity for column in (6, 7, 8))
     shown = ((levels - 0.5) * (1 + gain) + 0.5 + offset / 2).clamp(0, 1)
     table = 255 * shown ** torch.exp(gamma)
     first = 256 * torch.arange(len(grey), dtype=torch.int32, device=grey.device)
     return table.flatten().index_select(0, (grey.int() + first[:, None, None]).flatten()).view(grey.shape)
 
 
-def _matrices(draws: torch.Tensor, recipe: Recipe) -> torch.Tensor:
+def _matrices(parameters: torch.Tensor, recipe: Recipe) -> torch.Tensor:
     """Inverse affine maps [B, 2, 3] on -1..1 coordinates."""
-    angle = torch.deg2rad(draws[:, 0] * recipe.rotate)
-    scale = 1 / (1 + draws[:, 1] * recipe.zoom)
-    mirror = torch.where(draws[:, 2] < 0, -1.0, 1.0) if recipe.flip else torch.ones_like(angle)
+    angle = torch.deg2rad(parameters[:, 0] * recipe.rotate)
+    scale = 1 / (1 + parameters[:, 1] * recipe.zoom)
+    mirror = torch.where(parameters[:, 2] < 0, -1.0, 1.0) if recipe.flip else torch.ones_like(angle)
     cosine, sine = torch.cos(angle) * scale, torch.sin(angle) * scale
-    shift = draws[:, 3:5] * 2 * recipe.translate
+    shift = parameters[:, 3:5] * 2 * recipe.translate
     rows = [cosine * mirror, -sine, shift[:, 0], sine * mirror, cosine, shift[:, 1]]
     return torch.stack(rows, dim=1).view(-1, 2, 3)

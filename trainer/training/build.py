@@ -12,10 +12,16 @@ from torch import nn
 from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoModelForImageClassification, PreTrainedConfig
 
 from trainer.cxr_model import CxrConfig, CxrForImageClassification, CxrImageProcessor
+from trainer.data.labelled import LabelledImages
 from trainer.errors import UsageError
 from trainer.recipes import Recipe
 
-PIPELINE = {"image-classification": {"impl": "pipeline_cxr.CxrImageClassificationPipeline", "pt": ["AutoModelForImageClassification"]}}
+PIPELINE = {
+    "image-classification": {
+        "impl": "pipeline_cxr.CxrImageClassificationPipeline",
+        "pt": ["AutoModelForImageClassification"],
+    }
+}
 
 
 def build_processor(recipe: Recipe, backbone: str) -> CxrImageProcessor:
@@ -61,25 +67,9 @@ def build_model(
         UsageError: the backbone cannot be reached, its weights are incomplete, or `unfreeze` names no module.
     """
     torch.manual_seed(recipe.seed)
-    source, projection = _load_backbone(backbone, recipe.features) if pretrained else _random_backbone(backbone, recipe.features)
-    config = CxrConfig(
-        backbone_config=_without_labels(source.config),
-        feature_size=_feature_size(source, recipe.image_size),
-        drop_modules=_unused(source.config),
-        features=recipe.features,
-        projection_size=projection.out_features if projection is not None else 0,
-        pooling=recipe.pooling,
-        hidden_sizes=recipe.hidden_sizes,
-        input_dropout=recipe.input_dropout,
-        dropout=recipe.dropout,
-        batch_norm=recipe.batch_norm,
-        class_weights=class_weights,
-        id2label=dict(enumerate(labels)),
-        label2id={label: index for index, label in enumerate(labels)},
-        problem_type="single_label_classification",
-        custom_pipelines=PIPELINE,
-    )
-    model = CxrForImageClassification(config)
+    load = _load_backbone if pretrained else _random_backbone
+    source, projection = load(backbone, recipe.features)
+    model = CxrForImageClassification(_make_config(recipe, labels, source, projection, class_weights))
     kept = model.backbone.state_dict().keys()
     model.backbone.load_state_dict({name: tensor for name, tensor in source.state_dict().items() if name in kept})
     if projection is not None and model.projection is not None:
@@ -91,13 +81,52 @@ def build_model(
     return model
 
 
+def _make_config(
+    recipe: Recipe,
+    labels: tuple[str, ...],
+    source: Any,
+    projection: nn.Linear | None,
+    class_weights: list[float] | None,
+) -> CxrConfig:
+    same = ("features", "pooling", "hidden_sizes", "input_dropout", "dropout", "batch_norm")
+    return CxrConfig(
+        backbone_config=_without_labels(source.config),
+        feature_size=_feature_size(source, recipe.image_size),
+        drop_modules=_unused(source.config),
+        projection_size=projection.out_features if projection is not None else 0,
+        class_weights=class_weights,
+        id2label=dict(enumerate(labels)),
+        label2id={label: index for index, label in enumerate(labels)},
+        problem_type="single_label_classification",
+        custom_pipelines=PIPELINE,
+        **{name: getattr(recipe, name) for name in same},
+    )
+
+
+def class_weights(recipe: Recipe, labelled: LabelledImages) -> list[float] | None:
+    """One loss weight a label, in label order; None where all count alike.
+
+    Raises:
+        UsageError: the recipe names other labels than the data has.
+    """
+    if recipe.class_weights == "none":
+        return None
+    if recipe.class_weights == "balanced":
+        train = labelled.truth[labelled.indices("train")]
+        return balanced_weights([int((train == index).sum()) for index in range(len(labelled.task.labels))])
+    weights = recipe.class_weights
+    if not isinstance(weights, dict) or set(weights) != set(labelled.task.labels):
+        raise UsageError(f"class_weights: needs one weight for each of {', '.join(labelled.task.labels)}")
+    return [float(weights[label]) for label in labelled.task.labels]
+
+
 def balanced_weights(counts: list[int]) -> list[float]:
     """n / (classes x n_class), as scikit-learn's `balanced`."""
     return [sum(counts) / (len(counts) * count) for count in counts]
 
 
 def _load_backbone(backbone: str, features: str) -> tuple[Any, nn.Linear | None]:
-    """A backbone with its pre-trained weights, and its classifier where the recipe uses the classifier's probabilities."""
+    """A backbone with its pre-trained weights, and its classifier where the recipe uses its probabilities."""
     logging.getLogger("transformers.modeling_utils").setLevel(logging.ERROR)  # its report lists the unused classifier
     kind = AutoModel if features == "map" else AutoModelForImageClassification
     try:
@@ -115,7 +144,9 @@ def _class_projection(model: nn.Module, backbone: str) -> nn.Linear:
     """The ImageNet classifier of a model; a background class, which TensorFlow's models put first, is dropped."""
     linear = getattr(model, "classifier", None)
     if not isinstance(linear, nn.Linear):
-        raise UsageError(f"backbone {backbone}: features=probabilities needs a model whose classifier is one linear layer")
+        raise UsageError(
+            f"backbone {backbone}: features=probabilities needs a model whose classifier is one linear layer"
+        )
     background = int(linear.out_features == 1001)
     projection = nn.Linear(linear.in_features, linear.out_features - background)
     projection.load_state_dict({name: tensor[background:] for name, tensor in linear.state_dict().items()})
@@ -141,7 +172,9 @@ def _offline_config(backbone: str) -> PreTrainedConfig:
     if Path(backbone).is_dir():
         return AutoConfig.from_pretrained(backbone)
     if backbone not in ARCHITECTURES:
-        raise UsageError(f"--no-pretrained knows no architecture for {backbone}; give a folder with its config.json by --backbone")
+        raise UsageError(
+            f"--no-pretrained knows no architecture for {backbone}; give a folder with its config.json by --backbone"
+        )
     settings = dict(ARCHITECTURES[backbone])
     return AutoConfig.for_model(settings.pop("model_type"), **settings)
 

@@ -44,11 +44,12 @@ class Progress:
 
 
 class Checkpoints:
-    """RUN/checkpoints: the newest epoch, its weights and the best ones. A kill at any moment leaves the one before intact.
+    """RUN/checkpoints: the newest epoch, its weights and the best ones. A kill at any moment leaves the one before
+    intact.
 
-    weights-EPOCH.safetensors hold the whole model, whichever part of it was trained on stored activations; epoch-EPOCH holds
-    accelerate's state of the optimiser and the random generators, and the progress. So a training goes on with stored
-    activations or without, however it began.
+    weights-EPOCH.safetensors hold the whole model, whichever part of it was trained on stored activations; epoch-EPOCH
+    holds accelerate's state of the optimiser and the random generators, and the progress. So a training goes on with
+    stored activations or without, however it began.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -98,7 +99,8 @@ class Checkpoints:
         except UNREADABLE as error:
             reason = (str(error).splitlines() or [type(error).__name__])[0]
             raise WorkError(
-                f"--resume: the checkpoint {newest} cannot be read ({reason}): it is damaged, or of another version; give a new --output"
+                f"--resume: the checkpoint {newest} cannot be read ({reason}): it is damaged, or of another version; "
+                "give a new --output"
             ) from error
         return progress
 
@@ -131,4 +133,6 @@ def _told(folder: Path) -> Iterator[None]:
         yield
     except (OSError, RuntimeError, SafetensorError) as error:
         reason = (str(error).splitlines() or [""])[0]
-        raise WorkError(f"the checkpoint cannot be written to {folder} ({reason}); free some space and go on with --resume") from error
+        raise WorkError(
+            f"the checkpoint cannot be written to {folder} ({reason}); free some space and go on with --resume"
+        ) from error

@@ -1,83 +1,51 @@
-"""What a model is shown: batches of pixel values, made on the device from the decoded grey images."""
+"""What a training shows its network: batches of pixel values, augmented on the device."""
 
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from typing import Protocol
 
 import numpy as np
 import torch
 
-from trainer.cxr_model import CxrImageProcessor
-from trainer.data.pixels import GreyImages
+from trainer.data.labelled import LabelledImages
+from trainer.inference import EvalBatches, PixelBatches, to_device
 from trainer.recipes import Recipe
-from trainer.training.augment import augment, draw_for_epoch
-
-Job = TypeVar("Job")
-Made = TypeVar("Made")
+from trainer.training.augment import augment, parameters_for_epoch
 
 
-class PlainFeed(Protocol):
-    """Model inputs for samples, given by their rows in the study."""
+@dataclass(frozen=True)
+class TrainingData:
+    """Label indices [N] of all images, and the row numbers of those that train and validate."""
 
-    def plain(self, samples: np.ndarray) -> torch.Tensor:
-        """As they are."""
+    labels: np.ndarray
+    train: np.ndarray
+    validation: np.ndarray
+
+    @classmethod
+    def of(cls, labelled: LabelledImages) -> "TrainingData":
+        """The train and validation splits of labelled images."""
+        return cls(labelled.truth, labelled.indices("train"), labelled.indices("validation"))
 
 
-class Feed(PlainFeed, Protocol):
-    """Model inputs to train on."""
+class Feed(EvalBatches, Protocol):
+    """Model inputs to train on, by the row numbers of their images."""
 
     def training(self, samples: np.ndarray, epoch: int) -> torch.Tensor:
         """As the recipe augments them in this epoch: a pure function of (seed, epoch, sample)."""
 
 
 @dataclass(frozen=True)
-class Pixels:
-    """Pixel values float32 [B, 3, H, W], channels last, on `device`."""
-
-    images: GreyImages
-    processor: CxrImageProcessor
-    device: torch.device
-
-    def plain(self, samples: np.ndarray) -> torch.Tensor:
-        """Not augmented."""
-        return self.processor.to_pixel_values(self._grey(samples))
-
-    def _grey(self, samples: np.ndarray) -> torch.Tensor:
-        return send(self.images.batch(samples), self.device)
-
-
-@dataclass(frozen=True)
-class PixelFeed(Pixels):
-    """Pixel values, augmented as a recipe says."""
+class PixelFeed(PixelBatches):
+    """Pixel values float32 [B, 3, H, W], augmented as a recipe says."""
 
     recipe: Recipe
 
     def training(self, samples: np.ndarray, epoch: int) -> torch.Tensor:
-        """As this epoch shows them."""
-        return self.augmented(samples, draw_for_epoch(self.recipe, epoch, samples))
+        """The samples as this epoch shows them."""
+        return self.augmented(samples, parameters_for_epoch(self.recipe, epoch, samples))
 
-    def augmented(self, samples: np.ndarray, draws: torch.Tensor) -> torch.Tensor:
-        """With what `augment.draw` drew for them."""
-        grey = self._grey(samples)
+    def augmented(self, samples: np.ndarray, parameters: torch.Tensor) -> torch.Tensor:
+        """The samples with these augmentation parameters."""
+        grey = self.grey(samples)
         if self.recipe.augment == "random":
-            grey = augment(grey, send(draws, self.device), self.recipe)
+            grey = augment(grey, to_device(parameters, self.device), self.recipe)
         return self.processor.to_pixel_values(grey)
-
-
-def send(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
-    """A tensor of the CPU on `device`; a GPU fetches it from pinned memory while the CPU goes on."""
-    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
-
-
-def ahead(make: Callable[[Job], Made], jobs: Sequence[Job], device: torch.device) -> Iterator[Made]:
-    """What `make` gives for each job; beside a GPU the next one is made while this one is used. A CPU has no hands free."""
-    if device.type == "cpu" or not jobs:
-        yield from map(make, jobs)
-        return
-    with ThreadPoolExecutor(max_workers=1) as worker:
-        coming = worker.submit(make, jobs[0])
-        for job in jobs[1:]:
-            made, coming = coming.result(), worker.submit(make, job)
-            yield made
-        yield coming.result()

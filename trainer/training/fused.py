@@ -1,7 +1,7 @@
 """The same layers with less memory traffic: what a fine-tuning of ResNets and MobileNet-V2 spends most of its time on.
 
-Where BatchNorm's statistics stay, convolution and normalisation are one convolution with scaled weights: the same function
-of the same parameters, and gamma and beta still train. Each pass over a feature map that is saved counts.
+Where BatchNorm's statistics stay, convolution and normalisation are one convolution with scaled weights: the same
+function of the same parameters, and gamma and beta still train. Each pass over a feature map that is saved counts.
 """
 
 from functools import partial
@@ -19,8 +19,8 @@ LAYERS = (MobileNetV2ConvLayer, ResNetConvLayer, ResNetShortCut)
 def fuse(model: nn.Module) -> None:
     """Let the convolution layers of transformers' ResNet and MobileNet-V2 below `model` compute as one step, in place.
 
-    Parameters and their names stay, results too up to rounding. A layer whose BatchNorm is in training mode computes as before,
-    and one that is fused already stays as it is.
+    Parameters and their names stay, results too up to rounding. A layer whose BatchNorm is in training mode computes as
+    before, and one that is fused already stays as it is.
     """
     for layer in model.modules():
         if not isinstance(layer, LAYERS) or layer.normalization is None or layer.convolution.dilation != (1, 1):
@@ -35,7 +35,9 @@ def _forward(layer: Any, unfused: Any, features: Tensor) -> Tensor:
         return unfused(features)
     scale = norm.weight * torch.rsqrt(norm.running_var + norm.eps)
     weight, bias = convolution.weight * scale.view(-1, 1, 1, 1), norm.bias - norm.running_mean * scale
-    features = _convolve(convolution, features, weight, bias, isinstance(layer, MobileNetV2ConvLayer) and layer.config.tf_padding)
+    features = _convolve(
+        convolution, features, weight, bias, isinstance(layer, MobileNetV2ConvLayer) and layer.config.tf_padding
+    )
     activation = getattr(layer, "activation", None)
     return features if activation is None else activation(features)
 

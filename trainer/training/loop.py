@@ -3,7 +3,6 @@
 import math
 import time
 from contextlib import nullcontext
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -14,21 +13,12 @@ from tqdm.auto import tqdm
 
 from trainer.cxr_model import CxrForImageClassification
 from trainer.errors import WorkError
+from trainer.inference import prefetch, run_model, to_device
 from trainer.recipes import Recipe
-from trainer.training.bank import open_bank
 from trainer.training.checkpoint import Checkpoints, Progress
-from trainer.training.feed import Feed, PixelFeed, ahead, send
+from trainer.training.feature_cache import open_feature_cache, remove_feature_cache
+from trainer.training.feed import Feed, PixelFeed, TrainingData
 from trainer.training.fused import fuse
-from trainer.training.inference import run_over
-
-
-@dataclass(frozen=True)
-class TrainingData:
-    """Label indices [N] of a study's images, and which of them train and validate."""
-
-    labels: np.ndarray
-    train: np.ndarray
-    validation: np.ndarray
 
 
 def choose_precision(wanted: str) -> str:
@@ -48,22 +38,23 @@ def fit(
     data: TrainingData,
     recipe: Recipe,
     folder: Path,
-    bank_size: int = 0,
+    feature_cache_bytes: int = 0,
 ) -> Progress:
     """Train until the recipe's last epoch or until it stops improving; go on from `folder` where it holds a checkpoint.
 
     The best weights are left in `folder` (see `Checkpoints.load_best`).
 
     Args:
-        bank_size: the most bytes that stored activations of frozen layers may take in `folder`; 0 stores none.
+        feature_cache_bytes: the most bytes that stored activations of frozen layers may take in `folder`; 0 stores
+            none.
 
     Raises:
         WorkError: the loss is no longer finite, or a checkpoint cannot be written.
     """
     checkpoints = Checkpoints(folder)
     model.to(accelerator.device, memory_format=torch.channels_last)
-    bank = open_bank(accelerator, model, feed, recipe, data.train, data.validation, folder / "bank", bank_size)
-    part, shown = (bank.tail, bank) if bank else (model, feed)
+    cache = open_feature_cache(accelerator, model, feed, data, folder / "feature-cache", feature_cache_bytes)
+    part, batches = (cache.trainable, cache) if cache else (model, feed)
     fuse(part)
     trained, optimizer = accelerator.prepare(part, make_optimizer(model, recipe))
     progress = checkpoints.resume(accelerator, model)
@@ -71,26 +62,28 @@ def fit(
         accelerator.print(f"going on after epoch {progress.epoch} of {recipe.epochs}")
     while progress.epoch < recipe.epochs and not progress.stale(recipe.patience):
         start = time.perf_counter()
-        train_loss = train_epoch(accelerator, trained, optimizer, shown, data, recipe, progress.epoch)
-        logits = run_over(trained, shown, data.validation, accelerator, title="validating")
-        targets = torch.from_numpy(data.labels[data.validation])
-        row = {
-            "epoch": progress.epoch + 1,
-            "train_loss": train_loss,
-            "validation_loss": F.cross_entropy(logits, targets).item(),
-            "validation_accuracy": (logits.argmax(1) == targets).double().mean().item(),
-            "lr": optimizer.param_groups[0]["lr"],
-            "seconds": round(time.perf_counter() - start, 3),
-        }
+        train_loss = train_epoch(accelerator, trained, optimizer, batches, data, recipe, progress.epoch)
+        row = {"epoch": progress.epoch + 1, "train_loss": train_loss, **validate(accelerator, trained, batches, data)}
+        row |= {"lr": optimizer.param_groups[0]["lr"], "seconds": round(time.perf_counter() - start, 3)}
         if not math.isfinite(row["train_loss"] + row["validation_loss"]):
-            raise WorkError(
-                f"epoch {row['epoch']}: the loss is {row['train_loss']}; lower it with --set learning_rate={recipe.learning_rate / 10:g}"
-            )
+            cure = f"lower it with --set learning_rate={recipe.learning_rate / 10:g}"
+            raise WorkError(f"epoch {row['epoch']}: the loss is {row['train_loss']}; {cure}")
         best = progress.record(row)
         accelerator.log({key: value for key, value in row.items() if key != "epoch"}, step=progress.epoch)
         accelerator.print(_line(row, recipe.epochs, best), flush=True)
         checkpoints.save(accelerator, model, progress)
+    accelerator.wait_for_everyone()
+    if cache and accelerator.is_local_main_process:
+        remove_feature_cache(folder / "feature-cache")
     return progress
+
+
+def validate(accelerator: Accelerator, model: torch.nn.Module, feed: Feed, data: TrainingData) -> dict[str, float]:
+    """Loss and accuracy on the validation images."""
+    logits = run_model(model, feed, data.validation, accelerator, title="validating")
+    targets = torch.from_numpy(data.labels[data.validation])
+    accuracy = (logits.argmax(1) == targets).double().mean().item()
+    return {"validation_loss": F.cross_entropy(logits, targets).item(), "validation_accuracy": accuracy}
 
 
 def train_epoch(
@@ -103,25 +96,27 @@ def train_epoch(
     epoch: int,
 ) -> float:
     """One pass over the training images; gives the mean loss of an image, class weights included."""
-    plain: CxrForImageClassification = accelerator.unwrap_model(model)
+    unwrapped: CxrForImageClassification = accelerator.unwrap_model(model)
     parts = recipe.gradient_accumulation
     passes = accelerator.num_processes * parts
     steps = epoch_steps(data.train, recipe.batch_size, passes, recipe.seed, epoch)
-    mine = [samples for step in steps for samples in np.array_split(step, passes)[accelerator.process_index * parts :][:parts]]
+    first, device = accelerator.process_index * parts, accelerator.device
+    own = [samples for step in steps for samples in np.array_split(step, passes)[first : first + parts]]
 
     def load(samples: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
-        return feed.training(samples, epoch), send(torch.from_numpy(data.labels[samples]), accelerator.device)
+        return feed.training(samples, epoch), to_device(torch.from_numpy(data.labels[samples]), device)
 
-    loaded = ahead(load, mine, accelerator.device)
-    total = torch.zeros((), device=accelerator.device)
+    batches = prefetch(load, own, device)
+    total = torch.zeros((), device=device)
     model.train()
-    bar = tqdm(steps, desc=f"epoch {epoch + 1}/{recipe.epochs}", unit="step", leave=False, disable=not accelerator.is_main_process)
+    title, hidden = f"epoch {epoch + 1}/{recipe.epochs}", not accelerator.is_main_process
+    bar = tqdm(steps, desc=title, unit="step", leave=False, disable=hidden)
     for number, step in enumerate(bar):
         set_learning_rate(optimizer, recipe, epoch + number / len(steps))
         for part in range(parts):
-            values, labels = next(loaded)
+            values, labels = next(batches)
             with accelerator.no_sync(model) if part < parts - 1 else nullcontext():
-                losses = plain.sample_losses(model(values).logits, labels)
+                losses = unwrapped.sample_losses(model(values).logits, labels)
                 accelerator.backward(losses.sum() * (accelerator.num_processes / len(step)))
             total += losses.detach().sum()
         if recipe.gradient_clip:
@@ -155,13 +150,18 @@ def make_optimizer(model: torch.nn.Module, recipe: Recipe) -> torch.optim.Optimi
 def set_learning_rate(optimizer: torch.optim.Optimizer, recipe: Recipe, epoch: float) -> None:
     """The schedule as a function of the time in epochs: nothing to save, nothing to lose."""
     warmup = min(1.0, (epoch + 1e-3) / recipe.warmup_epochs) if recipe.warmup_epochs else 1.0
-    factors = {"constant": 1.0, "cosine": (1 + math.cos(math.pi * epoch / recipe.epochs)) / 2, "exponential": 0.1 ** (epoch / 20)}
+    factors = {
+        "constant": 1.0,
+        "cosine": (1 + math.cos(math.pi * epoch / recipe.epochs)) / 2,
+        "exponential": 0.1 ** (epoch / 20),
+    }
     for group in optimizer.param_groups:
         group["lr"] = recipe.learning_rate * warmup * factors[recipe.schedule]
 
 
 def _line(row: dict[str, float], epochs: int, best: bool) -> str:
     return (
-        f"epoch {row['epoch']:>3}/{epochs}  train loss {row['train_loss']:.4f}  validation loss {row['validation_loss']:.4f}  "
+        f"epoch {row['epoch']:>3}/{epochs}  train loss {row['train_loss']:.4f}  "
+        f"validation loss {row['validation_loss']:.4f}  "
         f"accuracy {row['validation_accuracy']:.4f}  {row['seconds']:.0f} s{'  *' if best else ''}"
     )

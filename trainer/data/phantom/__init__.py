@@ -32,7 +32,7 @@ class Phantom:
 
 
 def draw_phantom(label: str, rng: np.random.Generator) -> Phantom:
-    """Draw one phantom of a task's label; the same generator state gives the same picture."""
+    """Draw one phantom of a task's label; the same generator state gives the same image."""
     chest = Chest.draw(rng)
     opacity = FINDINGS[label](chest, rng)
     mask = enlarge(opacity) > 0.25 * max(float(opacity.max()), 1e-6)

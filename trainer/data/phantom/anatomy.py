@@ -13,7 +13,7 @@ class Chest:
 
     attenuation: Array
     lungs: Array  # 0..1, both lungs
-    side: Array  # signed distance from the midline, in half-widths: -1 left of the picture, +1 right
+    side: Array  # signed distance from the midline, in half-widths: -1 left of the image, +1 right
     height: Array  # 0 at the apex, 1 at the dome of the diaphragm
     edge: Array  # 0 at the mediastinum, 1 at the chest wall
 
@@ -84,12 +84,17 @@ def _heart(side: Array, height: Array, rng: np.random.Generator) -> Array:
     arch = soft_step(ellipse(side, height, (0.12, 0.30), (rng.uniform(0.11, 0.17), 0.09)), 0.15)
     vessels = soft_step(ellipse(side, height, (0.06, 0.50), (0.20, 0.26)), 0.15)
     shadow = np.maximum.reduce([ventricle, atrium, 0.65 * arch, 0.6 * vessels])
-    return rng.uniform(0.45, 0.65) * shadow * (1 - 0.8 * soft_step(height - 1.0, 0.03))  # below the dome the liver hides it
+    return (
+        rng.uniform(0.45, 0.65) * shadow * (1 - 0.8 * soft_step(height - 1.0, 0.03))
+    )  # below the dome the liver hides it
 
 
 def _stomach(side: Array, height: Array, rng: np.random.Generator) -> Array:
     """Air under the left dome."""
-    center, radii = (rng.uniform(0.35, 0.6), rng.uniform(1.16, 1.24)), (rng.uniform(0.12, 0.25), rng.uniform(0.05, 0.10))
+    center, radii = (
+        (rng.uniform(0.35, 0.6), rng.uniform(1.16, 1.24)),
+        (rng.uniform(0.12, 0.25), rng.uniform(0.05, 0.10)),
+    )
     return rng.choice([0.0, 0.35]) * soft_step(ellipse(side, height, center, radii), 0.1)
 
 
@@ -107,7 +112,13 @@ def _bones(side: Array, height: Array, body: Array, rng: np.random.Generator) ->
         width = rng.uniform(0.021, 0.026)
         total += strength * _rib(back, width) + 0.3 * strength * _rib(front, 1.4 * width) * (across > 0.35)
     total *= soft_step(across - 0.10, 0.03) * soft_step(wall + 0.03 - across, 0.012) * soft_step(height + 0.06, 0.02)
-    total += 0.55 * strength * bump(across - wall - 0.01, 0.03) * soft_step(height - 0.1, 0.05) * soft_step(1.25 - height, 0.05)
+    total += (
+        0.55
+        * strength
+        * bump(across - wall - 0.01, 0.03)
+        * soft_step(height - 0.1, 0.05)
+        * soft_step(1.25 - height, 0.05)
+    )
     tilt, place = rng.uniform(0.06, 0.12), rng.uniform(0.07, 0.13)
     clavicle = height - (place - tilt * (across - 0.1) + 0.02 * np.sin(across * 6))
     total += 0.26 * _rib(clavicle, 0.024) * soft_step(across - 0.10, 0.02) * soft_step(1.0 - across, 0.05)

@@ -22,12 +22,14 @@ LETTERS = {"L": ("1000", "1000", "1000", "1000", "1111"), "R": ("1110", "1001", 
 
 
 def _mark(pixels: Array, rng: np.random.Generator) -> Array:
-    """A side marker in an upper corner: the patient's left is the picture's right."""
+    """A side marker in an upper corner: the patient's left is the image's right."""
     if rng.random() < 0.5:
         return pixels
     letter = rng.choice(list(LETTERS))
     scale = int(rng.integers(3, 5))
-    glyph = np.kron(np.array([[int(bit) for bit in row] for row in LETTERS[letter]], bool), np.ones((scale, scale), bool))
+    glyph = np.kron(
+        np.array([[int(bit) for bit in row] for row in LETTERS[letter]], bool), np.ones((scale, scale), bool)
+    )
     top = int(rng.integers(8, 40))
     left = int(rng.integers(8, 24))
     left = SIZE - left - glyph.shape[1] if letter == "L" else left

@@ -45,7 +45,9 @@ def _covid(chest: Chest, rng: np.random.Generator) -> Array:
         for _ in range(rng.integers(2, 5)):
             height = float(rng.triangular(0.25, 0.75, 0.95))
             place = sign * float(wall_width(np.array(height))) * rng.uniform(0.72, 0.92)
-            total = np.maximum(total, _patch(chest, place, height, (rng.uniform(0.12, 0.22), rng.uniform(0.09, 0.18)), rng))
+            total = np.maximum(
+                total, _patch(chest, place, height, (rng.uniform(0.12, 0.22), rng.uniform(0.09, 0.18)), rng)
+            )
     haze = 0.8 + 0.2 * cloud(rng, 0.03)
     return total * haze * (0.35 + 0.65 * chest.edge) * chest.lungs * rng.uniform(0.26, 0.55)
 

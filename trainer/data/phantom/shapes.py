@@ -22,9 +22,11 @@ def enlarge(drawing: Array) -> Array:
 
 
 def zoom_square(coarse: Array, factor: float, order: int) -> Array:
-    """SciPy's `zoom` of a square array: it is linear and the same along both axes, so two small matrix products do it."""
+    """SciPy's `zoom` of a square array, which is linear and alike along both axes: two small matrix products."""
     spline = _spline(len(coarse), factor, order)
-    return np.einsum("ik,jk->ij", np.einsum("ij,jk->ik", spline, coarse), spline)  # BLAS would start threads in each process
+    return np.einsum(
+        "ik,jk->ij", np.einsum("ij,jk->ik", spline, coarse), spline
+    )  # BLAS would start threads in each process
 
 
 @cache
@@ -43,7 +45,9 @@ def bump(value: Array, width: Array | float) -> Array:
     return np.exp(-0.5 * (value / width) ** 2)
 
 
-def ellipse(side: Array, height: Array, center: tuple[float, float], radii: tuple[float, float], tilt: float = 0.0) -> Array:
+def ellipse(
+    side: Array, height: Array, center: tuple[float, float], radii: tuple[float, float], tilt: float = 0.0
+) -> Array:
     """1 at the centre, 0 on the rim, negative outside."""
     across, down = side - center[0], height - center[1]
     turned = across * np.cos(tilt) + down * np.sin(tilt)
@@ -52,7 +56,7 @@ def ellipse(side: Array, height: Array, center: tuple[float, float], radii: tupl
 
 
 def cloud(rng: np.random.Generator, scale: float) -> Array:
-    """Smooth noise with features of about `scale` of the picture, in -1..1."""
+    """Smooth noise with features of about `scale` of the image, in -1..1."""
     cells = max(2, round(1 / scale))
     coarse = rng.standard_normal((cells + 3, cells + 3)).astype(np.float32)
     order = 3 if cells < 12 else 1

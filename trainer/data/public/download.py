@@ -31,7 +31,8 @@ def fetch_archives(public_set: PublicSet, output: Path) -> list[str]:
         return [str(download(url, output / ".download")) for url in public_set.urls]
     if not find_spec("kagglehub"):
         raise UsageError(
-            f'{public_set.name} lies on Kaggle: pip install "cxr-hub[data]" and run again (an account may be asked for), or {by_hand}'
+            f'{public_set.name} lies on Kaggle: pip install "cxr-hub[data]" and run again (an account may be asked '
+            f"for), or {by_hand}"
         )
     import kagglehub
 
@@ -45,7 +46,8 @@ def fetch_archives(public_set: PublicSet, output: Path) -> list[str]:
 def download(url: str, folder: Path, wait: float = 2.0) -> Path:
     """Fetch a file over HTTPS into `folder`; a broken transfer goes on where it stopped, now or in the next run.
 
-    Where the server publishes an MD5 (Content-MD5, or x-goog-hash as Google's storage has it), the whole file is checked.
+    Where the server publishes an MD5 (Content-MD5, or x-goog-hash as Google's storage has it), the whole file is
+    checked.
 
     Raises:
         WorkError: it cannot be fetched, or its checksum is another.
@@ -60,9 +62,12 @@ def download(url: str, folder: Path, wait: float = 2.0) -> Path:
             _transfer(url, part)
             os.replace(part, target)
         except httpx.HTTPError as error:
-            if attempt == RETRIES - 1 or (isinstance(error, httpx.HTTPStatusError) and error.response.status_code in (401, 403, 404, 410)):
+            if attempt == RETRIES - 1 or (
+                isinstance(error, httpx.HTTPStatusError) and error.response.status_code in (401, 403, 404, 410)
+            ):
                 raise WorkError(
-                    f"{url}: {error or type(error).__name__}; run the command again to go on, or give the file: --from FILE"
+                    f"{url}: {error or type(error).__name__}; run the command again to go on, "
+                    "or give the file: --from FILE"
                 ) from error
             time.sleep(wait * 2**attempt)
     return target
@@ -72,13 +77,20 @@ def _transfer(url: str, part: Path) -> None:
     have = part.stat().st_size if part.exists() else 0
     headers = {"Range": f"bytes={have}-"} if have else {}
     with httpx.stream("GET", url, headers=headers, follow_redirects=True, timeout=60) as answer:
-        if answer.status_code == 416:  # nothing is left to send
+        if answer.status_code == 416:  # nothing is left to to_device
             return
         answer.raise_for_status()
         goes_on = answer.status_code == 206
         total = int(answer.headers.get("Content-Length", 0)) + (have if goes_on else 0)
         with part.open("ab" if goes_on else "wb") as stream:
-            bar = tqdm(total=total or None, initial=have if goes_on else 0, unit="B", unit_scale=True, desc=part.stem, leave=False)
+            bar = tqdm(
+                total=total or None,
+                initial=have if goes_on else 0,
+                unit="B",
+                unit_scale=True,
+                desc=part.stem,
+                leave=False,
+            )
             for chunk in answer.iter_raw():  # as it arrives: what came before a break is kept
                 stream.write(chunk)
                 bar.update(len(chunk))
@@ -89,7 +101,9 @@ def _transfer(url: str, part: Path) -> None:
     with part.open("rb") as stream:
         if published and hashlib.file_digest(stream, "md5").digest() != published:
             part.unlink()
-            raise WorkError(f"{url}: it arrived damaged, its MD5 is not the published one; run the command again to fetch it anew")
+            raise WorkError(
+                f"{url}: it arrived damaged, its MD5 is not the published one; run the command again to fetch it anew"
+            )
 
 
 def _published_md5(headers: httpx.Headers) -> bytes:

@@ -72,7 +72,10 @@ def _split_origins(name: str, parts: list[PublicSet], origins: list[str]) -> dic
     for origin in origins:
         part, equals, file = origin.partition("=")
         if not equals or part not in by_part:
-            raise UsageError(f"--from {origin}: {name} is merged from several sets; give NAME=FILE with NAME one of {', '.join(by_part)}")
+            raise UsageError(
+                f"--from {origin}: {name} is merged from several sets; "
+                f"give NAME=FILE with NAME one of {', '.join(by_part)}"
+            )
         by_part[part].append(file)
     return by_part
 
@@ -84,7 +87,9 @@ def _lay_out(public_set: PublicSet, output: Path, origins: list[str], merged: bo
     for origin in origins:
         with _open_origin(origin) as files:
             collections = _read_collections(files)
-            for path, opener in tqdm(sorted(files.items()), desc=f"laying out {public_set.name}", unit="file", leave=False):
+            for path, opener in tqdm(
+                sorted(files.items()), desc=f"laying out {public_set.name}", unit="file", leave=False
+            ):
                 record = _read_record(public_set, path, merged)
                 if record is None:
                     continue
@@ -111,7 +116,9 @@ def _read_record(public_set: PublicSet, path: PurePosixPath, merged: bool) -> Im
 
 
 def _image_target(output: Path, record: ImageRecord, path: PurePosixPath, prefix: str) -> Path:
-    """<label>/<file>, with a split of the set's own in the split's folder; in a merged set with the set's name before it."""
+    """<label>/<file>, with a split of the set's own in the split's folder; in a merged set with the set's name before
+    it.
+    """
     return output / record.split / record.label / (f"{prefix}-{path.name}" if prefix else path.name)
 
 
@@ -162,7 +169,9 @@ def _read_collections(files: Files) -> dict[str, str]:
         if not path.name.lower().endswith("metadata.xlsx"):
             continue
         if not find_spec("openpyxl"):
-            raise UsageError(f'{path.name} names each picture\'s origin; reading it needs openpyxl: pip install "cxr-hub[data]"')
+            raise UsageError(
+                f'{path.name} names each image\'s origin; reading it needs openpyxl: pip install "cxr-hub[data]"'
+            )
         with opener() as stream:
             sheet = pd.read_excel(stream, dtype=str).rename(columns=lambda name: str(name).strip().lower())
         for name, address in zip(sheet.get("file name", ()), sheet.get("url", ()), strict=False):
@@ -174,7 +183,9 @@ def _read_collections(files: Files) -> dict[str, str]:
 
 def read_terms(files: Iterable[str]) -> list[dict[str, Any]]:
     """The public sets that these images were laid out from, with licence and citation; empty for a user's own."""
-    folders = {folder for file in files for folder in Path(file).parents[:3]}  # below <split>/<label>/, or one of the two
+    folders = {
+        folder for file in files for folder in Path(file).parents[:3]
+    }  # below <split>/<label>/, or one of the two
     terms: dict[str, dict[str, Any]] = {}
     for file in sorted(folder / TERMS for folder in folders):
         if file.is_file():

@@ -9,8 +9,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from trainer.data.manifest import SPLIT_FOLDERS
-from trainer.tasks import plain
+from trainer.data.manifest import SPLIT_NAMES
+from trainer.tasks import normalise_label
 
 
 @dataclass(frozen=True)
@@ -42,12 +42,14 @@ class PublicSet:
 
 def _folder_of(path: PurePosixPath, names: dict[str, str]) -> str:
     """The label of the innermost folder that is a class's, whatever its case and separators."""
-    known = {plain(name): label for name, label in names.items()}
-    return next((known[plain(part)] for part in reversed(path.parts[:-1]) if plain(part) in known), "")
+    known = {normalise_label(name): label for name, label in names.items()}
+    return next(
+        (known[normalise_label(part)] for part in reversed(path.parts[:-1]) if normalise_label(part) in known), ""
+    )
 
 
 def _split_of(path: PurePosixPath) -> str:
-    return next((SPLIT_FOLDERS[part.lower()] for part in path.parts[:-1] if part.lower() in SPLIT_FOLDERS), "")
+    return next((SPLIT_NAMES[part.lower()] for part in path.parts[:-1] if part.lower() in SPLIT_NAMES), "")
 
 
 def _in(path: PurePosixPath, folder: str) -> bool:
@@ -55,7 +57,9 @@ def _in(path: PurePosixPath, folder: str) -> bool:
 
 
 def _tb(path: PurePosixPath) -> ImageRecord | None:
-    """TB_Chest_Radiography_Database/{Normal,Tuberculosis}/Normal-1.png; the sheets beside them name each picture's origin."""
+    """TB_Chest_Radiography_Database/{Normal,Tuberculosis}/Normal-1.png; the sheets beside them name each image's
+    origin.
+    """
     label = _folder_of(path, {"Normal": "Normal", "Tuberculosis": "Tuberculosis"})
     return ImageRecord(label, "tb-database") if label else None
 
@@ -68,7 +72,9 @@ def _radiography(path: PurePosixPath) -> ImageRecord | None:
 
 
 def _kermany(path: PurePosixPath) -> ImageRecord | None:
-    """chest_xray/{train,test}/{NORMAL,PNEUMONIA}: person1_bacteria_2.jpeg, BACTERIA-1008087-0001.jpeg, IM-0115-0001.jpeg."""
+    """chest_xray/{train,test}/{NORMAL,PNEUMONIA}: person1_bacteria_2.jpeg, BACTERIA-1008087-0001.jpeg,
+    IM-0115-0001.jpeg.
+    """
     label = _folder_of(path, {"NORMAL": "Normal", "PNEUMONIA": "Pneumonia"})
     patient = re.match(r"(person\d+|(?:BACTERIA|VIRUS|NORMAL)-\d+|(?:NORMAL2-)?IM-\d+)", path.name, re.IGNORECASE)
     if not label or _in(path, "__macosx"):
@@ -103,7 +109,9 @@ def _nlm(path: PurePosixPath, pattern: str, collection: str, mask: bool) -> Imag
     found = re.match(pattern, path.name, re.IGNORECASE)
     if not found:
         return None
-    return ImageRecord(("Normal", "Tuberculosis")[int(found[2])], collection, f"{collection}:{found[1].lower()}", mask=mask)
+    return ImageRecord(
+        ("Normal", "Tuberculosis")[int(found[2])], collection, f"{collection}:{found[1].lower()}", mask=mask
+    )
 
 
 def _tbx11k(path: PurePosixPath) -> ImageRecord | None:

@@ -1,7 +1,7 @@
 """Operating points: thresholds chosen on validation for a stated aim, and what they do on other data.
 
-WHO's triage target for tuberculosis: sensitivity of at least 90 % with specificity of at least 70 % (WHO/HTM/TB/2014.18).
-Youden, Cancer 3 (1950) 32.
+WHO's triage target for tuberculosis: sensitivity of at least 90 % with specificity of at least 70 %
+(WHO/HTM/TB/2014.18). Youden, Cancer 3 (1950) 32.
 """
 
 from collections.abc import Callable
@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from trainer.evaluation.intervals import Figure, share
+from trainer.evaluation.intervals import Metric, proportion
 from trainer.tasks import is_negative
 
 PREVALENCES = (0.01, 0.05, 0.20)
@@ -35,14 +35,18 @@ AIMS = (
     Aim("Youden", "highest sensitivity + specificity", "sum"),
 )
 TRIAGE = Aim(
-    "WHO triage", "highest specificity at sensitivity >= .90, if that is >= .70", "specificity", sensitivity=0.90, specificity=0.70
+    "WHO triage",
+    "highest specificity at sensitivity >= .90, if that is >= .70",
+    "specificity",
+    sensitivity=0.90,
+    specificity=0.70,
 )
 
 
 def decided(scores: np.ndarray, labels: tuple[str, ...], point: dict[str, Any] | None) -> np.ndarray:
     """What a model decides, as its own `decide` does: label indices [N] of scores [N, C].
 
-    A picture has the label of the point that ships (`config.operating_point`) where that label's score is the threshold
+    An image has the label of the point that ships (`config.operating_point`) where that label's score is the threshold
     or above, else the highest of the other labels. Without a point it has the highest score; of two labels the second
     from .5 on.
     """
@@ -54,7 +58,7 @@ def decided(scores: np.ndarray, labels: tuple[str, ...], point: dict[str, Any] |
     return np.where(scores[:, index] >= point["threshold"], index, others)
 
 
-def choose_points(
+def choose_operating_points(
     truth: np.ndarray, scores: np.ndarray, labels: tuple[str, ...], task: str, collections: np.ndarray
 ) -> list[dict[str, Any]]:
     """The thresholds for each aim on validation; None where no threshold reaches it.
@@ -63,19 +67,23 @@ def choose_points(
 
     Args:
         truth: label indices [N].
-        scores: probabilities [N, C]; `looked_for` says for which labels.
+        scores: probabilities [N, C]; `positive_indices` says for which labels.
         collections: where each image is from, [N]: an aim is reached where it is in each of them (`choose_threshold`).
 
     Returns:
-        {"name", "label", "aim", "threshold", "also", "cases", "controls", "within"} for each; a picture is called when
+        {"name", "label", "aim", "threshold", "also", "cases", "controls", "within"} for each; an image is called when
         its score is the threshold or above. `within` names the collections that were looked at by themselves. Of fewer
         than 20 cases or controls a threshold is chosen as of more, but an aim of .95 then asks for all of them: the
         counts say so.
     """
     found: dict[Any, dict[str, Any]] = {}
-    for index in looked_for(labels):
+    for index in positive_indices(labels):
         positive = truth == index
-        facts = {"cases": int(positive.sum()), "controls": int((~positive).sum()), "within": large_collections(positive, collections)}
+        facts = {
+            "cases": int(positive.sum()),
+            "controls": int((~positive).sum()),
+            "within": large_collections(positive, collections),
+        }
         for aim in (*AIMS, TRIAGE) if task == "tb" else AIMS:
             threshold = choose_threshold(positive, scores[:, index], aim, collections)
             same = found.get((index, threshold))
@@ -94,13 +102,14 @@ def choose_points(
     return list(found.values())
 
 
-def looked_for(labels: tuple[str, ...]) -> list[int]:
+def positive_indices(labels: tuple[str, ...]) -> list[int]:
     """The labels that a reader looks for: of two the second, of more each that is not negative by its name."""
     return [1] if len(labels) == 2 else [index for index, label in enumerate(labels) if not is_negative(label)]
 
 
 def choose_threshold(positive: np.ndarray, scores: np.ndarray, aim: Aim, collections: np.ndarray) -> float | None:
-    """The threshold that is best for an aim: half-way between two neighbouring scores, so that rounding calls none otherwise.
+    """The threshold that is best for an aim: half-way between two neighbouring scores, so that rounding calls none
+    otherwise.
 
     Sensitivity and specificity are those of the worst part: of each collection with ENOUGH cases and controls, and of
     all other collections together; where these have too few cases (or controls), of all images. Of equally good
@@ -108,8 +117,12 @@ def choose_threshold(positive: np.ndarray, scores: np.ndarray, aim: Aim, collect
     """
     steps = np.unique(scores)
     large = large_collections(positive, collections)
-    sensitivity = _worst(positive, collections, large, lambda part: 1 - np.searchsorted(np.sort(scores[part]), steps) / part.sum())
-    specificity = _worst(~positive, collections, large, lambda part: np.searchsorted(np.sort(scores[part]), steps) / part.sum())
+    sensitivity = _worst(
+        positive, collections, large, lambda part: 1 - np.searchsorted(np.sort(scores[part]), steps) / part.sum()
+    )
+    specificity = _worst(
+        ~positive, collections, large, lambda part: np.searchsorted(np.sort(scores[part]), steps) / part.sum()
+    )
     allowed = (sensitivity >= aim.sensitivity) & (specificity >= aim.specificity)
     if not allowed.any():
         return None
@@ -125,14 +138,16 @@ def large_collections(positive: np.ndarray, collections: np.ndarray) -> list[str
     return [str(name) for name, count in counts.items() if name and count.min() >= ENOUGH]
 
 
-def _worst(members: np.ndarray, collections: np.ndarray, large: list[str], rate: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+def _worst(
+    members: np.ndarray, collections: np.ndarray, large: list[str], rate: Callable[[np.ndarray], np.ndarray]
+) -> np.ndarray:
     """The lowest rate, at each threshold, of the members of each large collection and of the others together."""
     rest = members & ~np.isin(collections, large)
     parts = [*(members & (collections == name) for name in large), rest if rest.sum() >= ENOUGH else members]
     return np.min([rate(part) for part in parts], axis=0)
 
 
-def point_figures(
+def operating_point_metrics(
     point: dict[str, Any],
     truth: np.ndarray,
     scores: np.ndarray,
@@ -145,15 +160,17 @@ def point_figures(
         return None
     index = labels.index(point["label"])
     positive, called = truth == index, scores[:, index] >= point["threshold"]
-    sensitivity, specificity = share(called, positive, groups), share(~called, ~positive, groups)
-    values = [{"prevalence": prevalence, **_predictive(sensitivity, specificity, prevalence)} for prevalence in prevalences]
+    sensitivity, specificity = proportion(called, positive, groups), proportion(~called, ~positive, groups)
+    values = [
+        {"prevalence": prevalence, **_predictive(sensitivity, specificity, prevalence)} for prevalence in prevalences
+    ]
     return {"n": len(truth), "sensitivity": sensitivity, "specificity": specificity, "predictive_values": values}
 
 
-def _predictive(sensitivity: Figure, specificity: Figure, prevalence: float) -> dict[str, Figure]:
+def _predictive(sensitivity: Metric, specificity: Metric, prevalence: float) -> dict[str, Metric]:
     """PPV and NPV at a prevalence; both grow with sensitivity and specificity, so their bounds give bounds."""
     method = "from the intervals of sensitivity and specificity"
-    found: dict[str, Figure] = {"ppv": {"method": method}, "npv": {"method": method}}
+    found: dict[str, Metric] = {"ppv": {"method": method}, "npv": {"method": method}}
     for key in ("value", "low", "high"):
         one, other = sensitivity[key], specificity[key]
         if one is None or other is None:

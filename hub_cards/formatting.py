@@ -13,20 +13,26 @@ def headline(metrics: Iterable[str]) -> tuple[str, ...]:
 
 def figure_name(key: str) -> str:
     """What a figure is called: `accuracy` is of the highest score, all else of the decision."""
-    named = {"accuracy": "accuracy (argmax)", "macro_auroc": "mean AUROC", "auroc": "AUROC", "f1": "F1", "macro_f1": "mean F1"}
+    named = {
+        "accuracy": "accuracy (argmax)",
+        "macro_auroc": "mean AUROC",
+        "auroc": "AUROC",
+        "f1": "F1",
+        "macro_f1": "mean F1",
+    }
     return named.get(key, key.replace("_", " "))
 
 
-def show_figure(figure: dict[str, Any] | None) -> str:
+def format_metric(figure: dict[str, Any] | None) -> str:
     """`.952 (.930–.968)`, or a dash where it is undefined."""
     if figure is None or figure["value"] is None:
         return "–"
     if figure["low"] is None:
-        return show_number(figure["value"])
-    return f"{show_number(figure['value'])} ({show_number(figure['low'])}–{show_number(figure['high'])})"
+        return format_number(figure["value"])
+    return f"{format_number(figure['value'])} ({format_number(figure['low'])}–{format_number(figure['high'])})"
 
 
-def show_number(value: float) -> str:
+def format_number(value: float) -> str:
     """A share in 0..1 with three places and no leading zero.
 
     What is neither 0 nor 1 is not written so: it gets more places, `.9999` and `.00004`, and below a millionth an

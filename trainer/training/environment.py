@@ -23,7 +23,9 @@ PACKAGES = (
 
 
 def describe(command: list[str]) -> dict[str, Any]:
-    """The machine, the versions and the command, for environment.json; a path in the command is cut down to its last name."""
+    """The machine, the versions and the command, for environment.json; a path in the command is cut down to its last
+    name.
+    """
     import torch
 
     from trainer import __version__

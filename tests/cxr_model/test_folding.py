@@ -1,19 +1,10 @@
 """Folding changes no answer; where it would, it is not done."""
 
-from pathlib import Path
-
 import pytest
 import torch
 from torch import nn
 
-
-@pytest.fixture
-def fold(monkeypatch):
-    """space/folding.py, imported by its bare name as the Space does."""
-    monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "space"))
-    import folding
-
-    return folding.fold_batch_norm
+from trainer.cxr_model.folding_cxr import fold_batch_norm
 
 
 class Network(nn.Module):
@@ -36,28 +27,32 @@ class Network(nn.Module):
 
 
 @pytest.mark.parametrize("shared", [False, True])
-def test_the_answer_stays(fold, shared):
+def test_the_answer_stays(shared):
     torch.manual_seed(0)
     model = Network(shared).eval()
     values, others = torch.rand(1, 3, 16, 16), torch.rand(4, 3, 16, 16)
     weight = model.first.weight.clone()
-    folded = fold(model, values)
+    folded = fold_batch_norm(model, values)
     kinds = [type(module) for module in folded.modules()]
     assert (nn.BatchNorm2d in kinds) is shared
     assert torch.equal(model.first.weight, weight)  # what was given stays as it was
     torch.testing.assert_close(folded(others)["logits"], model(others)["logits"], rtol=1e-4, atol=1e-5)
 
 
-def test_the_networks_that_are_served_lose_their_normalisation(fold, run):
+def test_the_networks_that_are_served_lose_their_normalisation(run):
     from trainer.cxr_model import CxrForImageClassification
 
     model = CxrForImageClassification.from_pretrained(run).eval()
-    assert not [module for module in fold(model, torch.rand(1, 3, 64, 64)).backbone.modules() if isinstance(module, nn.BatchNorm2d)]
+    assert not [
+        module
+        for module in fold_batch_norm(model, torch.rand(1, 3, 64, 64)).backbone.modules()
+        if isinstance(module, nn.BatchNorm2d)
+    ]
     assert [module for module in model.backbone.modules() if isinstance(module, nn.BatchNorm2d)]
 
 
 @pytest.mark.parametrize("side", [64, 96, 75])
-def test_tensorflows_padding_stays(fold, side):
+def test_tensorflows_padding_stays(side):
     from transformers import MobileNetV2Config, MobileNetV2Model
 
     torch.manual_seed(0)
@@ -73,14 +68,14 @@ def test_tensorflows_padding_stays(fold, side):
 
     model = Padded().eval()
     values = torch.rand(2, 3, side, side)
-    folded = fold(model, values[:1])
+    folded = fold_batch_norm(model, values[:1])
     assert not [module for module in folded.modules() if isinstance(module, nn.BatchNorm2d)]  # folded at every size
     kernels = [module.kernel_size for module in folded.modules() if isinstance(module, nn.Conv2d)]
     assert ((4, 4) in kernels) is (side % 32 == 0)
     torch.testing.assert_close(folded(values)["logits"], model(values)["logits"], rtol=1e-4, atol=1e-5)
 
 
-def test_a_model_without_normalisation_is_as_before(fold):
+def test_a_model_without_normalisation_is_as_before():
     layer = nn.Conv2d(3, 4, 3)
 
     class Plain(nn.Module):
@@ -94,4 +89,4 @@ def test_a_model_without_normalisation_is_as_before(fold):
 
     values = torch.rand(1, 3, 8, 8)
     model = Plain().eval()
-    torch.testing.assert_close(fold(model, values)(values)["logits"], model(values)["logits"])
+    torch.testing.assert_close(fold_batch_norm(model, values)(values)["logits"], model(values)["logits"])

@@ -43,10 +43,13 @@ def read_sources(file: Path, environment: Mapping[str, str]) -> list[ModelSource
             model, _, revision = environment[variable].partition("@")
             sources.append(_checked(task, model, revision or None, Path.cwd(), variable))
         elif task in entries:
-            sources.append(_checked(task, entries[task].get("model", ""), entries[task].get("revision"), file.parent, file.name))
+            sources.append(
+                _checked(task, entries[task].get("model", ""), entries[task].get("revision"), file.parent, file.name)
+            )
     if not sources:
         raise ModelError(
-            f"no model is named: fill in {file.name}, or set CXR_TB, CXR_COVID or CXR_THREE_CLASS to a run's folder or to org/name@revision"
+            f"no model is named: fill in {file.name}, or set CXR_TB, CXR_COVID or CXR_THREE_CLASS to a run's folder "
+            "or to org/name@revision"
         )
     return sources
 
@@ -58,5 +61,7 @@ def _checked(task: str, model: str, revision: str | None, base: Path, where: str
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", model):
         raise ModelError(f"{where}: {model!r} is neither a folder nor org/name")
     if not COMMIT.fullmatch(revision or ""):
-        raise ModelError(f"{where}: {model} is no folder here; a Hub id needs its revision, the 40 hexadecimal digits of a commit")
+        raise ModelError(
+            f"{where}: {model} is no folder here; a Hub id needs its revision, the 40 hexadecimal digits of a commit"
+        )
     return ModelSource(task, model, revision)

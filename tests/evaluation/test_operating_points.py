@@ -10,7 +10,15 @@ from hypothesis import strategies as st
 
 from tests.cxr_model.test_model import FOUR, TWO, make
 from trainer.cxr_model import CxrOutput
-from trainer.evaluation.points import AIMS, TRIAGE, choose_points, choose_threshold, decided, looked_for, point_figures
+from trainer.evaluation.operating_points import (
+    AIMS,
+    TRIAGE,
+    choose_operating_points,
+    choose_threshold,
+    decided,
+    operating_point_metrics,
+    positive_indices,
+)
 
 LABELS = ("Normal", "Tuberculosis")
 make_decider = cache(lambda count: make({2: TWO, 4: FOUR}[count]))
@@ -23,11 +31,18 @@ def test_a_threshold_reaches_its_aim_in_each_collection_and_none_does_better(cas
     positive = np.repeat([True, False], [cases, controls])
     collections = rng.integers(0, places, cases + controls).astype(str)
     scores = 1 / (1 + np.exp(-(rng.normal(0, 1, cases + controls) + distance * positive + (collections == "1"))))
-    large = [name for name in ("0", "1") if min((collections[positive] == name).sum(), (collections[~positive] == name).sum()) >= 30]
+    large = [
+        name
+        for name in ("0", "1")
+        if min((collections[positive] == name).sum(), (collections[~positive] == name).sum()) >= 30
+    ]
     rest = ~np.isin(collections, large)
 
     def worst(called, among):
-        parts = [*(among & (collections == name) for name in large), among & rest if (among & rest).sum() >= 30 else among]
+        parts = [
+            *(among & (collections == name) for name in large),
+            among & rest if (among & rest).sum() >= 30 else among,
+        ]
         return min(called[part].mean() for part in parts)
 
     for aim in (*AIMS, TRIAGE):
@@ -61,9 +76,11 @@ def overlapping(count: int, distance: float, seed: int = 0):
 def test_a_good_model_has_four_different_points():
     """Screening gives up cases for specificity, confirming gives up nothing more than its aim asks."""
     truth, scores = overlapping(2000, 3.8)
-    points = {point["name"]: point for point in choose_points(truth, scores, LABELS, "tb", np.full(2000, ""))}
+    points = {point["name"]: point for point in choose_operating_points(truth, scores, LABELS, "tb", np.full(2000, ""))}
     assert list(points) == ["screening", "confirming", "Youden", "WHO triage"]
-    found = {name: point_figures(point, truth, scores, np.arange(2000), LABELS) for name, point in points.items()}
+    found = {
+        name: operating_point_metrics(point, truth, scores, np.arange(2000), LABELS) for name, point in points.items()
+    }
     assert 0.95 <= found["screening"]["sensitivity"]["value"] < 0.96  # of 1000 cases, some lie between two controls
     assert 0.95 <= found["confirming"]["specificity"]["value"] < 0.96
     assert 0.90 <= found["WHO triage"]["sensitivity"]["value"] < 0.92
@@ -73,7 +90,7 @@ def test_a_good_model_has_four_different_points():
 def test_points_that_are_one_are_told_once():
     truth = np.arange(100) % 2
     scores = np.stack([0.9 - 0.8 * truth, 0.1 + 0.8 * truth], axis=1)
-    (point,) = choose_points(truth, scores, LABELS, "tb", np.full(100, ""))
+    (point,) = choose_operating_points(truth, scores, LABELS, "tb", np.full(100, ""))
     assert (point["name"], point["also"]) == ("screening", ["confirming", "Youden", "WHO triage"])
     assert point["aim"] == "; ".join(aim.words for aim in (*AIMS, TRIAGE))
     assert 0.1 < point["threshold"] < 0.9
@@ -84,11 +101,13 @@ def test_an_easy_collection_does_not_pay_for_a_hard_one():
     truth, scores = overlapping(800, 4)
     places = np.repeat(["easy", "hard"], 400)
     scores[:, 1] -= np.where(places == "hard", 0.2, 0) * scores[:, 1]
-    points = choose_points(truth, scores, LABELS, "own", places)
-    caught = [(scores[(truth == 1) & (places == name), 1] >= points[0]["threshold"]).mean() for name in ("easy", "hard")]
+    points = choose_operating_points(truth, scores, LABELS, "own", places)
+    caught = [
+        (scores[(truth == 1) & (places == name), 1] >= points[0]["threshold"]).mean() for name in ("easy", "hard")
+    ]
     assert min(caught) >= 0.95
     assert points[0]["within"] == ["easy", "hard"]
-    pooled = choose_points(truth, scores, LABELS, "own", np.full(800, "both"))
+    pooled = choose_operating_points(truth, scores, LABELS, "own", np.full(800, "both"))
     assert (scores[(truth == 1) & (places == "hard"), 1] >= pooled[0]["threshold"]).mean() < 0.95
 
 
@@ -111,10 +130,10 @@ def test_what_is_evaluated_is_what_the_model_decides(labels, seed, place, thresh
 def test_points_of_two_and_of_more_labels():
     rng = np.random.default_rng(0)
     truth, scores = rng.integers(0, 4, 100), rng.dirichlet(np.ones(4), 100)
-    points = choose_points(truth, scores, tuple(FOUR.values()), "own", np.full(100, ""))
+    points = choose_operating_points(truth, scores, tuple(FOUR.values()), "own", np.full(100, ""))
     assert {point["label"] for point in points} == {"COVID", "Lung_Opacity", "Viral Pneumonia"}
     assert all(point["cases"] + point["controls"] == 100 and point["within"] == [] for point in points)
-    assert looked_for(("COVID", "Lung_Opacity", "Normal", "Viral Pneumonia")) == [0, 1, 3]
+    assert positive_indices(("COVID", "Lung_Opacity", "Normal", "Viral Pneumonia")) == [0, 1, 3]
 
 
 def test_predictive_values_by_bayes():
@@ -122,17 +141,20 @@ def test_predictive_values_by_bayes():
     scores = np.zeros((200, 2))
     scores[:90, 1] = scores[100:120, 1] = 0.9  # sensitivity .9, specificity .8
     point = {"name": "screening", "label": "Tuberculosis", "aim": "", "threshold": 0.5}
-    found = point_figures(point, truth, scores, np.arange(200), LABELS, (0.02,))
+    found = operating_point_metrics(point, truth, scores, np.arange(200), LABELS, (0.02,))
     assert (found["sensitivity"]["value"], found["specificity"]["value"]) == (0.9, 0.8)
     (row,) = found["predictive_values"]
     assert row["ppv"]["value"] == pytest.approx(0.9 * 0.02 / (0.9 * 0.02 + 0.2 * 0.98))
     assert row["npv"]["value"] == pytest.approx(0.8 * 0.98 / (0.8 * 0.98 + 0.1 * 0.02))
     assert row["ppv"]["low"] < row["ppv"]["value"] < row["ppv"]["high"] < 0.2
-    assert point_figures({**point, "threshold": None}, truth, scores, np.arange(200), LABELS) is None
+    assert operating_point_metrics({**point, "threshold": None}, truth, scores, np.arange(200), LABELS) is None
 
 
 def test_an_aim_out_of_reach_has_no_threshold():
     truth, scores = np.array([0, 1] * 50), np.full((100, 2), 0.5)
-    points = {point["name"]: point["threshold"] for point in choose_points(truth, scores, LABELS, "tb", np.full(100, ""))}
+    points = {
+        point["name"]: point["threshold"]
+        for point in choose_operating_points(truth, scores, LABELS, "tb", np.full(100, ""))
+    }
     assert points["WHO triage"] is None
     assert points["screening"] is not None  # by calling everybody

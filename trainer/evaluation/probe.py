@@ -1,4 +1,6 @@
-"""What gives the label away besides the lungs: how well a simple model tells it from the border or from global statistics."""
+"""What gives the label away besides the lungs: how well a simple model tells it from the border or from global
+statistics.
+"""
 
 import warnings
 from typing import Any
@@ -16,7 +18,7 @@ FOLDS = 5
 WARN = 0.75  # the lower end of an interval above this is a shortcut
 
 
-def tell_apart(features: np.ndarray, labels: np.ndarray, groups: np.ndarray) -> list[dict[str, Any]]:
+def probe_auroc(features: np.ndarray, labels: np.ndarray, groups: np.ndarray) -> list[dict[str, Any]]:
     """Cross-validated AUROC of each label against the others by logistic regression on `features` [N, D].
 
     Groups stay on one side of each fold and those that hold the label are spread evenly; scores are compared within
@@ -37,7 +39,9 @@ def tell_apart(features: np.ndarray, labels: np.ndarray, groups: np.ndarray) -> 
         area = cross_validated_auroc(truth, _out_of_fold_scores(features, truth, folds), folds, groups)
         if area["value"] is not None:
             row = {"label": label, "n": len(labels), "positives": int(truth.sum()), "auroc": area["value"]}
-            found.append({**row, **{key: area[key] for key in ("low", "high", "method")}, "shortcut": area["low"] > WARN})
+            found.append(
+                {**row, **{key: area[key] for key in ("low", "high", "method")}, "shortcut": area["low"] > WARN}
+            )
     return found
 
 
@@ -56,7 +60,9 @@ def _out_of_fold_scores(features: np.ndarray, truth: np.ndarray, folds: np.ndarr
     for fold in range(FOLDS):
         train = folds != fold
         if 0 < truth[train].sum() < train.sum():
-            model = make_pipeline(StandardScaler(), LogisticRegression(class_weight="balanced", solver="newton-cholesky"))
+            model = make_pipeline(
+                StandardScaler(), LogisticRegression(class_weight="balanced", solver="newton-cholesky")
+            )
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", ConvergenceWarning)
                 model.fit(features[train], truth[train])

@@ -11,14 +11,14 @@ from trainer.errors import UsageError
 
 LUNGS, LESIONS = "lung_masks.csv", "lesion_boxes.csv"  # looked for beside the data and in the folder above
 CORNERS = ("x0", "y0", "x1", "y1")
-Marks = dict[int, np.ndarray]  # by the place of a picture's row: bool [height, width]
+Masks = dict[int, np.ndarray]  # by the place of an image's row: bool [height, width]
 
 
-def lung_marks(data: str, rows: pd.DataFrame, height: int, width: int) -> Marks:
-    """The lung fields of pictures whose data has masks of them.
+def load_lung_masks(data: str, rows: pd.DataFrame, height: int, width: int) -> Masks:
+    """The lung fields of images whose data has masks of them.
 
-    They are named by the column `mask` of a manifest, as `cxr data get` writes it (`;` between the masks of one picture),
-    or by a lung_masks.csv with `file,mask`. Paths are relative to the table.
+    They are named by the column `mask` of a manifest, as `cxr data get` writes it (`;` between the masks of one
+    image), or by a lung_masks.csv with `file,mask`. Paths are relative to the table.
 
     Raises:
         UsageError: a mask that is named cannot be read.
@@ -32,14 +32,17 @@ def lung_marks(data: str, rows: pd.DataFrame, height: int, width: int) -> Marks:
             if named:
                 masks[_place(table, file)] = ";".join(_place(table, part) for part in named.split(";"))
     named = [(place, masks[file]) for place, file in enumerate(map(os.path.normpath, rows["file"])) if file in masks]
-    return {place: np.logical_or.reduce([_load(part, height, width) for part in files.split(";")]) for place, files in named}
+    return {
+        place: np.logical_or.reduce([_load(part, height, width) for part in files.split(";")]) for place, files in named
+    }
 
 
-def lesion_marks(data: str, rows: pd.DataFrame, height: int, width: int) -> Marks:
-    """The findings of pictures whose data has them: boxes of a lesion_boxes.csv, or the masks that phantoms have beside them.
+def load_lesion_masks(data: str, rows: pd.DataFrame, height: int, width: int) -> Masks:
+    """The findings of images whose data has them: boxes of a lesion_boxes.csv, or the masks that phantoms have beside
+    them.
 
-    The table has `file,x0,y0,x1,y1`, a box a line, as fractions of the picture. A phantom DIR/<Label>/X.png has its mask at
-    DIR_masks/<Label>/X.png; where DIR came from `cxr data get`, DIR_masks holds lungs and is not taken.
+    The table has `file,x0,y0,x1,y1`, a box a line, as fractions of the image. A phantom DIR/<Label>/X.png has its
+    mask at DIR_masks/<Label>/X.png; where DIR came from `cxr data get`, DIR_masks holds lungs and is not taken.
 
     Raises:
         UsageError: the table lacks a column or holds something else than fractions, or a mask cannot be read.
@@ -57,14 +60,16 @@ def lesion_marks(data: str, rows: pd.DataFrame, height: int, width: int) -> Mark
     try:
         boxes = found[list(CORNERS)].astype(float).to_numpy()
     except ValueError as error:
-        raise UsageError(f"{table}: {', '.join(CORNERS)} must be fractions of the picture ({error})") from error
+        raise UsageError(f"{table}: {', '.join(CORNERS)} must be fractions of the image ({error})") from error
     places = {file: place for place, file in enumerate(map(os.path.normpath, rows["file"]))}
-    marks: Marks = {}
+    marks: Masks = {}
     for file, (left, top, right, bottom) in zip(found["file"], boxes, strict=True):
         place = places.get(_place(table, file))
         if place is not None:
             mark = marks.setdefault(place, np.zeros((height, width), bool))
-            mark[round(top * height) : max(round(bottom * height), 1), round(left * width) : max(round(right * width), 1)] = True
+            mark[
+                round(top * height) : max(round(bottom * height), 1), round(left * width) : max(round(right * width), 1)
+            ] = True
     return marks
 
 

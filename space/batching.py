@@ -10,16 +10,16 @@ import torch
 
 
 class SharedPass:
-    """Call it with one picture from any thread: those that wait while a pass runs go into the next one together."""
+    """Call it with one image from any thread: those that wait while a pass runs go into the next one together."""
 
     def __init__(self, run: Callable[[torch.Tensor], Sequence[Any]], most: int = 16) -> None:
-        """`run` answers a batch [B, …] with B answers; no more than `most` pictures share a pass."""
+        """`run` answers a batch [B, …] with B answers; no more than `most` images share a pass."""
         self._run, self._most = run, most
         self._waiting: queue.SimpleQueue[tuple[torch.Tensor, Future[Any]]] = queue.SimpleQueue()
         threading.Thread(target=self._serve, daemon=True, name="shared pass").start()
 
     def __call__(self, picture: torch.Tensor) -> Any:
-        """The answer for one picture [H, W]; what `run` raises is raised to each that shared the pass."""
+        """The answer for one image [H, W]; what `run` raises is raised to each that shared the pass."""
         answer: Future[Any] = Future()
         self._waiting.put((picture, answer))
         return answer.result()

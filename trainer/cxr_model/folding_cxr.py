@@ -1,4 +1,4 @@
-"""Convolution, normalisation and activation with less work: the same function of a picture."""
+"""BatchNorm folded into convolutions: the same function of an image with less work."""
 
 from copy import copy, deepcopy
 from typing import Any
@@ -8,11 +8,12 @@ from torch import Tensor, nn
 
 
 def fold_batch_norm(model: Any, pixel_values: Tensor) -> Any:
-    """The model with its BatchNorm layers in the convolutions before them (Jacob et al. 2018, arXiv:1712.05877, section 3.2).
+    """The model with its BatchNorm layers in the convolutions before them (Jacob et al. 2018, arXiv:1712.05877, section
+    3.2).
 
-    A ReLU that reads what was normalised works in place, and zeros around a map are the convolution's own. Which belong together
-    is seen in one pass over `pixel_values` [B, 3, H, W]. Where the folded model answers otherwise, as it does where a convolution
-    feeds other layers too, the model is given back as it came.
+    A ReLU that reads what was normalised works in place, and zeros around a map are the convolution's own. Which belong
+    together is seen in one pass over `pixel_values` [B, 3, H, W]. Where the folded model answers otherwise, as it does
+    where a convolution feeds other layers too, the model is given back as it came.
 
     Args:
         model: a torch module in eval mode; its output has `logits` and `feature_map`. It is not changed.
@@ -40,14 +41,16 @@ def fold_batch_norm(model: Any, pixel_values: Tensor) -> Any:
 def _pad_within(layer: Any, even: bool) -> None:
     """transformers' MobileNets copy each map to pad it as TensorFlow does; a convolution's own padding does the same.
 
-    With a stride of 2 it adds zeros to the far sides of an even map only: so does a border all around, under a kernel that begins with
-    zeros. `even`: all maps but the last are.
+    With a stride of 2 it adds zeros to the far sides of an even map only: so does a border all around, under a kernel
+    that begins with zeros. `even`: all maps but the last are.
     """
     convolution = layer.convolution
     if convolution.padding != (0, 0):
         return
     if convolution.stride == (1, 1):
-        convolution.padding = tuple(d * (k - 1) // 2 for d, k in zip(convolution.dilation, convolution.kernel_size, strict=True))
+        convolution.padding = tuple(
+            d * (k - 1) // 2 for d, k in zip(convolution.dilation, convolution.kernel_size, strict=True)
+        )
     elif even and convolution.stride == (2, 2) and convolution.kernel_size == (3, 3) and convolution.groups > 1:
         wider = nn.functional.pad(convolution.weight.detach(), (1, 0, 1, 0))
         convolution.weight = nn.Parameter(wider.contiguous(memory_format=torch.channels_last))
@@ -71,7 +74,9 @@ def _watched(model: Any, pixel_values: Tensor) -> tuple[Any, list[tuple[Any, Any
             pairs.append((made[id(inputs[0])][0], layer))
 
     layers = [module for module in model.modules() if type(module) in (nn.Conv2d, nn.BatchNorm2d, nn.ReLU, nn.ReLU6)]
-    hooks = [hook for layer in layers for hook in (layer.register_forward_pre_hook(read), layer.register_forward_hook(wrote))]
+    hooks = [
+        hook for layer in layers for hook in (layer.register_forward_pre_hook(read), layer.register_forward_hook(wrote))
+    ]
     try:
         return model(pixel_values), pairs
     finally:

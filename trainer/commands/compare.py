@@ -1,0 +1,149 @@
+"""`cxr compare`: runs beside each other, with paired tests, and beside their sources' published figures."""
+
+import argparse
+from itertools import combinations
+from typing import TYPE_CHECKING, Any
+
+from trainer.commands.options import Commands, add_command, split
+from trainer.errors import UsageError
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pandas as pd
+
+    from trainer.run import Run
+
+METRICS = ("auroc", "macro_auroc", "sensitivity", "specificity", "balanced_accuracy", "precision", "f1", "macro_f1")
+COLUMNS = (*METRICS, "accuracy")
+
+
+def compare(runs: "list[Run]", split: str = "test") -> list[str]:
+    """For each two runs of the same labels: paired tests on the images of a split that both predicted, in words.
+
+    Tests count groups: images that one of the two runs, or a chain through both, knows to be of one group.
+    """
+    tables = [(run, _predictions(run, split)) for run in runs]
+    return [line for one, other in combinations(tables, 2) for line in _compare_two(*one, *other, split)]
+
+
+def _compare_two(
+    run: "Run", table: "pd.DataFrame", other_run: "Run", other_table: "pd.DataFrame", split: str
+) -> list[str]:
+    from trainer.evaluation.paired import compare_answers, compare_aurocs, verdict
+
+    names = (run.path.name, other_run.path.name)
+    shared = table.index.intersection(other_table.index)
+    if not len(shared) or list(table.columns) != list(other_table.columns):
+        return [f"{names[0]} and {names[1]}: no {split} image of the same question in both"]
+    first, second = table.loc[shared], other_table.loc[shared]
+    groups = joint_groups([run, other_run], shared)
+    correct, other_correct = ((part["decision"] == part["label"]).to_numpy() for part in (first, second))
+    tests = [compare_answers(correct, other_correct, groups)]
+    columns = _score_columns(first)
+    positive = (first["label"] == columns[-1].removeprefix("p:")).to_numpy()
+    if len(columns) == 2 and positive.any() and not positive.all():
+        scores, other_scores = (part[columns[1]].to_numpy() for part in (first, second))
+        tests.append(compare_aurocs(positive, scores, other_scores, groups))
+    head = f"{names[0]} and {names[1]} on the same {len(shared)} {split} images in {groups.max() + 1} groups:"
+    return [head, *(f"  {verdict(test, names)}" for test in tests)]
+
+
+def joint_groups(runs: "list[Run]", images: "pd.Index") -> "np.ndarray":
+    """The group [N], numbered from 0, of each image (by sha256): images that the groups of any run link.
+
+    Names of groups are salted, so they say something within their own run's manifest.csv alone.
+    """
+    import numpy as np
+    import pandas as pd
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
+    manifests = [run.read_table("manifest.csv").assign(run=str(run.path)) for run in runs]
+    known = [table[table["group"] != ""] for table in manifests]
+    rows = pd.concat([*known, pd.DataFrame({"sha256": images, "group": images, "run": ""})])
+    image, names = pd.factorize(rows["sha256"])
+    group = rows.groupby(["run", "group"]).ngroup().to_numpy()
+    size = len(names) + int(group.max()) + 1
+    links = coo_array((np.ones(len(rows)), (image, group + len(names))), shape=(size, size))
+    _, component = connected_components(links, directed=False)
+    return np.unique(component[names.get_indexer(images)], return_inverse=True)[1]
+
+
+def _predictions(run: "Run", split: str) -> "pd.DataFrame":
+    """Label, decision and scores of a split by sha256; an older run's decision follows from its scores."""
+    import numpy as np
+
+    from trainer.evaluation.operating_points import decided
+
+    table = run.predictions()
+    table = table[table["split"] == split].drop_duplicates("sha256").set_index("sha256")
+    columns = _score_columns(table)
+    if "decision" not in table:
+        labels = tuple(name.removeprefix("p:") for name in columns)
+        indices = decided(table[columns].to_numpy(), labels, run.read_json("config.json").get("operating_point"))
+        table["decision"] = np.array(labels)[indices]
+    return table[["label", "decision", *columns]]
+
+
+def _score_columns(table: "pd.DataFrame") -> list[str]:
+    return [column for column in table.columns if column.startswith("p:")]
+
+
+def add_parser(commands: Commands) -> None:
+    """cxr compare"""
+    parser = add_command(
+        commands,
+        "compare",
+        "runs beside each other and beside their sources' figures",
+        split("validation", "test", "external"),
+        example="cxr compare runs/tb runs/tb-resnet50",
+    )
+    parser.add_argument("models", nargs="+", metavar="RUN", help="runs' folders, or org/name[@revision] on the Hub")
+    parser.set_defaults(main=main)
+
+
+def main(options: argparse.Namespace) -> int:
+    """Print a table of metrics, then the paired tests."""
+    from trainer.run import load_run
+
+    runs = [load_run(model) for model in options.models]
+    for run in runs:
+        if not run.finished:
+            raise UsageError(f"{run.path}: not a finished run")
+    lines = compare(runs, options.split)
+    print("\n".join([*_table([_row(run) for run in runs], options.split), *lines]))
+    return 0
+
+
+def _row(run: "Run") -> tuple[str, dict[str, Any], dict[str, Any]]:
+    return run.path.name, run.read_json("recipe.json"), run.read_json("metrics.json")
+
+
+def _table(runs: list[tuple[str, dict[str, Any], dict[str, Any]]], split: str) -> list[str]:
+    """A Markdown table of runs (name, recipe.json, metrics.json), each followed by its source's figures.
+
+    The source's figures are of its own data and test split, so they orient and do not compare. All but AUROC and
+    accuracy are of the decision, which is the argmax in the sources and in runs that are older than this column.
+    """
+    from hub_cards.formatting import figure_name, format_metric, format_number
+
+    reports = [metrics["splits"].get(split, {"n": "–", "metrics": {}}) for _, _, metrics in runs]
+    keys = [key for key in COLUMNS if any(key in report["metrics"] for report in reports)]
+    rows = [[f"run ({split})", "recipe", "decision", "n", *map(figure_name, keys)]]
+    for (name, recipe, metrics), report in zip(runs, reports, strict=True):
+        values = [format_metric(report["metrics"].get(key)) for key in keys]
+        rows.append([name, recipe["name"], decision_text(metrics), str(report["n"]), *values])
+        if source := recipe["source"]:
+            published = source["figures"]
+            values = [format_number(published[key]) if key in published else "–" for key in keys]
+            rows.append(["– its source –", source["name"], "argmax", str(source["n"]), *values])
+    lines = [f"| {' | '.join(row)} |" for row in rows]
+    return [lines[0], "|---" * len(rows[0]) + "|", *lines[1:]]
+
+
+def decision_text(metrics: dict[str, Any]) -> str:
+    """What decided, where metrics.json is of a decision; older runs have metrics of the argmax."""
+    from hub_cards.formatting import format_number
+
+    point = metrics.get("decision")
+    return f"{point['name']}, {point['label']} from {format_number(point['threshold'])}" if point else "argmax"

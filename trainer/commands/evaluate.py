@@ -1,0 +1,78 @@
+"""`cxr evaluate`: metrics of a run on other data."""
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from trainer.commands.options import DATA, JSON, OUTPUT_FILE, RUN, Commands, add_command, log, split
+from trainer.errors import UsageError
+
+if TYPE_CHECKING:
+    from trainer.run import Run
+
+
+def evaluate(run: "Run", data: str, split: str = "test", prevalences: Sequence[float] = ()) -> dict[str, Any]:
+    """Metrics of a run on a split of some data, or on all of it where the data has no splits; the run is never changed.
+
+    Research demonstration, not a medical device.
+
+    Args:
+        run: a run with a model.
+        data: a folder, a manifest or a Hub dataset.
+        split: train, validation, test or external.
+        prevalences: for predictive values, each between 0 and 1 (default .01, .05 and .20).
+
+    Returns:
+        metrics.json of this split, `skipped` (files that cannot be read) and `left_out` (films that the model learned
+        from).
+
+    Raises:
+        UsageError: no such split, nothing in it that is new to the model, or classes that it does not know.
+    """
+    from trainer.data.labelled import load_for_model
+    from trainer.evaluation.operating_points import PREVALENCES
+    from trainer.evaluation.report import assess
+    from trainer.evaluation.scoring import score
+
+    if not all(0 < prevalence < 1 for prevalence in prevalences):
+        raise UsageError("--prevalence: a proportion between 0 and 1, e.g. .02")
+    model, processor = run.load_model()
+    labelled, counts = load_for_model(data, split, model.labels, processor, run.manifest(), log)
+    points = run.read_json("metrics.json").get("operating_points", []) if run.has("metrics.json") else []
+    scored = {split: score(model, processor, labelled, split)}
+    config = model.config
+    report = assess(
+        scored, model.labels, config.operating_point, config.calibration, points, tuple(prevalences) or PREVALENCES
+    )
+    return {**report, **counts}
+
+
+def add_parser(commands: Commands) -> None:
+    """cxr evaluate"""
+    parser = add_command(
+        commands,
+        "evaluate",
+        "metrics of a run on other data",
+        *(RUN, DATA, split("train", "validation", "test", "external"), OUTPUT_FILE, JSON),
+        example="cxr evaluate runs/tb --data other-hospital.csv --split external",
+    )
+    prevalence_help = "for predictive values: the proportion of diseased, e.g. .02 (default .01, .05 and .20)"
+    parser.add_argument("--prevalence", type=float, action="append", default=[], metavar="P", help=prevalence_help)
+    parser.set_defaults(main=main)
+
+
+def main(options: argparse.Namespace) -> int:
+    """Print the metrics, and write them to --output."""
+    from trainer.commands.tables import metrics_text
+    from trainer.files import write_json
+    from trainer.run import load_run
+
+    report = evaluate(load_run(options.model), options.data, options.split, options.prevalence)
+    if options.output:
+        write_json(options.output, report)
+    print(json.dumps(report, indent=2) if options.json else metrics_text(report))
+    if report["skipped"]:
+        print(f"note: {report['skipped']} files could not be read and are left out", file=sys.stderr)
+    return 0

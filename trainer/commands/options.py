@@ -1,0 +1,73 @@
+"""Options that several commands share, as argparse parents."""
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+Commands = Any  # what `add_subparsers` returns: argparse names its type privately
+DISCLAIMER = "Research demonstration, not a medical device: never use it for a diagnosis."
+TASKS = ("tb", "covid", "three-class")
+
+
+def add_command(
+    commands: Commands,
+    name: str,
+    help: str,
+    *parents: argparse.ArgumentParser,
+    example: str = "",
+    description: str | None = None,
+) -> argparse.ArgumentParser:
+    """Add a command whose help ends with an example and the disclaimer."""
+    epilog = f"example:\n  {example}\n\n{DISCLAIMER}" if example else DISCLAIMER
+    parser: argparse.ArgumentParser = commands.add_parser(
+        name,
+        help=help,
+        description=description or help[0].upper() + help[1:] + ".",
+        parents=parents,
+        epilog=epilog,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    return parser
+
+
+def log(message: str) -> None:
+    """What a user should know while a command works: to standard error."""
+    print(message, file=sys.stderr)
+
+
+def parent(*names: str, **settings: Any) -> argparse.ArgumentParser:
+    """A parser of one argument, to be given to others as a parent."""
+    parser = argparse.ArgumentParser(add_help=False)
+    parser.add_argument(*names, **settings)
+    return parser
+
+
+def split(*choices: str) -> argparse.ArgumentParser:
+    """--split with these choices."""
+    return parent("--split", choices=choices, default="test", help="default: test; data without splits is used whole")
+
+
+RUN = parent("model", metavar="RUN", help="a run's folder, or org/name[@revision] on the Hub")
+DATA = parent(
+    "--data",
+    required=True,
+    help="DIR/<class>/*.png, DIR/{train,validation,test}/<class>/*.png, a CSV with file,label[,split,group,collection]"
+    ", or org/name[@revision] of a Hub dataset",
+)
+DATA_ARGUMENT = parent("data", metavar="DATA", help="a folder or a manifest, as for cxr train")
+JSON = parent("--json", action="store_true", help="print JSON instead of text")
+OUTPUT_FILE = parent(
+    "--output", metavar="FILE", type=Path, help="write the result as JSON there; the run stays as it is"
+)
+LICENCE = parent(
+    "--licence",
+    "--license",
+    default="",
+    help="under which it may be used, e.g. cc-by-nc-4.0; nothing is published without",
+)
+PRIVATE = parent("--private", action="store_true", help="make the repository private")
+REPO_ID = parent(
+    "--repo-id", required=True, metavar="ORG/NAME", help="the repository on the Hub; made where there is none"
+)
+DRY_RUN = parent("--dry-run", action="store_true", help="say what would be published; send nothing")

@@ -1,0 +1,70 @@
+"""`cxr predict`: a run's answers for radiographs."""
+
+import argparse
+import json
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+from trainer.commands.options import JSON, RUN, Commands, add_command
+
+if TYPE_CHECKING:
+    from trainer.run import Run
+
+
+def predict(run: "Run", files: Sequence[str]) -> Iterator[dict[str, Any]]:
+    """Classify files one by one. Research demonstration, not a medical device.
+
+    Args:
+        run: a run; `load_run` finds one by its folder or its Hub id.
+        files: PNG, JPEG, TIFF (8 or 16 bit) or DICOM.
+
+    Yields:
+        {"file", "label", "scores": {label: 0..1}, "decision", "familiarity", "warnings"}, or {"file", "error"}.
+
+    Raises:
+        UsageError: no model can be loaded from there.
+    """
+    from trainer.cxr_model import RadiographError
+    from trainer.inference import best_device, predict_image
+
+    model, processor = run.load_model()
+    model.to(best_device())
+    for file in files:
+        try:
+            radiograph = processor.read(file)
+        except (RadiographError, ImportError) as error:
+            yield {"file": file, "error": str(error)}
+            continue
+        prediction = predict_image(model, processor, radiograph.pixels)
+        yield {"file": file, **prediction, "warnings": [*radiograph.warnings, *prediction["warnings"]]}
+
+
+def add_parser(commands: Commands) -> None:
+    """cxr predict"""
+    parser = add_command(
+        commands, "predict", "classify radiographs with a run", RUN, JSON, example="cxr predict runs/tb film.dcm"
+    )
+    parser.add_argument("files", nargs="+", metavar="FILE", help="PNG, JPEG, TIFF (8 or 16 bit) or DICOM")
+    parser.set_defaults(main=main)
+
+
+def main(options: argparse.Namespace) -> int:
+    """Print a line a file; 1 where one of them could not be read."""
+    from trainer.run import load_run
+
+    failed = False
+    for prediction in predict(load_run(options.model), options.files):
+        failed |= "error" in prediction
+        print(json.dumps(prediction) if options.json else to_text(prediction), flush=True)
+    return 1 if failed else 0
+
+
+def to_text(prediction: dict[str, Any]) -> str:
+    """One line: the label, the scores, the warnings; or the error."""
+    from hub_cards.formatting import format_number
+
+    if "error" in prediction:
+        return f"error: {prediction['error']}"
+    scores = "  ".join(f"{label} {format_number(score)}" for label, score in prediction["scores"].items())
+    warnings = f"  [{', '.join(prediction['warnings'])}]" if prediction["warnings"] else ""
+    return f"{prediction['file']}: {prediction['label']}  ({scores}){warnings}"

@@ -1,0 +1,278 @@
+"""`cxr train`: a recipe on some data, up to a finished run."""
+
+import argparse
+import os
+import sys
+from dataclasses import dataclass, fields
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from trainer.commands.options import DATA, LICENCE, PRIVATE, Commands, add_command
+from trainer.errors import UsageError
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from accelerate import Accelerator
+
+    from trainer.cxr_model import CxrImageProcessor
+    from trainer.data.labelled import LabelledImages
+    from trainer.recipes import Recipe
+    from trainer.run import Run
+
+
+@dataclass(frozen=True)
+class TrainOptions:
+    """How a training is run, besides its recipe and its data."""
+
+    backbone: str | None = None  # another backbone than the recipe's: a Hub id or a folder
+    pretrained: bool = True  # False starts from random weights
+    positive: str | None = None  # with two classes of one's own, the positive one
+    strict: bool = False  # stop where a patient or a copy of an image stands on two sides of the split
+    resume: bool = False  # go on where a stopped training left the output folder
+    feature_cache_gb: float = 8.0  # room for the activations of frozen layers; 0 computes them in each epoch
+    compile: bool = False  # compile the network with torch.compile
+    report_to: str = "none"  # or `tensorboard`, `trackio`
+    command: tuple[str, ...] = ()  # the words of the command line, for environment.json
+
+
+def train(recipe: "Recipe", data: str, output: str, options: TrainOptions | None = None) -> "Run":
+    """Train a recipe on some data, evaluate it and leave a run; a finished run is left as it is.
+
+    Research demonstration, not a medical device.
+
+    Args:
+        recipe: `get_recipe("tb")`, or one made from another: `get_recipe("tb", epochs=3)`.
+        data: a folder of class folders, a manifest or a Hub dataset.
+        output: the folder of the run.
+
+    Raises:
+        UsageError: data, backbone, recipe or output folder cannot be right, or differ from those the run began with.
+        WorkError: the work failed half-way; `resume` goes on.
+    """
+    from trainer.finish import finish
+    from trainer.recipes import to_json
+    from trainer.run import Run
+    from trainer.training.build import build_model, class_weights
+    from trainer.training.feed import PixelFeed, TrainingData
+    from trainer.training.loop import fit
+
+    options = options or TrainOptions()
+    run = Run(output)
+    _check_output(run, options.resume)
+    accelerator = _make_accelerator(recipe, run, options)
+    accelerator.wait_for_everyone()  # nobody writes before everybody has looked at the output folder
+    processor, labelled, skipped = _load(recipe, data, run, options, accelerator)
+    if run.finished:
+        if accelerator.is_main_process:
+            _complete(run)
+        return run
+    backbone = options.backbone or recipe.backbone
+    model = build_model(recipe, labelled.task.labels, backbone, options.pretrained, class_weights(recipe, labelled))
+    if accelerator.is_main_process:
+        _begin_run(run, recipe, data, options, labelled, skipped, accelerator)
+    accelerator.wait_for_everyone()
+    accelerator.init_trackers("cxr-hub", config={key: str(value) for key, value in to_json(recipe).items()})
+    cache_bytes = int(options.feature_cache_gb * 1e9)
+    feed = PixelFeed(labelled.images, processor, accelerator.device, recipe)
+    progress = fit(accelerator, model, feed, TrainingData.of(labelled), recipe, run.checkpoints, cache_bytes)
+    accelerator.end_training()  # the other processes have nothing more to do
+    if accelerator.is_main_process:
+        finish(run, labelled, processor, progress, model)
+    return run
+
+
+def _load(
+    recipe: "Recipe", data: str, run: "Run", options: TrainOptions, accelerator: "Accelerator"
+) -> tuple["CxrImageProcessor", "LabelledImages", "pd.DataFrame"]:
+    """The processor, the data and the files that cannot be read; refuses to resume with another recipe or data."""
+    from trainer.data.labelled import load_for_training
+    from trainer.tasks import TASKS
+    from trainer.training.build import build_processor, default_processor
+
+    resolved = _resolve(recipe, options)
+    _check_recipe(run, {key: value for key, value in resolved.items() if key != "task"})  # own classes change it
+    backbone = options.backbone or recipe.backbone
+    processor = build_processor(recipe, backbone) if options.pretrained else default_processor(recipe)
+    with accelerator.local_main_process_first():
+        task = TASKS[recipe.task]
+        labelled, skipped = load_for_training(
+            data, task, processor, options.positive, options.strict, accelerator.print
+        )
+    if accelerator.is_main_process:
+        _check_recipe(run, _resolve(recipe, options, labelled))
+        _check_data(run, labelled.rows)
+    return processor, labelled, skipped
+
+
+def _resolve(recipe: "Recipe", options: TrainOptions, labelled: "LabelledImages | None" = None) -> dict[str, Any]:
+    """recipe.json; a backbone that is a folder by its last name, for no path is published."""
+    from trainer.recipes import to_json
+
+    backbone = options.backbone or recipe.backbone
+    name = Path(backbone).resolve().name if Path(backbone).is_dir() else backbone
+    task = {"task": labelled.task.name, "labels": list(labelled.task.labels)} if labelled else {}
+    return {**to_json(recipe), "pretrained": options.pretrained, "backbone": name, **task}
+
+
+def _check_output(run: "Run", resume: bool) -> None:
+    """Refuse to write over something."""
+    if not run.path.exists() or (run.path.is_dir() and not any(run.path.iterdir())):
+        return
+    if not run.path.is_dir() or not run.has("recipe.json"):
+        raise UsageError(f"--output {run.path}: exists and is not a run; give a new folder")
+    if not resume:
+        state = "holds a finished run" if run.finished else "holds a run that was stopped; go on with --resume"
+        raise UsageError(f"--output {run.path}: {state}, or give another folder")
+
+
+def _check_recipe(run: "Run", resolved: dict[str, Any]) -> None:
+    """Refuse to go on with another recipe than a run was started with."""
+    started = run.read_json("recipe.json") if run.has("recipe.json") else resolved
+    changed = [key for key in resolved if started.get(key) != resolved[key]]
+    if changed:
+        raise UsageError(
+            f"--resume: {', '.join(changed)} differ from the recipe this run was started with; "
+            "give the same, or a new --output"
+        )
+
+
+def _check_data(run: "Run", rows: "pd.DataFrame") -> None:
+    """Refuse to go on with other files, labels, splits or groups than a run was started with."""
+    from trainer.data.pixels import data_fingerprint
+
+    known = run.read_json("environment.json")["data_fingerprint"] if run.has("environment.json") else None
+    if known in (None, data_fingerprint(rows)):
+        return
+    started = run.read_table("manifest.csv")
+    common = set(started["sha256"]) & set(rows["sha256"])
+
+    def cells(table: "pd.DataFrame", column: str) -> set[tuple[str, str]]:
+        return {pair for pair in zip(table["sha256"], table[column], strict=True) if pair[0] in common}
+
+    changed = ["files"] if common != set(started["sha256"]) | set(rows["sha256"]) else []
+    changed += [f"{column}s" for column in ("label", "split") if cells(started, column) != cells(rows, column)]
+    raise UsageError(
+        f"--resume: the data is not that this run was started with ({', '.join(changed) or 'groups'} differ); "
+        "give the same, or a new --output"
+    )
+
+
+def _complete(run: "Run") -> None:
+    """Nothing is left to train; a card is missing where the run was killed between its metrics and its card."""
+    print(f"{run.path} is finished already", file=sys.stderr)
+    if not run.has("README.md"):
+        run.write_card()
+
+
+def _make_accelerator(recipe: "Recipe", run: "Run", options: TrainOptions) -> "Accelerator":
+    import torch
+    from accelerate import Accelerator
+
+    from trainer.data.manifest import available_cores
+    from trainer.inference import best_device
+    from trainer.training.loop import choose_precision
+
+    log_with = None if options.report_to == "none" else options.report_to
+    if log_with and not find_spec(log_with):
+        raise UsageError(f"--report-to {log_with}: it is not installed; pip install {log_with}")
+    on_cpu = best_device().type == "cpu"  # named, or several processes on a CPU would not find each other
+    processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    if on_cpu and processes > 1:  # launchers give each process one thread, whatever the machine has
+        torch.set_num_threads(max(1, available_cores() // processes))
+    return Accelerator(
+        cpu=on_cpu,
+        mixed_precision=choose_precision(recipe.mixed_precision),
+        log_with=log_with,
+        project_dir=str(run.checkpoints),
+        dynamo_backend="inductor" if options.compile else None,
+    )
+
+
+def _begin_run(
+    run: "Run",
+    recipe: "Recipe",
+    data: str,
+    options: TrainOptions,
+    labelled: "LabelledImages",
+    skipped: "pd.DataFrame",
+    accelerator: "Accelerator",
+) -> None:
+    """Write what is known before training, where it is not there."""
+    from trainer.data.pixels import data_fingerprint
+    from trainer.data.public.layout import read_terms
+    from trainer.training.environment import describe
+
+    if not run.has("recipe.json"):
+        run.write_json("recipe.json", _resolve(recipe, options, labelled))
+    if run.has("environment.json"):
+        return
+    run.write_manifest(labelled.rows)
+    if len(skipped):
+        run.write_table("skipped.csv", skipped)
+    facts = {
+        **describe(list(options.command)),
+        "processes": accelerator.num_processes,
+        "precision": accelerator.mixed_precision,
+        "compiled": options.compile,
+        "seed": recipe.seed,
+        "data_fingerprint": data_fingerprint(labelled.rows),
+        "dataset": None if Path(data).expanduser().exists() else data.partition("@")[0],
+        "data_sources": read_terms(labelled.rows["file"]),
+    }
+    run.write_json("environment.json", facts)
+
+
+def add_parser(commands: Commands) -> None:
+    """cxr train"""
+    parser = add_command(
+        commands,
+        "train",
+        "train a recipe on a folder or manifest",
+        *(DATA, LICENCE, PRIVATE),
+        example="cxr train tb --data my-films --output runs/tb --set epochs=3",
+    )
+    add = parser.add_argument
+    add("recipe", help="its name; see cxr recipes")
+    add("--output", required=True, metavar="RUN", help="the folder to leave the run in")
+    add("--backbone", metavar="ID_OR_DIR", help="another backbone than the recipe's: a Hub id or a folder")
+    add("--no-pretrained", action="store_true", help="start from random weights, downloading nothing")
+    positive_help = (
+        "with two classes of your own: the positive one (default: the other than normal, healthy, negative, …)"
+    )
+    add("--positive", metavar="LABEL", help=positive_help)
+    set_help = "change a field of the recipe, e.g. --set epochs=3 --set augment=none"
+    add("--set", action="append", default=[], metavar="KEY=VALUE", help=set_help)
+    strict_help = "stop (exit 1) when a patient or a copy of an image stands on two sides of the split"
+    add("--strict", action="store_true", help=strict_help)
+    add("--resume", action="store_true", help="go on where a stopped training left RUN")
+    cache_help = "room for the activations of frozen layers, computed once and kept in RUN while it trains (default 8; "
+    cache_help += "0: compute them in each epoch)"
+    add("--feature-cache-gb", type=float, default=8.0, metavar="GB", help=cache_help)
+    add("--compile", action="store_true", help="use torch.compile: minutes at the start, worth it on a GPU")
+    push_help = "publish the finished run there, as cxr push does; needs --licence"
+    add("--push-to-hub", metavar="ORG/NAME", help=push_help)
+    add("--report-to", choices=("none", "tensorboard", "trackio"), default="none", help="also log to a tracker")
+    parser.set_defaults(main=main)
+
+
+def main(options: argparse.Namespace) -> int:
+    """Train, print the metrics, and publish where asked."""
+    from trainer.commands.publish import push
+    from trainer.commands.tables import metrics_text
+    from trainer.recipes import get_recipe, override
+
+    recipe = override(get_recipe(options.recipe), options.set)
+    if options.push_to_hub and not options.licence.strip():
+        raise UsageError("--push-to-hub: needs --licence, under which the model may be used")
+    settings = {
+        field.name: getattr(options, field.name) for field in fields(TrainOptions) if hasattr(options, field.name)
+    }
+    settings |= {"pretrained": not options.no_pretrained, "command": tuple(options.command_words)}
+    run = train(recipe, options.data, options.output, TrainOptions(**settings))
+    if int(os.environ.get("RANK", "0")) == 0:
+        print(metrics_text(run.read_json("metrics.json")))
+        print(f"run: {run.path}   (its card: {run.path / 'README.md'})")
+        if options.push_to_hub:
+            push(run, options.push_to_hub, options.licence, options.private)
+    return 0

@@ -1,0 +1,63 @@
+"""From values of any depth to uint8 grey. Research demonstration, not a medical device.
+
+8 bits stay as they are. What is deeper and has no window is stretched between percentiles, so no pixel rules the
+others.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image
+
+MAX_PIXELS = 80_000_000  # a 43 x 43 cm film at 50 micrometres has 74 million
+BLACK, WHITE = 0.5, 99.5  # percentiles of a deep image
+SAMPLED = 2_000_000  # most pixels that they are taken of
+
+
+class RadiographError(ValueError):
+    """A file that cannot be read as a radiograph; the message names it and says what to do."""
+
+
+@dataclass(frozen=True)
+class Radiograph:
+    """An image at its own size: `pixels` uint8 [H, W], 0 black; `warnings` holds codes such as `multi-frame`."""
+
+    pixels: np.ndarray
+    warnings: tuple[str, ...] = ()
+
+
+def check_size(width: int, height: int) -> None:
+    """Refuse more than MAX_PIXELS."""
+    if width * height > MAX_PIXELS:
+        raise RadiographError(f"{width} x {height} pixels are too many, at most {MAX_PIXELS:,}: scale it down")
+
+
+def to_uint8(values: np.ndarray, low: float, high: float) -> np.ndarray:
+    """Map low..high to 0..255, clipped and rounded."""
+    scaled = (values.astype(np.float32) - low) * (255 / max(high - low, 1e-6))
+    return np.rint(scaled.clip(0, 255)).astype(np.uint8)
+
+
+def value_range(values: np.ndarray) -> tuple[float, float]:
+    """Black and white of values that come without: percentiles, not interpolated; one value moves them by one rank."""
+    sample = values.reshape(-1)[:: 1 + values.size // SAMPLED]
+    if not np.isfinite(values).all():
+        raise RadiographError("holds values that are not finite")
+    return float(np.percentile(sample, BLACK, method="higher")), float(np.percentile(sample, WHITE, method="lower"))
+
+
+def array_to_grey(array: np.ndarray) -> np.ndarray:
+    """An array [H, W], [H, W, 1 | 3 | 4] or [1 | 3, H, W] as uint8 grey [H, W]."""
+    if array.ndim == 3 and array.shape[0] in (1, 3) and array.shape[2] not in (1, 3, 4):
+        array = np.moveaxis(array, 0, 2)
+    if array.ndim == 3 and array.shape[2] in (1, 3, 4):
+        array = array[:, :, 0] if array.shape[2] == 1 else array[:, :, :3]
+    if array.size == 0 or array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] != 3):
+        raise RadiographError(f"an array of shape {array.shape} is no image: expected [H, W] or [H, W, 3]")
+    check_size(array.shape[1], array.shape[0])
+    if np.issubdtype(array.dtype, np.floating) and array.min() < 0:
+        raise RadiographError(f"floats from {array.min():g}: give 0..1, or the integers of the file")
+    if array.dtype != np.uint8:
+        array = to_uint8(array, *((0, 1) if array.dtype == bool else value_range(array)))
+    array = np.ascontiguousarray(array)
+    return array if array.ndim == 2 else np.asarray(Image.fromarray(array).convert("L"))

@@ -1,0 +1,200 @@
+"""Labelled and decoded images with a split: what a training and an evaluation start from."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from trainer.cxr_model import CxrImageProcessor
+from trainer.data.copies import Copies, copies_among
+from trainer.data.manifest import Manifest
+from trainer.data.pixels import GreyImages, decode
+from trainer.data.reading import read_manifest
+from trainer.data.split import fill_groups, fill_splits, find_leaks, leaking_groups, leaking_pairs
+from trainer.errors import UsageError, WorkError
+from trainer.tasks import Task, choose_labels, is_negative, normalise_label
+
+LEARNED = {"train": "learned from", "validation": "was tuned on"}
+
+
+@dataclass(frozen=True)
+class LabelledImages:
+    """Decoded images with labels and a split: row i of `rows` has label index `truth[i]` and image i of `images`."""
+
+    task: Task
+    rows: pd.DataFrame
+    truth: np.ndarray
+    images: GreyImages
+    leaks: dict[str, Any] = field(default_factory=dict)  # for a training: `split` of metrics.json
+
+    def indices(self, split: str) -> np.ndarray:
+        """Row numbers of a split."""
+        return np.flatnonzero(self.rows["split"] == split)
+
+
+def load_for_training(
+    data: str,
+    task: Task,
+    processor: CxrImageProcessor,
+    positive: str | None,
+    strict: bool,
+    log: Callable[[str], None],
+) -> tuple[LabelledImages, pd.DataFrame]:
+    """List, match, decode and split data for a training, and look for copies.
+
+    Data without a split gets that of seed 0, whatever the recipe's seed: trainings that differ in their seed are tested
+    on the same images. (`cxr data split --seed` makes another split.)
+
+    Args:
+        data: a folder, a manifest or a Hub dataset.
+        task: of the recipe; other classes than its labels make a task of their own.
+        positive: with two classes of the user's own, the positive one.
+        strict: stop where a patient or a copy of an image stands on two sides of the split.
+        log: receives what the user should know.
+
+    Returns:
+        The images, and the files that could not be read (`file`, `error`).
+
+    Raises:
+        UsageError: no such data, no train split, or a split without images of a label.
+        WorkError: with `strict`, a leak.
+    """
+    manifest = read_manifest(data)
+    task = _match_labels(manifest, task, positive, data)
+    rows, images, skipped = decode(manifest.rows, processor)
+    copies = copies_among(images)
+    notes = [f"{len(skipped)} files cannot be read and are left out; skipped.csv names them"] if len(skipped) else []
+    notes += [*manifest.notes, *fill_splits(rows, fill_groups(rows, copies.places)), *find_leaks(rows), *copies.note]
+    leaks, leak = _across_splits(rows, copies)
+    for note in [*notes, *([leak] if leak else [])]:
+        log(f"note: {note}")
+    if leak and strict:
+        raise WorkError(f"--strict: {leak}; leave one out, or empty its split cell and let cxr data split fill it")
+    labelled = LabelledImages(task, rows, label_indices(rows, task), images, leaks)
+    _check_labels(labelled, data)
+    return labelled, skipped
+
+
+def _check_labels(labelled: LabelledImages, data: str) -> None:
+    """Refuse a split without images of a label."""
+    for split in ("train", "validation", "test"):
+        present = set(labelled.truth[labelled.indices(split)])
+        absent = [label for index, label in enumerate(labelled.task.labels) if index not in present]
+        if absent:
+            raise UsageError(
+                f"{data}: the {split} split has no image of {', '.join(absent)}; give more images or another split"
+            )
+
+
+def load_for_model(
+    data: str,
+    split: str,
+    labels: tuple[str, ...],
+    processor: CxrImageProcessor,
+    learned: pd.DataFrame | None,
+    log: Callable[[str], None],
+    choose: Callable[[pd.DataFrame], pd.DataFrame] = lambda rows: rows,
+) -> tuple[LabelledImages, dict[str, int | None]]:
+    """A split of some data for a trained model, or all of it where the data has no splits.
+
+    Files that the model trained on or was tuned on (train and validation of its run, by sha256) are no test and are
+    left out, except where that very split is asked for.
+
+    Args:
+        labels: what the model answers.
+        learned: manifest.csv of the model's run, or None.
+        log: receives what the user should know.
+        choose: takes some of the split's rows before they are decoded.
+
+    Returns:
+        The images; and {"skipped": files that cannot be read, "left_out": files left out, None without `learned`}.
+
+    Raises:
+        UsageError: no such split, nothing in it that is new to the model, or classes that it does not know.
+    """
+    manifest = read_manifest(data)
+    if (manifest.rows["split"] == "").all():
+        manifest.rows["split"] = split
+    manifest.rows = manifest.rows[manifest.rows["split"] == split].reset_index(drop=True)
+    if manifest.rows.empty:
+        raise UsageError(f"{data}: has no {split} split")
+    left_out = _leave_out_learned(manifest, learned, data, split)
+    task = _known_labels(manifest, labels)
+    fill_groups(manifest.rows)
+    rows, images, skipped = decode(choose(manifest.rows), processor)
+    for note in manifest.notes:
+        log(f"note: {note}")
+    counts = {"skipped": len(skipped), "left_out": left_out}
+    return LabelledImages(task, rows, label_indices(rows, task), images), counts
+
+
+def _leave_out_learned(manifest: Manifest, learned: pd.DataFrame | None, data: str, split: str) -> int | None:
+    """Drop the rows that trained or tuned the model; gives how many."""
+    if learned is None:
+        manifest.notes.append("the run has no manifest.csv: whether the model learned from these films cannot be told")
+        return None
+    sides = manifest.rows["sha256"].map(learned.drop_duplicates("sha256").set_index("sha256")["split"])
+    if kept := int((sides == split).sum()) if split in LEARNED else 0:
+        manifest.notes.append(
+            f"the model {LEARNED[split]} {kept} of these films: their metrics say nothing of new ones"
+        )
+    known = sides.isin(set(LEARNED) - {split})
+    if known.any():
+        first = manifest.rows["file"][known].iloc[0]
+        note = f"{int(known.sum())} of {len(known)} films trained or tuned this model (first: {first})"
+        if known.all():
+            raise UsageError(
+                f"{data}: {note}; none is left to test it on, give other data or --split train or validation"
+            )
+        manifest.notes.append(f"{note} and are left out")
+    manifest.rows = manifest.rows[~known].reset_index(drop=True)
+    return int(known.sum())
+
+
+def _across_splits(rows: pd.DataFrame, copies: Copies) -> tuple[dict[str, Any], str]:
+    """`split` of metrics.json; and a sentence that names the first two files on two sides of the split, or ""."""
+    pairs, groups = leaking_pairs(rows, copies.places), leaking_groups(rows)
+    counts = {"near_copies_across_splits": len(pairs), "groups_across_splits": len(groups)}
+    leaks = {**counts, "search_complete": copies.complete}
+    if not groups:
+        return leaks, ""
+    one, two = pairs[0] if pairs else rows[rows["group"] == groups[0]].drop_duplicates("split").index[:2]
+    first = " and ".join(f"{rows['file'][number]} ({rows['split'][number]})" for number in (one, two))
+    sides = "stand on two sides of the split"
+    return leaks, f"{len(pairs)} pairs of near copies and {len(groups)} groups {sides} (first: {first})"
+
+
+def label_indices(rows: pd.DataFrame, task: Task) -> np.ndarray:
+    """The index of each row's label among the task's labels, int64 [N]."""
+    index_of = {label: index for index, label in enumerate(task.labels)}
+    return rows["label"].map(index_of).to_numpy(np.int64)
+
+
+def _match_labels(manifest: Manifest, task: Task, positive: str | None, data: str) -> Task:
+    splits = set(manifest.rows["split"])
+    if not {"train", ""} & splits:
+        raise UsageError(f"{data}: has no train split, only {', '.join(sorted(splits))}: give images to learn from")
+    found, names = choose_labels(task, manifest.rows["label"], positive)
+    manifest.rows["label"] = manifest.rows["label"].map(names)
+    if found is not task:
+        manifest.notes.append(
+            f"the classes ({', '.join(found.labels)}) are not those of task {task.name} ({', '.join(task.labels)}): "
+            "the recipe trains a classifier of your classes"
+        )
+        if len(found.labels) == 2:
+            other, chosen = found.labels
+            odd = ", though by its name nothing is found there" if is_negative(chosen) else ""
+            manifest.notes.append(f"{chosen} is the positive class, {other} the negative one{odd}; --positive chooses")
+    return found
+
+
+def _known_labels(manifest: Manifest, labels: tuple[str, ...]) -> Task:
+    """Match data to a trained model's labels; some of them may be absent from it."""
+    known = {normalise_label(label): label for label in labels}
+    unknown = sorted({name for name in manifest.rows["label"] if normalise_label(name) not in known})
+    if unknown:
+        raise UsageError(f"the model answers {', '.join(labels)}; the data has {', '.join(unknown)}")
+    manifest.rows["label"] = [known[normalise_label(name)] for name in manifest.rows["label"]]
+    return Task("run", labels, "")

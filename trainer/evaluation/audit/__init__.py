@@ -1,0 +1,1 @@
+"""The shortcut audit: does a model read the lungs, or the image around them?"""

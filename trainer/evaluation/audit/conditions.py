@@ -1,0 +1,147 @@
+"""The conditions of the shortcut audit: lungs hidden, nothing but the lungs, all sources equally sharp.
+
+Hidden lungs: Maguolo and Nanni, Inf. Fusion 76 (2021) 1.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch.nn import functional as F
+
+from trainer.cxr_model import CxrForImageClassification, CxrOutput
+from trainer.data.annotations import Masks, load_lung_masks
+from trainer.data.check import inspect_files
+from trainer.data.labelled import LabelledImages
+from trainer.data.pixels import GreyImages
+from trainer.evaluation.intervals import intervals
+from trainer.evaluation.operating_points import decided
+from trainer.evaluation.probe import probe_auroc
+from trainer.inference import PixelBatches, run_model
+
+MARGIN = 0.03  # what is added around a lung mask, of the side
+PROBE_FIELDS = ("n", "positives", "auroc", "low", "high", "method")
+CONDITIONS = ("as they are", "lungs hidden", "only lungs", "resolution matched")
+
+
+def audit_conditions(
+    model: CxrForImageClassification, pixels: PixelBatches, labelled: LabelledImages, data: str, rows: np.ndarray
+) -> dict[str, Any]:
+    """What a model answers under each condition, and how well its features tell the collections of one label.
+
+    Args:
+        data: where annotations are looked for.
+        rows: row numbers of the images to use.
+
+    Returns:
+        {"n", "groups", "lung_masks": images with a mask of their own, "level": pixels a side after resolution matching,
+        "conditions": {name: metrics with intervals}, "collections": a list of probes}.
+    """
+    table, labels = labelled.rows.iloc[rows], labelled.task.labels
+    lungs = load_lung_masks(data, labelled.rows, labelled.images.height, labelled.images.width)
+    level = _common_resolution(list(table["file"]), labelled.images)
+    mean = labelled.images.mean(rows)
+    changes = (Occlusion(lungs, False, mean), Occlusion(lungs, True, mean), ResolutionMatching(level))
+    changed = [ChangedPixels(pixels.images, pixels.processor, pixels.device, change) for change in changes]
+    outputs = {
+        name: run_model(model, batches, rows, title=name, select=_logits_and_features).double()
+        for name, batches in zip(CONDITIONS, (pixels, *changed), strict=True)
+    }
+    conditions = {}
+    for name, output in outputs.items():
+        scores = output[:, : len(labels)].softmax(dim=1).numpy()
+        decisions = decided(scores, labels, model.config.operating_point)
+        conditions[name] = intervals(labelled.truth[rows], decisions, scores, table["group"].to_numpy())["metrics"]
+    return {
+        "n": len(rows),
+        "groups": table["group"].nunique(),
+        "lung_masks": len(set(lungs) & set(rows)),
+        "level": level,
+        "conditions": conditions,
+        "collections": _probe_collections(outputs[CONDITIONS[0]][:, len(labels) :].numpy(), table),
+    }
+
+
+def _common_resolution(files: list[str], images: GreyImages) -> int:
+    """Half the side that the model sees, or less where a file has less."""
+    sides = [min(info.width, info.height) for info in inspect_files(files) if not info.error]
+    return min(images.height // 2, images.width // 2, *sides)
+
+
+def _probe_collections(features: np.ndarray, rows: pd.DataFrame) -> list[dict[str, Any]]:
+    """How well features [N, D] tell the collections of one label apart: what differs between them is not the label."""
+    probes = []
+    for label in sorted(set(rows["label"])):
+        inside = (rows["label"] == label).to_numpy()
+        part = rows[inside]
+        for row in probe_auroc(features[inside], part["collection"].to_numpy(), part["group"].to_numpy()):
+            probes.append({"among": label, "collection": row["label"], **{key: row[key] for key in PROBE_FIELDS}})
+    return probes
+
+
+def _logits_and_features(output: CxrOutput) -> torch.Tensor:
+    assert output.logits is not None and output.feature_map is not None  # noqa: PT018  a model gives both
+    return torch.cat([output.logits, output.feature_map.mean(dim=(2, 3))], dim=1)
+
+
+@dataclass(frozen=True)
+class Occlusion:
+    """Hides the lungs of images, or all but the lungs: there `usual`, the mean image uint8 [H, W], is shown
+    instead.
+
+    A mean of all classes tells none of them, and is less strange to a network than an even grey. `lungs` by row; other
+    rows have `central_area`.
+    """
+
+    lungs: Masks
+    keep_lungs: bool
+    usual: torch.Tensor
+
+    def __call__(self, grey: torch.Tensor, samples: np.ndarray) -> torch.Tensor:
+        """uint8 [B, H, W] -> the same, with the usual image in what is hidden."""
+        height, width = grey.shape[1:]
+        central = central_area(height, width)
+        areas = [widen(self.lungs[row], box=not self.keep_lungs) if row in self.lungs else central for row in samples]
+        hidden = torch.from_numpy(np.stack(areas) != self.keep_lungs).to(grey.device)
+        return torch.where(hidden, self.usual.to(grey.device), grey)
+
+
+@dataclass(frozen=True)
+class ResolutionMatching:
+    """Shrinks images to `side` pixels and enlarges them again: no source is sharper than another."""
+
+    side: int
+
+    def __call__(self, grey: torch.Tensor, samples: np.ndarray) -> torch.Tensor:
+        """uint8 [B, H, W] -> the same, blurred."""
+        small = F.interpolate(grey[:, None].float(), size=(self.side, self.side), mode="area")
+        return F.interpolate(small, size=grey.shape[1:], mode="bilinear").round().to(torch.uint8)[:, 0]
+
+
+@dataclass(frozen=True)
+class ChangedPixels(PixelBatches):
+    """Pixel values of images after `change`."""
+
+    change: Occlusion | ResolutionMatching
+
+    def eval_batch(self, samples: np.ndarray) -> torch.Tensor:
+        """Changed, not augmented."""
+        return self.processor.to_pixel_values(self.change(self.grey(samples), samples))
+
+
+def central_area(height: int, width: int) -> np.ndarray:
+    """A rounded box that holds the lungs of most frontal chest radiographs and leaves the corners free, bool [H, W]."""
+    y, x = ((np.arange(size) + 0.5) / size for size in (height, width))
+    return ((y[:, None] - 0.48) / 0.46) ** 4 + ((x - 0.5) / 0.47) ** 4 < 1
+
+
+def widen(lungs: np.ndarray, box: bool) -> np.ndarray:
+    """A lung mask bool [H, W] with a margin; or the upright box around it, which tells nothing of the lungs' form."""
+    reach = max(1, round(MARGIN * max(lungs.shape)))
+    wide = F.max_pool2d(torch.from_numpy(lungs)[None].float(), 2 * reach + 1, stride=1, padding=reach)[0].numpy() > 0
+    if box and wide.any():
+        rows, columns = (np.flatnonzero(wide.any(axis=axis)) for axis in (1, 0))
+        wide[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1] = True
+    return wide

@@ -1,0 +1,89 @@
+"""Where a model's heat maps point, beside an untrained network's and beside maps that have not seen the image.
+
+Pointing game: Zhang et al., Int. J. Comput. Vis. 126 (2018) 1084.
+"""
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch.nn import functional as F
+
+from trainer.cxr_model import CxrForImageClassification, CxrOutput
+from trainer.data.annotations import load_lesion_masks
+from trainer.data.labelled import LabelledImages
+from trainer.evaluation.intervals import bootstrap_interval, proportion
+from trainer.inference import PixelBatches, run_model
+
+GRID = 112  # maps and findings are compared on this many pixels a side
+
+
+def audit_heat_maps(
+    model: CxrForImageClassification, pixels: PixelBatches, labelled: LabelledImages, data: str, rows: np.ndarray
+) -> dict[str, Any] | None:
+    """How well heat maps point at known findings; None without such findings.
+
+    Args:
+        data: where annotations are looked for.
+        rows: row numbers of images whose finding is known.
+
+    Returns:
+        {"n", "area": mean share of an image that its finding fills, "maps": {name: `pointing`}}.
+    """
+    if not len(rows):
+        return None
+    masks = load_lesion_masks(data, labelled.rows.iloc[rows], GRID, GRID)
+    lesions = np.stack([masks[number] for number in range(len(rows))])
+    groups = labelled.rows["group"].to_numpy()[rows]
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        untrained = CxrForImageClassification(model.config).to(model.device).eval()
+    networks = {"the model": model, "untrained network": untrained}
+    maps = {name: _heat_maps(network, pixels, rows, labelled.truth) for name, network in networks.items()}
+    pointed = {name: pointing(heat, lesions, groups) for name, heat in {**maps, **prior_maps(lesions)}.items()}
+    return {"n": len(rows), "area": float(lesions.mean()), "maps": pointed}
+
+
+def _heat_maps(
+    model: CxrForImageClassification, pixels: PixelBatches, rows: np.ndarray, truth: np.ndarray
+) -> np.ndarray:
+    """The heat map of each image's own label, [N, GRID, GRID]."""
+    maps = np.zeros((len(rows), GRID, GRID), np.float32)
+    for label in np.unique(truth[rows]):
+
+        def select(output: CxrOutput, label: int = int(label)) -> torch.Tensor:
+            heat = model.heatmap(output, label)[:, None]
+            return F.interpolate(heat, size=(GRID, GRID), mode="bilinear").flatten(1)
+
+        members = np.flatnonzero(truth[rows] == label)
+        heat = run_model(model, pixels, rows[members], title="heat maps", select=select)
+        maps[members] = heat.numpy().reshape(-1, GRID, GRID)
+    return maps
+
+
+def pointing(heat: np.ndarray, lesions: np.ndarray, groups: np.ndarray) -> dict[str, Any]:
+    """How often the highest point of a map lies in a finding, and the proportion of the map that does.
+
+    Args:
+        heat: [N, H, W], not negative.
+        lesions: bool [N, H, W], the findings.
+        groups: what is resampled, [N].
+
+    Returns:
+        {"hits", "inside"}; an all-zero map points nowhere, which is a miss.
+    """
+    flat, inside = heat.reshape(len(heat), -1), lesions.reshape(len(lesions), -1)
+    total = flat.sum(axis=1)
+    hits = inside[np.arange(len(flat)), flat.argmax(axis=1)] & (total > 0)
+    within = (flat * inside).sum(axis=1) / np.maximum(total, 1e-12)
+    mean = bootstrap_interval(lambda weights: weights @ within / weights.sum(axis=1), groups, highest=1.0)
+    return {"hits": proportion(hits, np.ones(len(hits), bool), groups), "inside": mean}
+
+
+def prior_maps(lesions: np.ndarray) -> dict[str, np.ndarray]:
+    """Maps that have not seen the image, [N, H, W]: a bump in its centre; where the other images' findings lie."""
+    count, height, width = lesions.shape
+    y, x = ((np.arange(size) + 0.5) / size - 0.5 for size in (height, width))
+    bump = np.exp(-(y[:, None] ** 2 + x**2) / (2 * 0.2**2)).astype(np.float32)
+    others = lesions.sum(axis=0, dtype=np.float32) - lesions
+    return {"centre": np.broadcast_to(bump, lesions.shape), "where findings usually lie": others / max(count - 1, 1)}

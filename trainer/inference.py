@@ -1,0 +1,113 @@
+"""A model over decoded images: in their order, in batches, on one process or on many."""
+
+import copy
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from operator import attrgetter
+from typing import Any, Protocol, TypeVar
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from torch import nn
+from tqdm.auto import tqdm
+
+from trainer.cxr_model import CxrForImageClassification, CxrImageProcessor, CxrOutput
+from trainer.data.pixels import GreyImages
+
+Job = TypeVar("Job")
+Batch = TypeVar("Batch")
+
+
+class EvalBatches(Protocol):
+    """Model inputs for images, by their row numbers."""
+
+    def eval_batch(self, samples: np.ndarray) -> torch.Tensor:
+        """Inputs without augmentation."""
+
+
+@dataclass(frozen=True)
+class PixelBatches:
+    """Pixel values float32 [B, 3, H, W], channels last, on `device`."""
+
+    images: GreyImages
+    processor: CxrImageProcessor
+    device: torch.device
+
+    def eval_batch(self, samples: np.ndarray) -> torch.Tensor:
+        """Pixel values of these rows, not augmented."""
+        return self.processor.to_pixel_values(self.grey(samples))
+
+    def grey(self, samples: np.ndarray) -> torch.Tensor:
+        """uint8 [B, H, W] of these rows."""
+        return to_device(self.images.batch(samples), self.device)
+
+
+def for_inference(model: CxrForImageClassification, processor: CxrImageProcessor) -> CxrForImageClassification:
+    """A copy of the model in eval mode on the best device, channels last, BatchNorm folded into its convolutions."""
+    device = best_device()
+    example = torch.rand(1, 3, processor.size["height"], processor.size["width"], device=device)
+    model = copy.deepcopy(model).to(device, memory_format=torch.channels_last)
+    return model.fold_batch_norm(example.contiguous(memory_format=torch.channels_last))
+
+
+def best_device() -> torch.device:
+    """The accelerator where there is one, else the CPU."""
+    return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
+
+
+def run_model(
+    model: nn.Module,
+    batches: EvalBatches,
+    indices: np.ndarray,
+    accelerator: Accelerator | None = None,
+    batch_size: int = 64,
+    title: str | None = None,
+    select: Callable[[CxrOutput], torch.Tensor] = attrgetter("logits"),
+) -> torch.Tensor:
+    """The logits for these rows, or what `select` takes of the output: float32 [N, C] on the CPU; every process gets
+    all.
+
+    Args:
+        title: of the progress bar; None shows none.
+    """
+    processes, rank = (accelerator.num_processes, accelerator.process_index) if accelerator else (1, 0)
+    precision: AbstractContextManager[object] = accelerator.autocast() if accelerator else nullcontext()
+    per_process = -(-len(indices) // processes)
+    own = np.resize(indices, per_process * processes)[rank * per_process : (rank + 1) * per_process]
+    model.eval()
+    jobs = [own[start : start + batch_size] for start in range(0, per_process, batch_size)]
+    device = accelerator.device if accelerator else next(model.parameters()).device
+    loaded = prefetch(batches.eval_batch, jobs, device)
+    bar = tqdm(loaded, total=len(jobs), desc=title, leave=False, disable=title is None or rank > 0)
+    with torch.inference_mode(), precision:
+        outputs = torch.cat([select(model(values)).float() for values in bar])
+    return (accelerator.gather(outputs) if accelerator else outputs)[: len(indices)].cpu()
+
+
+def predict_image(model: CxrForImageClassification, processor: CxrImageProcessor, pixels: np.ndarray) -> dict[str, Any]:
+    """The decision of a model on one image uint8 [H, W] of any size; see `CxrForImageClassification.decide`."""
+    grey = torch.from_numpy(processor.resize(pixels).copy()).unsqueeze(0).to(model.device)
+    with torch.inference_mode():
+        (decision,) = model.decide(model(processor.to_pixel_values(grey)))
+    return decision
+
+
+def to_device(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """A CPU tensor on `device`; a GPU copies it from pinned memory while the CPU goes on."""
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
+
+
+def prefetch(make: Callable[[Job], Batch], jobs: Sequence[Job], device: torch.device) -> Iterator[Batch]:
+    """The batch of each job; beside a GPU the next one is made in a thread while this one is used."""
+    if device.type == "cpu" or not jobs:
+        yield from map(make, jobs)
+        return
+    with ThreadPoolExecutor(max_workers=1) as worker:
+        upcoming = worker.submit(make, jobs[0])
+        for job in jobs[1:]:
+            batch, upcoming = upcoming.result(), worker.submit(make, job)
+            yield batch
+        yield upcoming.result()
