@@ -184,11 +184,12 @@ def test_what_cannot_be_published_is_refused_before_anything_is_sent(hub, cxr, f
     assert (unfinished.returncode, "not a finished run" in unfinished.stderr, hub.commits) == (2, True, {})
 
 
-def test_a_push_cut_half_way_three_times_is_finished_by_the_fourth(hub, cxr, finished, tmp_path):
+@pytest.mark.parametrize("cuts", [1, pytest.param(3, marks=pytest.mark.slow)])
+def test_a_push_cut_half_way_is_finished_by_the_next(cuts, hub, cxr, finished, tmp_path):
     line = Line(hub)
     size = (finished / "model.safetensors").stat().st_size
     words = ("push", finished, "--repo-id", "org/tb", *LICENCE)
-    for _ in range(3):
+    for _ in range(cuts):
         line.cut_after(size / 2)
         cut = cxr(*words)
         assert (cut.returncode, "Traceback" in cut.stderr) == (1, False), cut.stderr[-3000:]
