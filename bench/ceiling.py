@@ -37,7 +37,7 @@ def measure(backbone: str, data: Path, batch: int, repeats: int) -> dict[str, An
     AcceleratorState._reset_state(reset_partial_state=True)
     recipe = replace(get_recipe("tb"), batch_size=batch, backbone=backbone)
     processor = default_processor(recipe)
-    labelled, _ = load_for_training(str(data), TASKS[recipe.task], processor, None, lambda text: None)
+    labelled, _ = load_for_training(str(data), TASKS[recipe.task], processor, None, False, lambda text: None)
     accelerator = Accelerator(cpu=best_device().type == "cpu", mixed_precision=choose_precision("auto"))
     model = build_model(recipe, labelled.task.labels, backbone, pretrained=False, class_weights=None)
     model.update_statistics = False  # as with pre-trained weights

@@ -41,7 +41,7 @@ def child(folder: str) -> None:
     processor = default_processor(recipe)
     values, found = torch.zeros(BATCH, 3, recipe.image_size, recipe.image_size), {}
     if folder:
-        labelled, _ = load_for_training(folder, TASKS[recipe.task], processor, None, lambda text: None)
+        labelled, _ = load_for_training(folder, TASKS[recipe.task], processor, None, False, lambda text: None)
         feed = PixelFeed(labelled.images, processor, torch.device("cpu"), recipe)
         order = np.random.default_rng(0).permutation(labelled.indices("train"))
         values = feed.training(order[:BATCH], 0)
