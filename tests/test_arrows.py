@@ -91,6 +91,10 @@ def test_the_code_that_travels_imports_nothing_of_the_rest():
         assert all(name.startswith("trainer.cxr_model") for name in outside), file
 
 
+def test_the_code_that_travels_stays_small():
+    assert sum(len(file.read_text().splitlines()) for file in source_files("trainer/cxr_model")) < 1000
+
+
 def test_hub_cards_writes_nothing():
     for file in source_files("hub_cards"):
         assert not {"write_text", "write_bytes", "replace_file"} & {
