@@ -14,7 +14,6 @@ from sklearn.metrics import (
 )
 
 DESCRIPTION = "Accuracy, balanced accuracy, sensitivity, specificity, precision, F1, AUROC and the confusion matrix."
-PER_CLASS = ("sensitivity", "specificity", "precision", "f1", "auroc")
 
 
 class Classification(evaluate.Metric):

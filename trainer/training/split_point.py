@@ -22,8 +22,8 @@ def find_split_point(
     side path from before it does not.
 
     Returns:
-        The trainable, the name of the module it begins with, and that module's input for `values`; None where there is
-        no such cut, or only one before which nothing is computed.
+        The part that trains, the name of the module it begins with, and that module's input for `values`; None where
+        there is no such module, or nothing is computed before it.
     """
     for cut in _candidates(model):
         try:
