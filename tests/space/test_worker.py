@@ -71,6 +71,15 @@ def the_process() -> int:
     pytest.fail("the models' process was not started again")
 
 
+def nothing_is_started() -> None:
+    """Nobody asks: the process that has just ended is gone soon, and no other takes its place."""
+    end = time.monotonic() + 10
+    while multiprocessing.active_children() and time.monotonic() < end:
+        time.sleep(0.05)
+    time.sleep(0.5)
+    assert not multiprocessing.active_children()
+
+
 def in_flight(pool: ThreadPoolExecutor, served, files) -> tuple[int, list[Future]]:
     """Ask about files, in this order, while the process stands still: none can be answered before all were asked."""
     process = the_process()
@@ -126,12 +135,9 @@ def test_where_the_models_do_not_load_again_all_are_told_and_a_later_request_tri
                 "file": film.name,
                 "error": "the models cannot be loaded at the moment; try it again later",
             }
-    assert not multiprocessing.active_children()  # nobody asks: nothing is started
+    nothing_is_started()
     (deadly_run / "modeling_cxr.py").write_text(code)
     assert "scores" in served(str(film)).prediction
     process = the_process()
     os.kill(process, signal.SIGKILL)  # while nobody asks
-    while process in [child.pid for child in multiprocessing.active_children()]:
-        time.sleep(0.05)
-    time.sleep(0.5)
-    assert not multiprocessing.active_children()
+    nothing_is_started()
