@@ -39,6 +39,10 @@ class Hub:
     fail: dict[str, list[int]] = field(default_factory=dict)
     stored: dict[str, bytes] = field(default_factory=dict)
 
+    def forget(self, root: Path) -> None:
+        """Begin anew, in another folder, at the same address."""
+        vars(self).update(vars(Hub(root, self.endpoint)))
+
     def folder(self, kind: str, name: str) -> Path:
         return self.root / kind / name
 
@@ -327,6 +331,7 @@ class Line:
     """A line to a Hub that can be cut: after `limit` more bytes to the Hub it closes and answers nobody until `mend`."""
 
     def __init__(self, hub: Hub) -> None:
+        self.hub = hub
         self.target = int(hub.endpoint.rpartition(":")[2])
         self.limit: float = float("inf")
         self.sent = 0

@@ -11,7 +11,7 @@ import yaml
 from huggingface_hub import ModelCard
 
 from tests.conftest import QUICK
-from tests.hub.server import TOKEN, Line
+from tests.hub.server import TOKEN
 
 LICENCE = ("--licence", "cc-by-nc-4.0")
 STRANGER = """
@@ -185,8 +185,7 @@ def test_what_cannot_be_published_is_refused_before_anything_is_sent(hub, cxr, f
 
 
 @pytest.mark.parametrize("cuts", [1, pytest.param(3, marks=pytest.mark.slow)])
-def test_a_push_cut_half_way_is_finished_by_the_next(cuts, hub, cxr, finished, tmp_path):
-    line = Line(hub)
+def test_a_push_cut_half_way_is_finished_by_the_next(cuts, line, hub, cxr, finished, tmp_path):
     size = (finished / "model.safetensors").stat().st_size
     words = ("push", finished, "--repo-id", "org/tb", *LICENCE)
     for _ in range(cuts):
