@@ -3,7 +3,7 @@
 import json
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 if "PYTEST_XDIST_WORKER" not in os.environ:
@@ -27,6 +27,7 @@ from PIL import Image  # noqa: E402
 from pydicom.dataset import FileMetaDataset  # noqa: E402
 from pydicom.uid import ExplicitVRLittleEndian  # noqa: E402
 
+from tests.forks import LoadedPython  # noqa: E402
 from trainer.cli import main  # noqa: E402
 from trainer.data.phantom import write_phantoms  # noqa: E402
 
@@ -73,6 +74,14 @@ SHARED = Path(__file__).parents[2] / "shared"
 def _fresh_accelerator():
     """Several trainings in one process may differ in precision."""
     AcceleratorState._reset_state(reset_partial_state=True)
+
+
+@pytest.fixture(scope="session")
+def loaded_python(tmp_path_factory) -> Iterator[LoadedPython]:
+    """Python processes of their own, without the seconds that imports take."""
+    python = LoadedPython(tmp_path_factory.mktemp("python") / "process")
+    yield python
+    python.close()
 
 
 def made_once(name: str, make: Callable[[Path], object]) -> Path:

@@ -3,8 +3,6 @@
 import json
 import re
 import shutil
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -49,7 +47,7 @@ def test_the_native_copy_of_a_run_scores_as_the_run(run, film, capsys):
     assert dict(zip(ours, scores, strict=True)) == pytest.approx(ours, abs=0.01)  # another library's resize
 
 
-def test_onnx_answers_as_pytorch_and_by_the_cards_own_snippet(covid_run, phantoms, tmp_path, capsys):
+def test_onnx_answers_as_pytorch_and_by_the_cards_own_snippet(loaded_python, covid_run, phantoms, tmp_path, capsys):
     onnxruntime = pytest.importorskip("onnxruntime")
     pytest.importorskip("onnxscript")
     copy = tmp_path / "run"
@@ -73,7 +71,7 @@ def test_onnx_answers_as_pytorch_and_by_the_cards_own_snippet(covid_run, phantom
     )
     shutil.copyfile(films[0], tmp_path / "radiograph.png")
     local = snippet.replace('snapshot_download("THIS_REPOSITORY")', repr(str(copy)))
-    done = subprocess.run([sys.executable, "-c", local], cwd=tmp_path, capture_output=True, text=True, check=False)
+    done = loaded_python.run(["-c", local], tmp_path)
     assert done.returncode == 0, done.stderr
     assert main(["predict", str(copy), str(films[0]), "--json"]) == 0
     ours = json.loads(capsys.readouterr().out)["scores"]

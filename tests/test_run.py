@@ -2,8 +2,6 @@
 
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import jsonschema
@@ -99,7 +97,7 @@ print(json.dumps([plain, piped]))
 """
 
 
-def test_a_stranger_loads_it_in_a_clean_process(run, film, tmp_path, dicom_of):
+def test_a_stranger_loads_it_in_a_clean_process(run, film, loaded_python, tmp_path, dicom_of):
     """AutoModel, the pipeline and `cxr predict` agree to 1e-4 on an 8-bit PNG, a 16-bit PNG, a JPEG and a DICOM file."""
     from trainer.commands.predict import predict
 
@@ -108,8 +106,7 @@ def test_a_stranger_loads_it_in_a_clean_process(run, film, tmp_path, dicom_of):
     Image.fromarray(grey.astype(np.uint16) * 257).save(files[1])
     Image.fromarray(grey).save(files[2], quality=95)
     dicom_of(grey.astype(np.uint16) * 16, bits=12).save_as(files[3], enforce_file_format=True)
-    words = [sys.executable, "-c", STRANGER, str(run), *map(str, files)]
-    shown = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, check=False)
+    shown = loaded_python.run(["-c", STRANGER, run, *files], tmp_path)
     assert shown.returncode == 0, shown.stderr
     plain, piped = json.loads(shown.stdout.splitlines()[-1])
     ours = [answer["scores"]["Tuberculosis"] for answer in predict(Run(run), list(map(str, files)))]

@@ -4,8 +4,6 @@ import csv
 import json
 import re
 import shutil
-import subprocess
-import sys
 
 import pytest
 import yaml
@@ -79,13 +77,12 @@ def test_the_card_says_what_it_must_and_never_that_something_is_missing(run):
         assert (run / picture).is_file()
 
 
-def test_every_snippet_on_the_card_runs(run, film, tmp_path):
+def test_every_snippet_on_the_card_runs(run, film, loaded_python, tmp_path):
     snippets = re.findall(r"```python\n(.*?)```", (run / "README.md").read_text(), flags=re.DOTALL)
     assert len(snippets) == 2  # by pipeline, and without code from the repository
     shutil.copyfile(film, tmp_path / "radiograph.png")
     for snippet in snippets:
-        words = [sys.executable, "-c", snippet.replace("THIS_REPOSITORY", str(run))]
-        done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, check=False)
+        done = loaded_python.run(["-c", snippet.replace("THIS_REPOSITORY", str(run))], tmp_path)
         assert done.returncode == 0, done.stderr
         assert "Tuberculosis" in done.stdout
 

@@ -3,8 +3,6 @@
 import os
 import re
 import signal
-import subprocess
-import sys
 import time
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +13,7 @@ import torch
 from safetensors.torch import load_file
 
 from tests.conftest import TINY
+from tests.forks import Forked
 from trainer.cli import main
 from trainer.training.checkpoint import Checkpoints
 from trainer.training.feed import PixelFeed
@@ -41,36 +40,32 @@ def command(data: Path, output: Path, *more: str) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def whole(phantoms, tmp_path_factory) -> Path:
+def whole(phantoms, loaded_python, tmp_path_factory) -> Path:
     """A training that nobody disturbed. Augmentation and dropout are on."""
     output = tmp_path_factory.mktemp("whole") / "run"
-    subprocess.run([sys.executable, "-m", "trainer", *command(phantoms, output)], check=True, capture_output=True)
+    loaded_python.run(["-m", "trainer", *command(phantoms, output)], output.parent).check_returncode()
     return output
 
 
-def test_kill_9_in_the_middle_of_epoch_3_then_resume_gives_the_same_weights(whole, phantoms, tmp_path):
+def until(process: Forked, file: Path, pattern: str) -> None:
+    """Wait until what a training says shows it."""
+    end = time.monotonic() + 120
+    while not re.search(pattern, file.read_text()):
+        assert time.monotonic() < end, file.read_text()[-500:]
+        assert Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z", file.read_text()
+        time.sleep(0.005)
+
+
+def test_kill_9_in_the_middle_of_epoch_3_then_resume_gives_the_same_weights(whole, phantoms, loaded_python, tmp_path):
     output = tmp_path / "run"
-    process = subprocess.Popen(
-        [sys.executable, "-m", "trainer", *command(phantoms, output)],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        bufsize=0,
-        env={**os.environ, "TQDM_MININTERVAL": "0"},  # the progress bar shows every step
-    )
-    shown = b""
-    while not re.search(rb"epoch 3/5: +[2-6]\d%", shown):  # the progress bar says so in the middle of the epoch
-        piece = os.read(process.stderr.fileno(), 4096)
-        assert piece, f"the training ended before it could be killed: {shown[-500:]!r}"
-        shown += piece
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    process.stderr.close()
+    process = loaded_python.start(["-m", "trainer", *command(phantoms, output)], tmp_path)
+    until(process, process.said[1], r"epoch 3/5: +[2-6]\d%")  # the progress bar says so in the middle of the epoch
+    os.kill(process.pid, signal.SIGKILL)
+    assert process.wait().returncode == -signal.SIGKILL
     assert (output / "checkpoints" / "epoch-0002").is_dir()
     assert not (output / "metrics.json").exists()
     assert main(command(phantoms, output)) == 2  # not without --resume
-    subprocess.run(
-        [sys.executable, "-m", "trainer", *command(phantoms, output, "--resume")], check=True, capture_output=True
-    )
+    loaded_python.run(["-m", "trainer", *command(phantoms, output, "--resume")], tmp_path).check_returncode()
     first, second = load_file(whole / "model.safetensors"), load_file(output / "model.safetensors")
     assert first.keys() == second.keys()
     assert all(torch.equal(first[name], second[name]) for name in first)
@@ -151,44 +146,20 @@ def test_a_checkpoint_that_cannot_be_read_is_named(damage, phantoms, tmp_path, c
         assert "give a new --output" in said
 
 
-def test_ctrl_c_says_how_to_go_on(phantoms, tmp_path):
-    process = subprocess.Popen(
-        [sys.executable, "-m", "trainer", *command(phantoms, tmp_path / "run", "--set", "epochs=200")],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background job would ignore it
-    )
-    try:
-        for line in process.stdout:
-            if line.startswith("epoch"):
-                break
-        process.send_signal(signal.SIGINT)
-        _, shown = process.communicate(timeout=60)
-    finally:
-        process.kill()
-    assert process.returncode == 130
-    assert "--resume" in shown
-    assert "Traceback" not in shown
+def test_ctrl_c_says_how_to_go_on(phantoms, loaded_python, tmp_path):
+    words = command(phantoms, tmp_path / "run", "--set", "epochs=200")
+    process = loaded_python.start(["-m", "trainer", *words], tmp_path)
+    until(process, process.said[0], "(?m)^epoch")
+    os.kill(process.pid, signal.SIGINT)
+    done = process.wait()
+    assert done.returncode == 130
+    assert "--resume" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
-def test_a_full_disk_stops_with_the_cure(phantoms, tmp_path):
+def test_a_full_disk_stops_with_the_cure(phantoms, loaded_python, tmp_path):
     """A file size limit stops the checkpoint as a full disk would."""
-    import resource
-
-    def limit() -> None:
-        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (400_000, 400_000))
-
-    output = tmp_path / "run"
-    start = time.time()
-    done = subprocess.run(
-        [sys.executable, "-m", "trainer", *command(phantoms, output)],
-        preexec_fn=limit,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 1, (done.stderr[-800:], time.time() - start)
+    done = loaded_python.run(["-m", "trainer", *command(phantoms, tmp_path / "run")], tmp_path, file_size=400_000)
+    assert done.returncode == 1, done.stderr[-800:]
     assert "--resume" in done.stderr
     assert "Traceback" not in done.stderr
