@@ -31,14 +31,14 @@ def child(folder: str) -> None:
     from trainer.data.labelled import load_for_training
     from trainer.recipes import get_recipe
     from trainer.tasks import TASKS
-    from trainer.training.build import build_model, default_processor
+    from trainer.training.build import build_model, build_processor, load_backbone
     from trainer.training.feed import PixelFeed
     from trainer.training.fused import fuse
     from trainer.training.loop import choose_precision, make_optimizer
 
     start = time.perf_counter()
     recipe = get_recipe("covid")
-    processor = default_processor(recipe)
+    processor = build_processor(recipe)
     values, found = torch.zeros(BATCH, 3, recipe.image_size, recipe.image_size), {}
     if folder:
         labelled, _ = load_for_training(folder, TASKS[recipe.task], processor, None, False, lambda text: None)
@@ -52,7 +52,7 @@ def child(folder: str) -> None:
             labelled.images.batch(order[first : first + BATCH])
         found["read_32"] = (time.perf_counter() - begun) / len(rounds)
     accelerator = Accelerator(cpu=True, mixed_precision=choose_precision("auto"))
-    model = build_model(recipe, tuple(SHARES), recipe.backbone, pretrained=False, class_weights=None)
+    model = build_model(recipe, tuple(SHARES), load_backbone(recipe, recipe.backbone, False))
     model.update_statistics = False
     fuse(model.to(memory_format=torch.channels_last))
     trained, optimizer = accelerator.prepare(model.train(), make_optimizer(model, recipe))

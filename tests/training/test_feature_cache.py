@@ -13,7 +13,7 @@ from trainer.data.pixels import decode
 from trainer.data.reading import read_manifest
 from trainer.recipes import RECIPES, get_recipe
 from trainer.tasks import TASKS
-from trainer.training.build import build_model
+from trainer.training.build import build_model, load_backbone
 from trainer.training.checkpoint import Checkpoints
 from trainer.training.feature_cache import count_views, open_feature_cache
 from trainer.training.feed import PixelFeed, TrainingData
@@ -54,7 +54,7 @@ def labelled(phantoms):
 
 def made(recipe):
     torch.manual_seed(1)
-    return build_model(recipe, TASKS[recipe.task].labels, recipe.backbone, pretrained=False, class_weights=None)
+    return build_model(recipe, TASKS[recipe.task].labels, load_backbone(recipe, recipe.backbone, False))
 
 
 def fitted(recipe, labelled, folder, feature_cache_bytes):
@@ -72,7 +72,6 @@ def fitted(recipe, labelled, folder, feature_cache_bytes):
         model,
         PixelFeed(images, PROCESSOR, accelerator.device, recipe),
         data,
-        recipe,
         folder,
         feature_cache_bytes,
     )

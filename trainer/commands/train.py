@@ -8,8 +8,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from trainer.commands.options import DATA, LICENCE, PRIVATE, Commands, add_command
-from trainer.errors import UsageError
+from trainer.commands.options import DATA, LICENCE, PRIVATE, Commands, add_command, log
+from trainer.errors import UsageError, WorkError
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from trainer.data.labelled import LabelledImages
     from trainer.recipes import Recipe
     from trainer.run import Run
+    from trainer.training.build import Backbone
 
 
 @dataclass(frozen=True)
@@ -55,27 +56,30 @@ def train(recipe: "Recipe", data: str, output: str, options: TrainOptions | None
     from trainer.run import Run
     from trainer.training.build import build_model, class_weights
     from trainer.training.feed import PixelFeed, TrainingData
-    from trainer.training.loop import fit
+    from trainer.training.loop import check_passes, fit
 
     options = options or TrainOptions()
     run = Run(output)
     _check_output(run, options.resume)
     accelerator = _make_accelerator(recipe, run, options)
     accelerator.wait_for_everyone()  # nobody writes before everybody has looked at the output folder
-    processor, labelled, skipped = _load(recipe, data, run, options, accelerator)
+    backbone, processor, labelled, skipped = _load(recipe, data, run, options, accelerator)
     if run.finished:
         if accelerator.is_main_process:
             _complete(run)
         return run
-    backbone = options.backbone or recipe.backbone
-    model = build_model(recipe, labelled.task.labels, backbone, options.pretrained, class_weights(recipe, labelled))
+    model = build_model(recipe, labelled.task.labels, backbone, class_weights(recipe, labelled), accelerator.print)
+    samples = TrainingData.of(labelled)
+    check_passes(recipe, model, len(samples.train), accelerator.num_processes)
     if accelerator.is_main_process:
-        _begin_run(run, recipe, data, options, labelled, skipped, accelerator)
+        learned = _count_learned(backbone.run, labelled.rows, options.strict)
+        _begin_run(run, _resolve(recipe, options, labelled), labelled, skipped)
+        if not run.has("environment.json"):
+            run.write_json("environment.json", _facts(recipe, data, options, labelled, accelerator, learned))
     accelerator.wait_for_everyone()
     accelerator.init_trackers("cxr-hub", config={key: str(value) for key, value in to_json(recipe).items()})
-    cache_bytes = int(options.feature_cache_gb * 1e9)
     feed = PixelFeed(labelled.images, processor, accelerator.device, recipe)
-    progress = fit(accelerator, model, feed, TrainingData.of(labelled), recipe, run.checkpoints, cache_bytes)
+    progress = fit(accelerator, model, feed, samples, run.checkpoints, int(options.feature_cache_gb * 1e9))
     accelerator.end_training()  # the other processes have nothing more to do
     if accelerator.is_main_process:
         finish(run, labelled, processor, progress, model)
@@ -84,25 +88,23 @@ def train(recipe: "Recipe", data: str, output: str, options: TrainOptions | None
 
 def _load(
     recipe: "Recipe", data: str, run: "Run", options: TrainOptions, accelerator: "Accelerator"
-) -> tuple["CxrImageProcessor", "LabelledImages", "pd.DataFrame"]:
-    """The processor, the data and the files that cannot be read; refuses to resume with another recipe or data."""
+) -> tuple["Backbone", "CxrImageProcessor", "LabelledImages", "pd.DataFrame"]:
+    """Backbone, processor, data, and the files that cannot be read; refuses to resume with another recipe or data."""
     from trainer.data.labelled import load_for_training
     from trainer.tasks import TASKS
-    from trainer.training.build import build_processor, default_processor
+    from trainer.training.build import build_processor, load_backbone
 
     resolved = _resolve(recipe, options)
     _check_recipe(run, {key: value for key, value in resolved.items() if key != "task"})  # own classes change it
-    backbone = options.backbone or recipe.backbone
-    processor = build_processor(recipe, backbone) if options.pretrained else default_processor(recipe)
+    backbone = load_backbone(recipe, options.backbone or recipe.backbone, options.pretrained)
+    processor = build_processor(recipe, backbone.normalisation)
     with accelerator.local_main_process_first():
-        task = TASKS[recipe.task]
-        labelled, skipped = load_for_training(
-            data, task, processor, options.positive, options.strict, accelerator.print
-        )
+        task, show = TASKS[recipe.task], accelerator.print
+        labelled, skipped = load_for_training(data, task, processor, options.positive, options.strict, show)
     if accelerator.is_main_process:
         _check_recipe(run, _resolve(recipe, options, labelled))
         _check_data(run, labelled.rows)
-    return processor, labelled, skipped
+    return backbone, processor, labelled, skipped
 
 
 def _resolve(recipe: "Recipe", options: TrainOptions, labelled: "LabelledImages | None" = None) -> dict[str, Any]:
@@ -131,10 +133,8 @@ def _check_recipe(run: "Run", resolved: dict[str, Any]) -> None:
     started = run.read_json("recipe.json") if run.has("recipe.json") else resolved
     changed = [key for key in resolved if started.get(key) != resolved[key]]
     if changed:
-        raise UsageError(
-            f"--resume: {', '.join(changed)} differ from the recipe this run was started with; "
-            "give the same, or a new --output"
-        )
+        problem = f"--resume: {', '.join(changed)} differ from the recipe this run was started with"
+        raise UsageError(f"{problem}; give the same, or a new --output")
 
 
 def _check_data(run: "Run", rows: "pd.DataFrame") -> None:
@@ -145,17 +145,31 @@ def _check_data(run: "Run", rows: "pd.DataFrame") -> None:
     if known in (None, data_fingerprint(rows)):
         return
     started = run.read_table("manifest.csv")
-    common = set(started["sha256"]) & set(rows["sha256"])
-
-    def cells(table: "pd.DataFrame", column: str) -> set[tuple[str, str]]:
-        return {pair for pair in zip(table["sha256"], table[column], strict=True) if pair[0] in common}
-
-    changed = ["files"] if common != set(started["sha256"]) | set(rows["sha256"]) else []
-    changed += [f"{column}s" for column in ("label", "split") if cells(started, column) != cells(rows, column)]
+    files = [set(table["sha256"]) for table in (started, rows)]
+    changed = ["files"] if files[0] != files[1] else []
+    for column in ("label", "split"):
+        cells = [set(zip(table["sha256"], table[column], strict=True)) for table in (started, rows)]
+        if any(sha256 in files[0] & files[1] for sha256, _ in cells[0] ^ cells[1]):
+            changed.append(f"{column}s")
     raise UsageError(
         f"--resume: the data is not that this run was started with ({', '.join(changed) or 'groups'} differ); "
         "give the same, or a new --output"
     )
+
+
+def _count_learned(run: "Run | None", rows: "pd.DataFrame", strict: bool) -> int:
+    """How many images that test this training the run of its backbone trained or was tuned on."""
+    manifest = run.manifest() if run else None
+    if manifest is None:
+        return 0
+    learned = manifest["sha256"][manifest["split"].isin(("train", "validation"))]
+    count = int((rows["split"].isin(("test", "external")) & rows["sha256"].isin(learned)).sum())
+    if count:
+        leak = f"{count} test images trained or tuned the backbone's run: the metrics will be too high; keep its split"
+        if strict:
+            raise WorkError(f"--strict: {leak}")
+        log(f"note: {leak}")
+    return count
 
 
 def _complete(run: "Run") -> None:
@@ -189,28 +203,30 @@ def _make_accelerator(recipe: "Recipe", run: "Run", options: TrainOptions) -> "A
     )
 
 
-def _begin_run(
-    run: "Run",
+def _begin_run(run: "Run", resolved: dict[str, Any], labelled: "LabelledImages", skipped: "pd.DataFrame") -> None:
+    """Write what is known before training, where it is not there."""
+    if not run.has("recipe.json"):
+        run.write_json("recipe.json", resolved)
+    if not run.has("environment.json"):
+        run.write_manifest(labelled.rows)
+        if len(skipped):
+            run.write_table("skipped.csv", skipped)
+
+
+def _facts(
     recipe: "Recipe",
     data: str,
     options: TrainOptions,
     labelled: "LabelledImages",
-    skipped: "pd.DataFrame",
     accelerator: "Accelerator",
-) -> None:
-    """Write what is known before training, where it is not there."""
+    learned: int,
+) -> dict[str, Any]:
+    """environment.json"""
     from trainer.data.pixels import data_fingerprint
     from trainer.data.public.layout import read_terms
     from trainer.training.environment import describe
 
-    if not run.has("recipe.json"):
-        run.write_json("recipe.json", _resolve(recipe, options, labelled))
-    if run.has("environment.json"):
-        return
-    run.write_manifest(labelled.rows)
-    if len(skipped):
-        run.write_table("skipped.csv", skipped)
-    facts = {
+    return {
         **describe(list(options.command)),
         "processes": accelerator.num_processes,
         "precision": accelerator.mixed_precision,
@@ -219,8 +235,8 @@ def _begin_run(
         "data_fingerprint": data_fingerprint(labelled.rows),
         "dataset": None if Path(data).expanduser().exists() else data.partition("@")[0],
         "data_sources": read_terms(labelled.rows["file"]),
+        "tested_on_backbone_data": learned,
     }
-    run.write_json("environment.json", facts)
 
 
 def add_parser(commands: Commands) -> None:

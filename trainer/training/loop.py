@@ -1,6 +1,7 @@
 """The training loop: one can read it from top to bottom."""
 
 import math
+import shutil
 import time
 from contextlib import nullcontext
 from pathlib import Path
@@ -12,12 +13,12 @@ from torch.nn import functional as F
 from tqdm.auto import tqdm
 
 from trainer.cxr_model import CxrForImageClassification
-from trainer.errors import WorkError
+from trainer.errors import UsageError, WorkError
 from trainer.inference import prefetch, run_model, to_device
 from trainer.recipes import Recipe
 from trainer.training.checkpoint import Checkpoints, Progress
-from trainer.training.feature_cache import open_feature_cache, remove_feature_cache
-from trainer.training.feed import Feed, PixelFeed, TrainingData
+from trainer.training.feature_cache import FeatureCache, open_feature_cache
+from trainer.training.feed import PixelFeed, TrainingData
 from trainer.training.fused import fuse
 
 
@@ -31,12 +32,33 @@ def choose_precision(wanted: str) -> str:
     return "bf16" if capabilities.get("amx_bf16") or capabilities.get("avx512_bf16") else "no"
 
 
+def check_passes(recipe: Recipe, model: CxrForImageClassification, images: int, processes: int) -> None:
+    """Refuse a training of `images` in which a pass of a process has none, or one where BatchNorm needs two.
+
+    Raises:
+        UsageError: with the field of the recipe to change.
+    """
+    norms = [module for module in model.train().modules() if isinstance(module, torch.nn.modules.batchnorm._BatchNorm)]
+    needed = 2 if any(norm.training for norm in norms) else 1
+    passes = recipe.gradient_accumulation * processes
+    steps = epoch_steps(np.arange(images), recipe.batch_size, passes, 0, 0)
+    if min(map(len, steps)) >= needed * passes:
+        return
+    reason = f"batch normalisation needs {needed} images a pass" if needed > 1 else "each pass needs an image"
+    if recipe.batch_size < needed:
+        raise UsageError(f"batch_size={recipe.batch_size}: {reason}; --set batch_size={needed}")
+    most = images // (needed * processes)
+    cure = f"--set gradient_accumulation={most}" if most else "give more images or fewer processes"
+    raise UsageError(
+        f"gradient_accumulation={recipe.gradient_accumulation}, {images} training images: {reason}; {cure}"
+    )
+
+
 def fit(
     accelerator: Accelerator,
     model: CxrForImageClassification,
     feed: PixelFeed,
     data: TrainingData,
-    recipe: Recipe,
     folder: Path,
     feature_cache_bytes: int = 0,
 ) -> Progress:
@@ -45,12 +67,12 @@ def fit(
     The best weights are left in `folder` (see `Checkpoints.load_best`).
 
     Args:
-        feature_cache_bytes: the most bytes that stored activations of frozen layers may take in `folder`; 0 stores
-            none.
+        feature_cache_bytes: room in `folder` for activations of frozen layers; 0 stores none.
 
     Raises:
         WorkError: the loss is no longer finite, or a checkpoint cannot be written.
     """
+    recipe = feed.recipe
     checkpoints = Checkpoints(folder)
     model.to(accelerator.device, memory_format=torch.channels_last)
     cache = open_feature_cache(accelerator, model, feed, data, folder / "feature-cache", feature_cache_bytes)
@@ -62,7 +84,7 @@ def fit(
         accelerator.print(f"going on after epoch {progress.epoch} of {recipe.epochs}")
     while progress.epoch < recipe.epochs and not progress.stale(recipe.patience):
         start = time.perf_counter()
-        train_loss = train_epoch(accelerator, trained, optimizer, batches, data, recipe, progress.epoch)
+        train_loss = train_epoch(accelerator, trained, optimizer, batches, data, progress.epoch)
         row = {"epoch": progress.epoch + 1, "train_loss": train_loss, **validate(accelerator, trained, batches, data)}
         row |= {"lr": optimizer.param_groups[0]["lr"], "seconds": round(time.perf_counter() - start, 3)}
         if not math.isfinite(row["train_loss"] + row["validation_loss"]):
@@ -74,11 +96,13 @@ def fit(
         checkpoints.save(accelerator, model, progress)
     accelerator.wait_for_everyone()
     if cache and accelerator.is_local_main_process:
-        remove_feature_cache(folder / "feature-cache")
+        shutil.rmtree(folder / "feature-cache", ignore_errors=True)
     return progress
 
 
-def validate(accelerator: Accelerator, model: torch.nn.Module, feed: Feed, data: TrainingData) -> dict[str, float]:
+def validate(
+    accelerator: Accelerator, model: torch.nn.Module, feed: PixelFeed | FeatureCache, data: TrainingData
+) -> dict[str, float]:
     """Loss and accuracy on the validation images."""
     logits = run_model(model, feed, data.validation, accelerator, title="validating")
     targets = torch.from_numpy(data.labels[data.validation])
@@ -90,13 +114,12 @@ def train_epoch(
     accelerator: Accelerator,
     model: torch.nn.Module,
     optimizer: torch.optim.Optimizer,
-    feed: Feed,
+    feed: PixelFeed | FeatureCache,
     data: TrainingData,
-    recipe: Recipe,
     epoch: int,
 ) -> float:
     """One pass over the training images; gives the mean loss of an image, class weights included."""
-    unwrapped: CxrForImageClassification = accelerator.unwrap_model(model)
+    recipe, unwrapped = feed.recipe, accelerator.unwrap_model(model)
     parts = recipe.gradient_accumulation
     passes = accelerator.num_processes * parts
     steps = epoch_steps(data.train, recipe.batch_size, passes, recipe.seed, epoch)
