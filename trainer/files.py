@@ -34,7 +34,7 @@ def writing_errors(folder: Path, errors: tuple[type[Exception], ...] = (OSError,
     try:
         yield
     except errors as error:
-        cure = "free some space; what was finished is kept, a training goes on with --resume"
+        cure = "make room there; what was finished is kept, a training goes on with --resume"
         raise WorkError(f"{folder} cannot be written ({reason_of(error)}): {cure}") from error
 
 

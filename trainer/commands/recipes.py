@@ -2,6 +2,7 @@
 
 import argparse
 import json
+from dataclasses import asdict
 
 from trainer.commands.options import JSON, Commands, add_command
 
@@ -14,10 +15,10 @@ def add_parser(commands: Commands) -> None:
 
 def main(options: argparse.Namespace) -> int:
     """Print a line a recipe, or all fields as JSON."""
-    from trainer.recipes import RECIPES, to_json
+    from trainer.recipes import RECIPES
 
     if options.json:
-        print(json.dumps([to_json(recipe) for recipe in RECIPES.values()], indent=2))
+        print(json.dumps([asdict(recipe) for recipe in RECIPES.values()], indent=2))
         return 0
     width = max(map(len, RECIPES))
     for recipe in RECIPES.values():

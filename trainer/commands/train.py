@@ -3,7 +3,7 @@
 import argparse
 import os
 import sys
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -52,7 +52,6 @@ def train(recipe: "Recipe", data: str, output: str, options: TrainOptions | None
         WorkError: the work failed half-way; `resume` goes on.
     """
     from trainer.finish import finish
-    from trainer.recipes import to_json
     from trainer.run import Run
     from trainer.training.build import build_model, class_weights
     from trainer.training.feed import PixelFeed, TrainingData
@@ -63,7 +62,7 @@ def train(recipe: "Recipe", data: str, output: str, options: TrainOptions | None
     _check_output(run, options.resume)
     accelerator = _make_accelerator(recipe, run, options)
     accelerator.wait_for_everyone()  # nobody writes before everybody has looked at the output folder
-    backbone, processor, labelled, skipped = _load(recipe, data, run, options, accelerator)
+    resolved, backbone, processor, labelled, skipped = _load(recipe, data, run, options, accelerator)
     if run.finished:
         if accelerator.is_main_process:
             _complete(run)
@@ -73,11 +72,10 @@ def train(recipe: "Recipe", data: str, output: str, options: TrainOptions | None
     check_passes(recipe, model, len(samples.train), accelerator.num_processes)
     if accelerator.is_main_process:
         learned = _count_learned(backbone.run, labelled.rows, options.strict)
-        _begin_run(run, _resolve(recipe, options, labelled), labelled, skipped)
-        if not run.has("environment.json"):
-            run.write_json("environment.json", _facts(recipe, data, options, labelled, accelerator, learned))
+        facts = {**_facts(data, options, labelled, accelerator), "tested_on_backbone_data": learned}
+        _begin_run(run, resolved, facts, labelled, skipped)
     accelerator.wait_for_everyone()
-    accelerator.init_trackers("cxr-hub", config={key: str(value) for key, value in to_json(recipe).items()})
+    accelerator.init_trackers("cxr-hub", config={key: str(value) for key, value in asdict(recipe).items()})
     feed = PixelFeed(labelled.images, processor, accelerator.device, recipe)
     progress = fit(accelerator, model, feed, samples, run.checkpoints, int(options.feature_cache_gb * 1e9))
     accelerator.end_training()  # the other processes have nothing more to do
@@ -88,33 +86,26 @@ def train(recipe: "Recipe", data: str, output: str, options: TrainOptions | None
 
 def _load(
     recipe: "Recipe", data: str, run: "Run", options: TrainOptions, accelerator: "Accelerator"
-) -> tuple["Backbone", "CxrImageProcessor", "LabelledImages", "pd.DataFrame"]:
-    """Backbone, processor, data, and the files that cannot be read; refuses to resume with another recipe or data."""
+) -> tuple[dict[str, Any], "Backbone", "CxrImageProcessor", "LabelledImages", "pd.DataFrame"]:
+    """recipe.json, backbone, processor, data, unreadable files; refuses to resume with another recipe or data."""
     from trainer.data.labelled import load_for_training
     from trainer.tasks import TASKS
     from trainer.training.build import build_processor, load_backbone
 
-    resolved = _resolve(recipe, options)
+    name = options.backbone or recipe.backbone
+    known_as = Path(name).resolve().name if Path(name).is_dir() else name  # no path is published
+    resolved = {**asdict(recipe), "pretrained": options.pretrained, "backbone": known_as}
     _check_recipe(run, {key: value for key, value in resolved.items() if key != "task"})  # own classes change it
-    backbone = load_backbone(recipe, options.backbone or recipe.backbone, options.pretrained)
+    backbone = load_backbone(recipe, name, options.pretrained)
     processor = build_processor(recipe, backbone.normalisation)
     with accelerator.local_main_process_first():
         task, show = TASKS[recipe.task], accelerator.print
         labelled, skipped = load_for_training(data, task, processor, options.positive, options.strict, show)
+    resolved |= {"task": labelled.task.name, "labels": list(labelled.task.labels)}
     if accelerator.is_main_process:
-        _check_recipe(run, _resolve(recipe, options, labelled))
+        _check_recipe(run, resolved)
         _check_data(run, labelled.rows)
-    return backbone, processor, labelled, skipped
-
-
-def _resolve(recipe: "Recipe", options: TrainOptions, labelled: "LabelledImages | None" = None) -> dict[str, Any]:
-    """recipe.json; a backbone that is a folder by its last name, for no path is published."""
-    from trainer.recipes import to_json
-
-    backbone = options.backbone or recipe.backbone
-    name = Path(backbone).resolve().name if Path(backbone).is_dir() else backbone
-    task = {"task": labelled.task.name, "labels": list(labelled.task.labels)} if labelled else {}
-    return {**to_json(recipe), "pretrained": options.pretrained, "backbone": name, **task}
+    return resolved, backbone, processor, labelled, skipped
 
 
 def _check_output(run: "Run", resume: bool) -> None:
@@ -151,10 +142,8 @@ def _check_data(run: "Run", rows: "pd.DataFrame") -> None:
         cells = [set(zip(table["sha256"], table[column], strict=True)) for table in (started, rows)]
         if any(sha256 in files[0] & files[1] for sha256, _ in cells[0] ^ cells[1]):
             changed.append(f"{column}s")
-    raise UsageError(
-        f"--resume: the data is not that this run was started with ({', '.join(changed) or 'groups'} differ); "
-        "give the same, or a new --output"
-    )
+    problem = f"the data is not that this run was started with ({', '.join(changed) or 'groups'} differ)"
+    raise UsageError(f"--resume: {problem}; give the same, or a new --output")
 
 
 def _count_learned(run: "Run | None", rows: "pd.DataFrame", strict: bool) -> int:
@@ -203,7 +192,9 @@ def _make_accelerator(recipe: "Recipe", run: "Run", options: TrainOptions) -> "A
     )
 
 
-def _begin_run(run: "Run", resolved: dict[str, Any], labelled: "LabelledImages", skipped: "pd.DataFrame") -> None:
+def _begin_run(
+    run: "Run", resolved: dict[str, Any], facts: dict[str, Any], labelled: "LabelledImages", skipped: "pd.DataFrame"
+) -> None:
     """Write what is known before training, where it is not there."""
     if not run.has("recipe.json"):
         run.write_json("recipe.json", resolved)
@@ -211,17 +202,11 @@ def _begin_run(run: "Run", resolved: dict[str, Any], labelled: "LabelledImages",
         run.write_manifest(labelled.rows)
         if len(skipped):
             run.write_table("skipped.csv", skipped)
+        run.write_json("environment.json", {**facts, "seed": resolved["seed"]})
 
 
-def _facts(
-    recipe: "Recipe",
-    data: str,
-    options: TrainOptions,
-    labelled: "LabelledImages",
-    accelerator: "Accelerator",
-    learned: int,
-) -> dict[str, Any]:
-    """environment.json"""
+def _facts(data: str, options: TrainOptions, labelled: "LabelledImages", accelerator: "Accelerator") -> dict[str, Any]:
+    """What environment.json says of this training."""
     from trainer.data.pixels import data_fingerprint
     from trainer.data.public.layout import read_terms
     from trainer.training.environment import describe
@@ -231,43 +216,33 @@ def _facts(
         "processes": accelerator.num_processes,
         "precision": accelerator.mixed_precision,
         "compiled": options.compile,
-        "seed": recipe.seed,
         "data_fingerprint": data_fingerprint(labelled.rows),
         "dataset": None if Path(data).expanduser().exists() else data.partition("@")[0],
         "data_sources": read_terms(labelled.rows["file"]),
-        "tested_on_backbone_data": learned,
     }
 
 
 def add_parser(commands: Commands) -> None:
     """cxr train"""
-    parser = add_command(
-        commands,
-        "train",
-        "train a recipe on a folder or manifest",
-        *(DATA, LICENCE, PRIVATE),
-        example="cxr train tb --data my-films --output runs/tb --set epochs=3",
-    )
+    example = "cxr train tb --data my-films --output runs/tb --set epochs=3"
+    parser = add_command(commands, "train", "train a recipe on some data", DATA, LICENCE, PRIVATE, example=example)
     add = parser.add_argument
     add("recipe", help="its name; see cxr recipes")
     add("--output", required=True, metavar="RUN", help="the folder to leave the run in")
-    add("--backbone", metavar="ID_OR_DIR", help="another backbone than the recipe's: a Hub id or a folder")
-    add("--no-pretrained", action="store_true", help="start from random weights, downloading nothing")
-    positive_help = (
-        "with two classes of your own: the positive one (default: the other than normal, healthy, negative, …)"
+    add("--backbone", metavar="ID_OR_DIR", help="another than the recipe's: a Hub id, a folder, or a run to go on from")
+    add("--no-pretrained", action="store_false", dest="pretrained", help="random weights at the start, no download")
+    add(
+        "--positive", metavar="LABEL", help="of two own classes the positive one (default: not the one called normal …)"
     )
-    add("--positive", metavar="LABEL", help=positive_help)
-    set_help = "change a field of the recipe, e.g. --set epochs=3 --set augment=none"
-    add("--set", action="append", default=[], metavar="KEY=VALUE", help=set_help)
-    strict_help = "stop (exit 1) when a patient or a copy of an image stands on two sides of the split"
-    add("--strict", action="store_true", help=strict_help)
+    add("--set", action="append", default=[], metavar="KEY=VALUE", help="change a field of the recipe: epochs=3")
+    add(
+        "--strict", action="store_true", help="stop (exit 1) where a patient or a copy stands on two sides of the split"
+    )
     add("--resume", action="store_true", help="go on where a stopped training left RUN")
-    cache_help = "room for the activations of frozen layers, computed once and kept in RUN while it trains (default 8; "
-    cache_help += "0: compute them in each epoch)"
+    cache_help = "room for activations of frozen layers, computed once, in RUN while it trains (default 8; 0: none)"
     add("--feature-cache-gb", type=float, default=8.0, metavar="GB", help=cache_help)
     add("--compile", action="store_true", help="use torch.compile: minutes at the start, worth it on a GPU")
-    push_help = "publish the finished run there, as cxr push does; needs --licence"
-    add("--push-to-hub", metavar="ORG/NAME", help=push_help)
+    add("--push-to-hub", metavar="ORG/NAME", help="publish the finished run there, as cxr push does; needs --licence")
     add("--report-to", choices=("none", "tensorboard", "trackio"), default="none", help="also log to a tracker")
     parser.set_defaults(main=main)
 
@@ -281,10 +256,7 @@ def main(options: argparse.Namespace) -> int:
     recipe = override(get_recipe(options.recipe), options.set)
     if options.push_to_hub and not options.licence.strip():
         raise UsageError("--push-to-hub: needs --licence, under which the model may be used")
-    settings = {
-        field.name: getattr(options, field.name) for field in fields(TrainOptions) if hasattr(options, field.name)
-    }
-    settings |= {"pretrained": not options.no_pretrained, "command": tuple(options.command_words)}
+    settings = {item.name: getattr(options, item.name) for item in fields(TrainOptions)}
     run = train(recipe, options.data, options.output, TrainOptions(**settings))
     if int(os.environ.get("RANK", "0")) == 0:
         print(metrics_text(run.read_json("metrics.json")))

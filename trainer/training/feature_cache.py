@@ -9,7 +9,7 @@ import json
 import math
 import os
 import shutil
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +20,7 @@ from tqdm.auto import tqdm
 from trainer.cxr_model import CxrForImageClassification
 from trainer.files import writing_errors
 from trainer.inference import prefetch, to_device
-from trainer.recipes import Recipe, to_json
+from trainer.recipes import Recipe
 from trainer.training.augment import PARAMETERS, draw_parameters, parameters_for_epoch
 from trainer.training.feed import PixelFeed, TrainingData
 from trainer.training.fused import fuse
@@ -123,7 +123,7 @@ def open_feature_cache(
 
 def _digest(model: CxrForImageClassification, feed: PixelFeed, data: TrainingData) -> str:
     """Of what the frozen layers compute from, and of every number that they compute with."""
-    known = [feed.images.cache.name, feed.processor.image_mean, feed.processor.image_std, to_json(feed.recipe)]
+    known = [feed.images.cache.name, feed.processor.image_mean, feed.processor.image_std, asdict(feed.recipe)]
     digest = hashlib.sha256(json.dumps(known).encode())
     frozen = [part for part in (model.backbone, model.projection) if part is not None]
     tensors = [tensor for part in frozen for tensor in (*part.parameters(), *part.buffers())]
