@@ -44,9 +44,9 @@ def measure(backbone: str, data: Path, batch: int, repeats: int) -> dict[str, An
     model.to(accelerator.device, memory_format=torch.channels_last)
     fuse(model)
     trained, optimizer = accelerator.prepare(model, make_optimizer(model, recipe))
-    feed = PixelFeed(labelled.images, processor, accelerator.device, recipe)
     indices = labelled.indices("train")
     samples = TrainingData(labelled.truth, indices[: len(indices) // batch * batch], labelled.indices("validation"))
+    feed = PixelFeed(labelled.images, processor, accelerator.device, recipe, samples)
     values = feed.eval_batch(indices[:batch]).normal_()
     labels = torch.from_numpy(np.resize([0, 1], batch)).to(accelerator.device)
 
@@ -64,7 +64,7 @@ def measure(backbone: str, data: Path, batch: int, repeats: int) -> dict[str, An
             optimizer.zero_grad()
 
     def own() -> None:
-        train_epoch(accelerator, trained, optimizer, feed, samples, 0)
+        train_epoch(accelerator, trained, optimizer, feed, 0)
 
     rates: dict[str, list[float]] = {"ours": [], "bare": []}
     for turn in range(repeats + 1):  # the first turn warms up

@@ -32,7 +32,7 @@ def child(folder: str) -> None:
     from trainer.recipes import get_recipe
     from trainer.tasks import TASKS
     from trainer.training.build import build_model, build_processor, load_backbone
-    from trainer.training.feed import PixelFeed
+    from trainer.training.feed import PixelFeed, TrainingData
     from trainer.training.fused import fuse
     from trainer.training.loop import choose_precision, make_optimizer
 
@@ -42,7 +42,7 @@ def child(folder: str) -> None:
     values, found = torch.zeros(BATCH, 3, recipe.image_size, recipe.image_size), {}
     if folder:
         labelled, _ = load_for_training(folder, TASKS[recipe.task], processor, None, False, lambda text: None)
-        feed = PixelFeed(labelled.images, processor, torch.device("cpu"), recipe)
+        feed = PixelFeed(labelled.images, processor, torch.device("cpu"), recipe, TrainingData.of(labelled))
         order = np.random.default_rng(0).permutation(labelled.indices("train"))
         values = feed.training(order[:BATCH], 0)
         found["first_batch"] = time.perf_counter() - start

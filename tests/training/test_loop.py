@@ -40,22 +40,12 @@ PROCESSOR = CxrImageProcessor(size={"height": 32, "width": 32})
 
 
 @pytest.fixture(scope="module")
-def decoded(phantoms):
+def feed(phantoms) -> PixelFeed:
     rows, images, _ = decode(read_manifest(phantoms).rows, PROCESSOR)
-    return rows, images
-
-
-@pytest.fixture(scope="module")
-def feed(decoded) -> PixelFeed:
-    return PixelFeed(decoded[1], PROCESSOR, torch.device("cpu"), PLAIN)
-
-
-@pytest.fixture(scope="module")
-def data(decoded) -> TrainingData:
-    rows = decoded[0]
     labels = (rows["label"] == "Tuberculosis").to_numpy(np.int64)
     order = np.random.default_rng(0).permutation(len(rows))
-    return TrainingData(labels, order[:32], order[32:])
+    data = TrainingData(labels, order[:32], order[32:])
+    return PixelFeed(images, PROCESSOR, torch.device("cpu"), PLAIN, data)
 
 
 def small(recipe=PLAIN, **settings):
@@ -98,7 +88,7 @@ def test_augmentation_moves_by_what_the_recipe_says():
     assert brighter.max() <= 255
 
 
-def test_accumulated_passes_give_the_step_of_the_whole_batch(data, feed):
+def test_accumulated_passes_give_the_step_of_the_whole_batch(feed):
     weights = []
     for batch, parts in ((8, 1), (4, 2), (2, 4)):
         accelerator = Accelerator(cpu=True)
@@ -114,7 +104,7 @@ def test_accumulated_passes_give_the_step_of_the_whole_batch(data, feed):
             gradient_clip=0.5,
         )
         prepared, optimizer = accelerator.prepare(model, make_optimizer(model, recipe))
-        train_epoch(accelerator, prepared, optimizer, replace(feed, recipe=recipe), data, epoch=0)
+        train_epoch(accelerator, prepared, optimizer, replace(feed, recipe=recipe), epoch=0)
         weights.append(model.classifier.weight.detach().clone())
     assert torch.allclose(weights[0], weights[1], atol=1e-5)
     assert torch.allclose(weights[0], weights[2], atol=1e-5)
@@ -138,23 +128,23 @@ def changed(before, model) -> set[str]:
         ),
     ],
 )
-def test_exactly_what_is_unfrozen_changes(data, feed, unfreeze, trained):
+def test_exactly_what_is_unfrozen_changes(feed, unfreeze, trained):
     accelerator = Accelerator(cpu=True)
     model = small(unfreeze=unfreeze, hidden_sizes=[8], dropout=0.25)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     prepared, optimizer = accelerator.prepare(model, make_optimizer(model, PLAIN))
-    train_epoch(accelerator, prepared, optimizer, feed, data, epoch=0)
+    train_epoch(accelerator, prepared, optimizer, feed, epoch=0)
     head = {name for name in before if not name.startswith("backbone.")}
     assert changed(before, model) == trained | head
 
 
-def test_full_fine_tuning_keeps_the_statistics_of_pretrained_normalisation(data, feed):
+def test_full_fine_tuning_keeps_the_statistics_of_pretrained_normalisation(feed):
     accelerator = Accelerator(cpu=True)
     model = small()
     model.update_statistics = False  # as build_model leaves a pre-trained one
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     prepared, optimizer = accelerator.prepare(model, make_optimizer(model, PLAIN))
-    train_epoch(accelerator, prepared, optimizer, feed, data, epoch=0)
+    train_epoch(accelerator, prepared, optimizer, feed, epoch=0)
     moved = changed(before, model)
     assert moved
     assert not any("running" in name for name in moved)
@@ -226,11 +216,11 @@ def test_early_stopping_and_the_best_epoch():
     assert not progress.stale(0)
 
 
-def test_training_stops_early_and_keeps_the_best(data, feed, tmp_path):
+def test_training_stops_early_and_keeps_the_best(feed, tmp_path):
     accelerator = Accelerator(cpu=True)
     recipe = replace(PLAIN, epochs=30, patience=2, learning_rate=3e-2)
     model = small(recipe)
-    progress = fit(accelerator, model, replace(feed, recipe=recipe), data, tmp_path)
+    progress = fit(accelerator, model, replace(feed, recipe=recipe), tmp_path)
     assert progress.epoch < 30
     assert progress.epoch - progress.best_epoch == 2
     assert sorted(item.name for item in tmp_path.iterdir()) == [
@@ -240,8 +230,8 @@ def test_training_stops_early_and_keeps_the_best(data, feed, tmp_path):
     ]
 
 
-def test_a_loss_that_is_not_finite_stops_with_the_cure(data, feed, tmp_path):
+def test_a_loss_that_is_not_finite_stops_with_the_cure(feed, tmp_path):
     model = small()
     torch.nn.init.constant_(model.classifier.bias, float("nan"))
     with pytest.raises(WorkError, match="--set learning_rate"):
-        fit(Accelerator(cpu=True), model, feed, data, tmp_path)
+        fit(Accelerator(cpu=True), model, feed, tmp_path)

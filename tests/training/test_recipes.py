@@ -111,8 +111,7 @@ def test_exactly_the_named_tensors_change_in_a_step(recipe, phantoms):
         accelerator,
         prepared,
         optimizer,
-        PixelFeed(images, processor, accelerator.device, recipe),
-        data,
+        PixelFeed(images, processor, accelerator.device, recipe, data),
         epoch=0,
     )
     changed = {name for name, tensor in model.state_dict().items() if not torch.equal(tensor, before[name])}

@@ -76,8 +76,8 @@ def train(recipe: "Recipe", data: str, output: str, options: TrainOptions | None
         _begin_run(run, resolved, facts, labelled, skipped)
     accelerator.wait_for_everyone()
     accelerator.init_trackers("cxr-hub", config={key: str(value) for key, value in asdict(recipe).items()})
-    feed = PixelFeed(labelled.images, processor, accelerator.device, recipe)
-    progress = fit(accelerator, model, feed, samples, run.checkpoints, int(options.feature_cache_gb * 1e9))
+    feed = PixelFeed(labelled.images, processor, accelerator.device, recipe, samples)
+    progress = fit(accelerator, model, feed, run.checkpoints, int(options.feature_cache_gb * 1e9))
     accelerator.end_training()  # the other processes have nothing more to do
     if accelerator.is_main_process:
         finish(run, labelled, processor, progress, model)

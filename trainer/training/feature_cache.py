@@ -22,7 +22,7 @@ from trainer.files import writing_errors
 from trainer.inference import prefetch, to_device
 from trainer.recipes import Recipe
 from trainer.training.augment import PARAMETERS, draw_parameters, parameters_for_epoch
-from trainer.training.feed import PixelFeed, TrainingData
+from trainer.training.feed import PixelFeed
 from trainer.training.fused import fuse
 from trainer.training.split_point import activations_before, find_split_point
 
@@ -32,18 +32,16 @@ ALLOCATE = getattr(os, "posix_fallocate", lambda file, start, length: os.truncat
 
 
 @dataclass(frozen=True)
-class FeatureCache:
-    """Stored activations in the place of a `PixelFeed`, for `trainable`: what of the model still trains.
+class FeatureCache(PixelFeed):
+    """Stored activations in the place of pixel values, for `trainable`: what of the model still trains.
 
     `activations` [R, …] hold each training image in each view, then the validation images; `offsets` [N] are the first
     row of each image.
     """
 
     trainable: CxrForImageClassification
-    recipe: Recipe
     activations: torch.Tensor
     offsets: np.ndarray
-    device: torch.device
 
     def training(self, samples: np.ndarray, epoch: int) -> torch.Tensor:
         """The view that an epoch shows of each sample."""
@@ -74,12 +72,7 @@ def _only_flips(recipe: Recipe) -> bool:
 
 
 def open_feature_cache(
-    accelerator: Accelerator,
-    model: CxrForImageClassification,
-    feed: PixelFeed,
-    data: TrainingData,
-    folder: Path,
-    limit: int,
+    accelerator: Accelerator, model: CxrForImageClassification, feed: PixelFeed, folder: Path, limit: int
 ) -> FeatureCache | None:
     """Compute the activations of a training's frozen layers, or take up what a stopped training left in `folder`.
 
@@ -95,40 +88,40 @@ def open_feature_cache(
     Raises:
         WorkError: the cache cannot be written.
     """
-    views = count_views(feed.recipe)
+    views, train, validation = count_views(feed.recipe), feed.data.train, feed.data.validation
     if feed.recipe.unfreeze == "all" or not views or not limit:
         return None
-    split = find_split_point(model, feed.eval_batch(data.validation[:2]))
+    split = find_split_point(model, feed.eval_batch(validation[:2]))
     if split is None:
         accelerator.print("note: this network cannot be split before what trains: all of it is computed in each epoch")
         return None
     trainable, name, example = split
     dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(accelerator.mixed_precision, example.dtype)
-    shape = (len(data.train) * views + len(data.validation), *example.shape[1:])
+    shape = (len(train) * views + len(validation), *example.shape[1:])
     if lacking := _lacks_room(folder, math.prod(shape) * dtype.itemsize, limit):
         accelerator.print(f"note: storing frozen layers takes {lacking}: they are computed in each epoch")
         return None
-    offsets = np.full(max(data.train.max(), data.validation.max()) + 1, -1)
-    offsets[data.train] = np.arange(len(data.train)) * views
-    offsets[data.validation] = len(data.train) * views + np.arange(len(data.validation))
+    offsets = np.full(max(train.max(), validation.max()) + 1, -1)
+    offsets[train] = np.arange(len(train)) * views
+    offsets[validation] = len(train) * views + np.arange(len(validation))
     with accelerator.local_main_process_first():
-        key = f"{name} {shape} {dtype} {_digest(model, feed, data)}"
+        key = f"{name} {shape} {dtype} {_digest(model, feed)}"
         activations, filled = _open_files(folder, key, shape, dtype)
+    cache = FeatureCache(**vars(feed), trainable=trainable, activations=activations, offsets=offsets)
     fuse(model)
-    cache = FeatureCache(trainable, feed.recipe, activations, offsets, accelerator.device)
-    _fill(accelerator, model, name, cache, filled, feed, data)
+    _fill(accelerator, model, name, feed, cache, filled)
     accelerator.wait_for_everyone()
     return cache
 
 
-def _digest(model: CxrForImageClassification, feed: PixelFeed, data: TrainingData) -> str:
+def _digest(model: CxrForImageClassification, feed: PixelFeed) -> str:
     """Of what the frozen layers compute from, and of every number that they compute with."""
     known = [feed.images.cache.name, feed.processor.image_mean, feed.processor.image_std, asdict(feed.recipe)]
     digest = hashlib.sha256(json.dumps(known).encode())
     frozen = [part for part in (model.backbone, model.projection) if part is not None]
     tensors = [tensor for part in frozen for tensor in (*part.parameters(), *part.buffers())]
     numbers = [tensor.detach().cpu().numpy() for tensor in tensors if not tensor.requires_grad]
-    for array in (data.train, data.validation, *numbers):
+    for array in (feed.data.train, feed.data.validation, *numbers):
         digest.update(f"{array.dtype}{array.shape}".encode() + array.tobytes())
     return digest.hexdigest()
 
@@ -147,10 +140,9 @@ def _fill(
     accelerator: Accelerator,
     model: CxrForImageClassification,
     split_point: str,
+    feed: PixelFeed,
     cache: FeatureCache,
     filled: torch.Tensor,
-    feed: PixelFeed,
-    data: TrainingData,
 ) -> None:
     """Compute this process's share of the rows that are not there yet."""
 
@@ -160,7 +152,7 @@ def _fill(
             return feed.eval_batch(samples)
         return feed.augmented(samples, _view_parameters(feed.recipe, samples, view))
 
-    kinds = [(data.validation, None), *((data.train, view) for view in range(count_views(feed.recipe)))]
+    kinds = [(feed.data.validation, None), *((feed.data.train, view) for view in range(count_views(feed.recipe)))]
     jobs = [(rows[start : start + BATCH], view) for rows, view in kinds for start in range(0, len(rows), BATCH)]
     rank, processes = accelerator.local_process_index, int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     own = [job for job in jobs[rank::processes] if not filled[cache.offsets[job[0]] + (job[1] or 0)].all()]

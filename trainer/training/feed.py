@@ -27,9 +27,10 @@ class TrainingData:
 
 @dataclass(frozen=True)
 class PixelFeed(PixelBatches):
-    """Pixel values float32 [B, 3, H, W], augmented as a recipe says."""
+    """Pixel values float32 [B, 3, H, W] of the data, augmented as a recipe says."""
 
     recipe: Recipe
+    data: TrainingData
 
     def training(self, samples: np.ndarray, epoch: int) -> torch.Tensor:
         """The samples as the recipe augments them in this epoch: a pure function of (seed, epoch, sample)."""

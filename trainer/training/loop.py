@@ -17,8 +17,8 @@ from trainer.errors import UsageError, WorkError
 from trainer.inference import prefetch, run_model, to_device
 from trainer.recipes import Recipe
 from trainer.training.checkpoint import Checkpoints, Progress
-from trainer.training.feature_cache import FeatureCache, open_feature_cache
-from trainer.training.feed import PixelFeed, TrainingData
+from trainer.training.feature_cache import open_feature_cache
+from trainer.training.feed import PixelFeed
 from trainer.training.fused import fuse
 
 
@@ -58,7 +58,6 @@ def fit(
     accelerator: Accelerator,
     model: CxrForImageClassification,
     feed: PixelFeed,
-    data: TrainingData,
     folder: Path,
     feature_cache_bytes: int = 0,
 ) -> Progress:
@@ -75,7 +74,7 @@ def fit(
     recipe = feed.recipe
     checkpoints = Checkpoints(folder)
     model.to(accelerator.device, memory_format=torch.channels_last)
-    cache = open_feature_cache(accelerator, model, feed, data, folder / "feature-cache", feature_cache_bytes)
+    cache = open_feature_cache(accelerator, model, feed, folder / "feature-cache", feature_cache_bytes)
     part, batches = (cache.trainable, cache) if cache else (model, feed)
     fuse(part)
     trained, optimizer = accelerator.prepare(part, make_optimizer(model, recipe))
@@ -84,8 +83,8 @@ def fit(
         accelerator.print(f"going on after epoch {progress.epoch} of {recipe.epochs}")
     while progress.epoch < recipe.epochs and not progress.stale(recipe.patience):
         start = time.perf_counter()
-        train_loss = train_epoch(accelerator, trained, optimizer, batches, data, progress.epoch)
-        row = {"epoch": progress.epoch + 1, "train_loss": train_loss, **validate(accelerator, trained, batches, data)}
+        train_loss = train_epoch(accelerator, trained, optimizer, batches, progress.epoch)
+        row = {"epoch": progress.epoch + 1, "train_loss": train_loss, **validate(accelerator, trained, batches)}
         row |= {"lr": optimizer.param_groups[0]["lr"], "seconds": round(time.perf_counter() - start, 3)}
         if not math.isfinite(row["train_loss"] + row["validation_loss"]):
             cure = f"lower it with --set learning_rate={recipe.learning_rate / 10:g}"
@@ -100,26 +99,19 @@ def fit(
     return progress
 
 
-def validate(
-    accelerator: Accelerator, model: torch.nn.Module, feed: PixelFeed | FeatureCache, data: TrainingData
-) -> dict[str, float]:
+def validate(accelerator: Accelerator, model: torch.nn.Module, feed: PixelFeed) -> dict[str, float]:
     """Loss and accuracy on the validation images."""
-    logits = run_model(model, feed, data.validation, accelerator, title="validating")
-    targets = torch.from_numpy(data.labels[data.validation])
+    logits = run_model(model, feed, feed.data.validation, accelerator, title="validating")
+    targets = torch.from_numpy(feed.data.labels[feed.data.validation])
     accuracy = (logits.argmax(1) == targets).double().mean().item()
     return {"validation_loss": F.cross_entropy(logits, targets).item(), "validation_accuracy": accuracy}
 
 
 def train_epoch(
-    accelerator: Accelerator,
-    model: torch.nn.Module,
-    optimizer: torch.optim.Optimizer,
-    feed: PixelFeed | FeatureCache,
-    data: TrainingData,
-    epoch: int,
+    accelerator: Accelerator, model: torch.nn.Module, optimizer: torch.optim.Optimizer, feed: PixelFeed, epoch: int
 ) -> float:
     """One pass over the training images; gives the mean loss of an image, class weights included."""
-    recipe, unwrapped = feed.recipe, accelerator.unwrap_model(model)
+    recipe, data, unwrapped = feed.recipe, feed.data, accelerator.unwrap_model(model)
     parts = recipe.gradient_accumulation
     passes = accelerator.num_processes * parts
     steps = epoch_steps(data.train, recipe.batch_size, passes, recipe.seed, epoch)
