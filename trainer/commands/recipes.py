@@ -2,7 +2,6 @@
 
 import argparse
 import json
-from dataclasses import asdict
 
 from trainer.commands.options import JSON, Commands, add_command
 
@@ -15,6 +14,8 @@ def add_parser(commands: Commands) -> None:
 
 def main(options: argparse.Namespace) -> int:
     """Print a line a recipe, or all fields as JSON."""
+    from dataclasses import asdict
+
     from trainer.recipes import RECIPES
 
     if options.json:

@@ -3,10 +3,9 @@
 import argparse
 import os
 import sys
-from dataclasses import asdict, dataclass, fields
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from trainer.commands.options import DATA, LICENCE, PRIVATE, Commands, add_command, log
 from trainer.errors import UsageError, WorkError
@@ -22,8 +21,7 @@ if TYPE_CHECKING:
     from trainer.training.build import Backbone
 
 
-@dataclass(frozen=True)
-class TrainOptions:
+class TrainOptions(NamedTuple):
     """How a training is run, besides its recipe and its data."""
 
     backbone: str | None = None  # another backbone than the recipe's: a Hub id or a folder
@@ -75,7 +73,7 @@ def train(recipe: "Recipe", data: str, output: str, options: TrainOptions | None
         facts = {**_facts(data, options, labelled, accelerator), "tested_on_backbone_data": learned}
         _begin_run(run, resolved, facts, labelled, skipped)
     accelerator.wait_for_everyone()
-    accelerator.init_trackers("cxr-hub", config={key: str(value) for key, value in asdict(recipe).items()})
+    accelerator.init_trackers("cxr-hub", config={key: str(value) for key, value in resolved.items()})
     feed = PixelFeed(labelled.images, processor, accelerator.device, recipe, samples)
     progress = fit(accelerator, model, feed, run.checkpoints, int(options.feature_cache_gb * 1e9))
     accelerator.end_training()  # the other processes have nothing more to do
@@ -88,6 +86,8 @@ def _load(
     recipe: "Recipe", data: str, run: "Run", options: TrainOptions, accelerator: "Accelerator"
 ) -> tuple[dict[str, Any], "Backbone", "CxrImageProcessor", "LabelledImages", "pd.DataFrame"]:
     """recipe.json, backbone, processor, data, unreadable files; refuses to resume with another recipe or data."""
+    from dataclasses import asdict
+
     from trainer.data.labelled import load_for_training
     from trainer.tasks import TASKS
     from trainer.training.build import build_processor, load_backbone
@@ -256,7 +256,7 @@ def main(options: argparse.Namespace) -> int:
     recipe = override(get_recipe(options.recipe), options.set)
     if options.push_to_hub and not options.licence.strip():
         raise UsageError("--push-to-hub: needs --licence, under which the model may be used")
-    settings = {item.name: getattr(options, item.name) for item in fields(TrainOptions)}
+    settings = {name: getattr(options, name) for name in TrainOptions._fields}
     run = train(recipe, options.data, options.output, TrainOptions(**settings))
     if int(os.environ.get("RANK", "0")) == 0:
         print(metrics_text(run.read_json("metrics.json")))

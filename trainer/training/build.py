@@ -91,19 +91,14 @@ def build_model(
 ) -> CxrForImageClassification:
     """The model of a recipe, ready to train: weights loaded, frozen parts frozen, seeded head.
 
-    The head of a run is kept where it has the same labels and layers.
-
-    Args:
-        labels: in the order of the outputs.
-        class_weights: one loss weight a label, or None.
+    The head of a run is kept where it has the same labels and layers. `class_weights`: one loss weight a label.
 
     Raises:
         UsageError: `unfreeze` names no module.
     """
     torch.set_rng_state(backbone.random_state)
     model = CxrForImageClassification(_make_config(recipe, labels, backbone, class_weights))
-    kept = model.backbone.state_dict().keys()
-    weights = backbone.encoder.state_dict()
+    kept, weights = model.backbone.state_dict().keys(), backbone.encoder.state_dict()
     model.backbone.load_state_dict({name: tensor for name, tensor in weights.items() if name in kept})
     if backbone.projection is not None and model.projection is not None:
         model.projection.load_state_dict(backbone.projection.state_dict())
@@ -198,9 +193,8 @@ def _make_random(name: str) -> Backbone:
         settings = dict(ARCHITECTURES[name])
         config = AutoConfig.for_model(settings.pop("model_type"), **settings)
     else:
-        raise UsageError(
-            f"--no-pretrained knows no architecture for {name}; give a folder with its config.json by --backbone"
-        )
+        cure = "give a folder with its config.json by --backbone"
+        raise UsageError(f"--no-pretrained knows no architecture for {name}; {cure}")
     return Backbone(AutoModel.from_config(config), pretrained=False)
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from accelerate import Accelerator
+from torch import Tensor
 from tqdm.auto import tqdm
 
 from trainer.cxr_model import CxrForImageClassification
@@ -40,10 +41,10 @@ class FeatureCache(PixelFeed):
     """
 
     trainable: CxrForImageClassification
-    activations: torch.Tensor
+    activations: Tensor
     offsets: np.ndarray
 
-    def training(self, samples: np.ndarray, epoch: int) -> torch.Tensor:
+    def training(self, samples: np.ndarray, epoch: int) -> Tensor:
         """The view that an epoch shows of each sample."""
         if _only_flips(self.recipe):
             view = (parameters_for_epoch(self.recipe, epoch, samples)[:, FLIP] < 0).numpy().astype(np.int64)
@@ -51,11 +52,11 @@ class FeatureCache(PixelFeed):
             view = np.full(len(samples), epoch % count_views(self.recipe))
         return self._rows(self.offsets[samples] + view)
 
-    def eval_batch(self, samples: np.ndarray) -> torch.Tensor:
+    def eval_batch(self, samples: np.ndarray) -> Tensor:
         """For validation images: stored as they are."""
         return self._rows(self.offsets[samples])
 
-    def _rows(self, rows: np.ndarray) -> torch.Tensor:
+    def _rows(self, rows: np.ndarray) -> Tensor:
         return to_device(self.activations[torch.from_numpy(rows)], self.device)
 
 
@@ -77,10 +78,7 @@ def open_feature_cache(
     """Compute the activations of a training's frozen layers, or take up what a stopped training left in `folder`.
 
     What lies there is used only where it is of the same decoded images at the same rows, the same recipe, precision and
-    normalisation, and the same frozen weights and statistics; else it is begun anew.
-
-    Args:
-        limit: the most bytes that it may take.
+    normalisation, and the same frozen weights and statistics; else it is begun anew. It takes at most `limit` bytes.
 
     Returns:
         None where no layer is frozen, each epoch augments anew, or limit or disk are too small (which is logged).
@@ -109,7 +107,7 @@ def open_feature_cache(
         activations, filled = _open_files(folder, key, shape, dtype)
     cache = FeatureCache(**vars(feed), trainable=trainable, activations=activations, offsets=offsets)
     fuse(model)
-    _fill(accelerator, model, name, feed, cache, filled)
+    _fill(accelerator, model, name, cache, filled)
     accelerator.wait_for_everyone()
     return cache
 
@@ -137,22 +135,17 @@ def _lacks_room(folder: Path, size: int, limit: int) -> str:
 
 
 def _fill(
-    accelerator: Accelerator,
-    model: CxrForImageClassification,
-    split_point: str,
-    feed: PixelFeed,
-    cache: FeatureCache,
-    filled: torch.Tensor,
+    accelerator: Accelerator, model: CxrForImageClassification, split_point: str, cache: FeatureCache, filled: Tensor
 ) -> None:
     """Compute this process's share of the rows that are not there yet."""
 
-    def pixel_values(job: tuple[np.ndarray, int | None]) -> torch.Tensor:
+    def pixel_values(job: tuple[np.ndarray, int | None]) -> Tensor:
         samples, view = job
         if view is None:
-            return feed.eval_batch(samples)
-        return feed.augmented(samples, _view_parameters(feed.recipe, samples, view))
+            return PixelFeed.eval_batch(cache, samples)
+        return cache.augmented(samples, _view_parameters(cache.recipe, samples, view))
 
-    kinds = [(feed.data.validation, None), *((feed.data.train, view) for view in range(count_views(feed.recipe)))]
+    kinds = [(cache.data.validation, None), *((cache.data.train, view) for view in range(count_views(cache.recipe)))]
     jobs = [(rows[start : start + BATCH], view) for rows, view in kinds for start in range(0, len(rows), BATCH)]
     rank, processes = accelerator.local_process_index, int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     own = [job for job in jobs[rank::processes] if not filled[cache.offsets[job[0]] + (job[1] or 0)].all()]
@@ -166,7 +159,7 @@ def _fill(
             filled[rows] = 1
 
 
-def _view_parameters(recipe: Recipe, samples: np.ndarray, view: int) -> torch.Tensor:
+def _view_parameters(recipe: Recipe, samples: np.ndarray, view: int) -> Tensor:
     """Augmentation parameters of a view, [B, PARAMETERS]."""
     if not _only_flips(recipe):
         return draw_parameters(recipe.seed, view, samples)
@@ -175,7 +168,7 @@ def _view_parameters(recipe: Recipe, samples: np.ndarray, view: int) -> torch.Te
     return parameters
 
 
-def _open_files(folder: Path, key: str, shape: tuple[int, ...], dtype: torch.dtype) -> tuple[torch.Tensor, ...]:
+def _open_files(folder: Path, key: str, shape: tuple[int, ...], dtype: torch.dtype) -> tuple[Tensor, ...]:
     """The activations and which rows are filled, memory-mapped; begun anew where they belong to something else."""
     label, files = folder / "key.txt", (folder / "activations.bin", folder / "filled.bin")
     with writing_errors(folder):

@@ -33,40 +33,32 @@ def choose_precision(wanted: str) -> str:
 
 
 def check_passes(recipe: Recipe, model: CxrForImageClassification, images: int, processes: int) -> None:
-    """Refuse a training of `images` in which a pass of a process has none, or one where BatchNorm needs two.
+    """Refuse a training in which a pass has no image, or one where BatchNorm trains and so needs two.
 
     Raises:
         UsageError: with the field of the recipe to change.
     """
-    norms = [module for module in model.train().modules() if isinstance(module, torch.nn.modules.batchnorm._BatchNorm)]
-    needed = 2 if any(norm.training for norm in norms) else 1
+    kind = torch.nn.modules.batchnorm._BatchNorm
+    needed = 2 if any(isinstance(module, kind) and module.training for module in model.train().modules()) else 1
     passes = recipe.gradient_accumulation * processes
     steps = epoch_steps(np.arange(images), recipe.batch_size, passes, 0, 0)
     if min(map(len, steps)) >= needed * passes:
         return
-    reason = f"batch normalisation needs {needed} images a pass" if needed > 1 else "each pass needs an image"
+    reason = f"{images} training images: " + ("BatchNorm needs two a pass" if needed == 2 else "each pass needs one")
     if recipe.batch_size < needed:
-        raise UsageError(f"batch_size={recipe.batch_size}: {reason}; --set batch_size={needed}")
+        raise UsageError(f"batch_size={recipe.batch_size}, {reason}; --set batch_size=2")
     most = images // (needed * processes)
     cure = f"--set gradient_accumulation={most}" if most else "give more images or fewer processes"
-    raise UsageError(
-        f"gradient_accumulation={recipe.gradient_accumulation}, {images} training images: {reason}; {cure}"
-    )
+    raise UsageError(f"gradient_accumulation={recipe.gradient_accumulation}, {reason}; {cure}")
 
 
 def fit(
-    accelerator: Accelerator,
-    model: CxrForImageClassification,
-    feed: PixelFeed,
-    folder: Path,
-    feature_cache_bytes: int = 0,
+    accelerator: Accelerator, model: CxrForImageClassification, feed: PixelFeed, folder: Path, cache_bytes: int = 0
 ) -> Progress:
     """Train until the recipe's last epoch or until it stops improving; go on from `folder` where it holds a checkpoint.
 
-    The best weights are left in `folder` (see `Checkpoints.load_best`).
-
-    Args:
-        feature_cache_bytes: room in `folder` for activations of frozen layers; 0 stores none.
+    The best weights are left in `folder` (see `Checkpoints.load_best`), where activations of frozen layers may take
+    `cache_bytes` meanwhile.
 
     Raises:
         WorkError: the loss is no longer finite, or a checkpoint cannot be written.
@@ -74,7 +66,7 @@ def fit(
     recipe = feed.recipe
     checkpoints = Checkpoints(folder)
     model.to(accelerator.device, memory_format=torch.channels_last)
-    cache = open_feature_cache(accelerator, model, feed, folder / "feature-cache", feature_cache_bytes)
+    cache = open_feature_cache(accelerator, model, feed, folder / "feature-cache", cache_bytes)
     part, batches = (cache.trainable, cache) if cache else (model, feed)
     fuse(part)
     trained, optimizer = accelerator.prepare(part, make_optimizer(model, recipe))
@@ -175,8 +167,6 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, recipe: Recipe, epoch: f
 
 
 def _line(row: dict[str, float], epochs: int, best: bool) -> str:
-    return (
-        f"epoch {row['epoch']:>3}/{epochs}  train loss {row['train_loss']:.4f}  "
-        f"validation loss {row['validation_loss']:.4f}  "
-        f"accuracy {row['validation_accuracy']:.4f}  {row['seconds']:.0f} s{'  *' if best else ''}"
-    )
+    losses = f"train loss {row['train_loss']:.4f}  validation loss {row['validation_loss']:.4f}"
+    rest = f"accuracy {row['validation_accuracy']:.4f}  {row['seconds']:.0f} s{'  *' if best else ''}"
+    return f"epoch {row['epoch']:>3}/{epochs}  {losses}  {rest}"
