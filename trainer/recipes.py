@@ -114,16 +114,15 @@ class Recipe:
 
     def __post_init__(self) -> None:
         for item in fields(self):
+            value = getattr(self, item.name)
             fulfilled, expected = RULES.get(item.name, (lambda value: True, ""))
             try:
-                object.__setattr__(self, item.name, _cast(getattr(self, item.name), item.type))
+                value = _cast(value, item.type)
             except (TypeError, OverflowError) as error:
-                raise self._wrong(item.name, EXPECTED.get(item.type, expected)) from error
-            if not fulfilled(getattr(self, item.name)):
-                raise self._wrong(item.name, expected)
-
-    def _wrong(self, key: str, expected: str) -> UsageError:
-        return UsageError(f"{key}={getattr(self, key)}: expected {expected}")
+                raise UsageError(f"{item.name}={value}: expected {EXPECTED.get(item.type, expected)}") from error
+            if not fulfilled(value):
+                raise UsageError(f"{item.name}={value}: expected {expected}")
+            object.__setattr__(self, item.name, value)
 
 
 def _cast(value: Any, kind: Any) -> Any:
