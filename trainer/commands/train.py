@@ -2,7 +2,6 @@
 
 import argparse
 import os
-import sys
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -62,16 +61,16 @@ def train(recipe: "Recipe", data: str, output: str, options: TrainOptions | None
     accelerator.wait_for_everyone()  # nobody writes before everybody has looked at the output folder
     resolved, backbone, processor, labelled, skipped = _load(recipe, data, run, options, accelerator)
     if run.finished:
-        if accelerator.is_main_process:
-            _complete(run)
+        _complete(run, accelerator)
         return run
     model = build_model(recipe, labelled.task.labels, backbone, class_weights(recipe, labelled), accelerator.print)
     samples = TrainingData.of(labelled)
     check_passes(recipe, model, len(samples.train), accelerator.num_processes)
     if accelerator.is_main_process:
         learned = _count_learned(backbone.run, labelled.rows, options.strict)
-        facts = {**_facts(data, options, labelled, accelerator), "tested_on_backbone_data": learned}
-        _begin_run(run, resolved, facts, labelled, skipped)
+        facts = _facts(data, options, labelled, accelerator)
+        _begin_run(run, resolved, {**facts, "tested_on_backbone_data": learned}, labelled, skipped)
+    del backbone  # its weights are the model's now
     accelerator.wait_for_everyone()
     accelerator.init_trackers("cxr-hub", config={key: str(value) for key, value in resolved.items()})
     feed = PixelFeed(labelled.images, processor, accelerator.device, recipe, samples)
@@ -161,11 +160,12 @@ def _count_learned(run: "Run | None", rows: "pd.DataFrame", strict: bool) -> int
     return count
 
 
-def _complete(run: "Run") -> None:
+def _complete(run: "Run", accelerator: "Accelerator") -> None:
     """Nothing is left to train; a card is missing where the run was killed between its metrics and its card."""
-    print(f"{run.path} is finished already", file=sys.stderr)
-    if not run.has("README.md"):
-        run.write_card()
+    if accelerator.is_main_process:
+        log(f"{run.path} is finished already")
+        if not run.has("README.md"):
+            run.write_card()
 
 
 def _make_accelerator(recipe: "Recipe", run: "Run", options: TrainOptions) -> "Accelerator":
