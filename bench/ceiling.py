@@ -29,24 +29,24 @@ def measure(backbone: str, data: Path, batch: int, repeats: int) -> dict[str, An
     from trainer.inference import best_device
     from trainer.recipes import get_recipe
     from trainer.tasks import TASKS
-    from trainer.training.build import build_model, default_processor
+    from trainer.training.build import build_model, build_processor, load_backbone
     from trainer.training.feed import PixelFeed, TrainingData
     from trainer.training.fused import fuse
     from trainer.training.loop import choose_precision, make_optimizer, train_epoch
 
     AcceleratorState._reset_state(reset_partial_state=True)
     recipe = replace(get_recipe("tb"), batch_size=batch, backbone=backbone)
-    processor = default_processor(recipe)
+    processor = build_processor(recipe)
     labelled, _ = load_for_training(str(data), TASKS[recipe.task], processor, None, False, lambda text: None)
     accelerator = Accelerator(cpu=best_device().type == "cpu", mixed_precision=choose_precision("auto"))
-    model = build_model(recipe, labelled.task.labels, backbone, pretrained=False, class_weights=None)
+    model = build_model(recipe, labelled.task.labels, load_backbone(recipe, backbone, False))
     model.update_statistics = False  # as with pre-trained weights
     model.to(accelerator.device, memory_format=torch.channels_last)
     fuse(model)
     trained, optimizer = accelerator.prepare(model, make_optimizer(model, recipe))
-    feed = PixelFeed(labelled.images, processor, accelerator.device, recipe)
     indices = labelled.indices("train")
     samples = TrainingData(labelled.truth, indices[: len(indices) // batch * batch], labelled.indices("validation"))
+    feed = PixelFeed(labelled.images, processor, accelerator.device, recipe, samples)
     values = feed.eval_batch(indices[:batch]).normal_()
     labels = torch.from_numpy(np.resize([0, 1], batch)).to(accelerator.device)
 
@@ -64,7 +64,7 @@ def measure(backbone: str, data: Path, batch: int, repeats: int) -> dict[str, An
             optimizer.zero_grad()
 
     def own() -> None:
-        train_epoch(accelerator, trained, optimizer, feed, samples, recipe, 0)
+        train_epoch(accelerator, trained, optimizer, feed, 0)
 
     rates: dict[str, list[float]] = {"ours": [], "bare": []}
     for turn in range(repeats + 1):  # the first turn warms up

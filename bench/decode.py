@@ -41,9 +41,9 @@ def ours(folder: str) -> float:
     from trainer.data.pixels import decode
     from trainer.data.reading import read_manifest
     from trainer.recipes import get_recipe
-    from trainer.training.build import default_processor
+    from trainer.training.build import build_processor
 
-    processor = default_processor(get_recipe("tb"))
+    processor = build_processor(get_recipe("tb"))
     start = time.perf_counter()
     decode(read_manifest(folder).rows, processor)
     return time.perf_counter() - start

@@ -31,18 +31,18 @@ def child(folder: str) -> None:
     from trainer.data.labelled import load_for_training
     from trainer.recipes import get_recipe
     from trainer.tasks import TASKS
-    from trainer.training.build import build_model, default_processor
-    from trainer.training.feed import PixelFeed
+    from trainer.training.build import build_model, build_processor, load_backbone
+    from trainer.training.feed import PixelFeed, TrainingData
     from trainer.training.fused import fuse
     from trainer.training.loop import choose_precision, make_optimizer
 
     start = time.perf_counter()
     recipe = get_recipe("covid")
-    processor = default_processor(recipe)
+    processor = build_processor(recipe)
     values, found = torch.zeros(BATCH, 3, recipe.image_size, recipe.image_size), {}
     if folder:
         labelled, _ = load_for_training(folder, TASKS[recipe.task], processor, None, False, lambda text: None)
-        feed = PixelFeed(labelled.images, processor, torch.device("cpu"), recipe)
+        feed = PixelFeed(labelled.images, processor, torch.device("cpu"), recipe, TrainingData.of(labelled))
         order = np.random.default_rng(0).permutation(labelled.indices("train"))
         values = feed.training(order[:BATCH], 0)
         found["first_batch"] = time.perf_counter() - start
@@ -52,7 +52,7 @@ def child(folder: str) -> None:
             labelled.images.batch(order[first : first + BATCH])
         found["read_32"] = (time.perf_counter() - begun) / len(rounds)
     accelerator = Accelerator(cpu=True, mixed_precision=choose_precision("auto"))
-    model = build_model(recipe, tuple(SHARES), recipe.backbone, pretrained=False, class_weights=None)
+    model = build_model(recipe, tuple(SHARES), load_backbone(recipe, recipe.backbone, False))
     model.update_statistics = False
     fuse(model.to(memory_format=torch.channels_last))
     trained, optimizer = accelerator.prepare(model.train(), make_optimizer(model, recipe))

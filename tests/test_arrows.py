@@ -1,6 +1,7 @@
 """Who may import whom, and how large a file may grow: docs/architecture.md as a test."""
 
 import ast
+import re
 from graphlib import TopologicalSorter
 from pathlib import Path
 
@@ -104,7 +105,8 @@ def test_hub_cards_writes_nothing():
 
 def test_the_trainer_never_runs_remote_code():
     for file in source_files("trainer"):
-        assert "trust_remote_code" not in file.read_text() or file.name == "modeling_cxr.py", file
+        words = re.findall(r"trust_remote_code(?!=False)", file.read_text())  # a ban keeps transformers from asking
+        assert not words or file.name == "modeling_cxr.py", file
 
 
 @pytest.mark.parametrize(

@@ -28,7 +28,14 @@ def test_where_the_names_do_not_tell_the_user_is_asked(pair):
 
 
 def test_the_users_word_wins():
+    assert labels_of("ill", "well", positive="ILL") == ("well", "ill")
     assert labels_of("COVID", "Normal", positive="normal") == ("COVID", "Normal")
+
+
+def test_labels_are_matched_however_they_are_written():
+    task, names = choose_labels(TASKS["tb"], ["TUBERCULOSIS", "_normal "])
+    assert task is TASKS["tb"]
+    assert names == {"TUBERCULOSIS": "Tuberculosis", "_normal ": "Normal"}
 
 
 @pytest.mark.parametrize("name", TASKS)

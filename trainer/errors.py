@@ -7,3 +7,8 @@ class UsageError(Exception):
 
 class WorkError(Exception):
     """Work that failed half-way: what was done is on disk. Exit code 1."""
+
+
+def reason_of(error: Exception) -> str:
+    """The first line of what an error says, or its kind where it says nothing."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

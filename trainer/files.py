@@ -10,16 +10,12 @@ from typing import Any
 
 import pandas as pd
 
-from trainer.errors import WorkError
+from trainer.errors import WorkError, reason_of
 
 
 @contextmanager
 def atomic_write(target: Path) -> Iterator[Path]:
-    """A path to write to; the file takes the place of `target` when the block ends without an error.
-
-    Raises:
-        WorkError: the disk is full or not writable.
-    """
+    """A path to write to; the file takes the place of `target` when the block ends; WorkError where it cannot be."""
     with writing_errors(target.parent):
         target.parent.mkdir(parents=True, exist_ok=True)
         handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}-")
@@ -33,14 +29,13 @@ def atomic_write(target: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def writing_errors(folder: Path) -> Iterator[None]:
-    """Turns an OSError into a WorkError that names the folder."""
+def writing_errors(folder: Path, errors: tuple[type[Exception], ...] = (OSError,)) -> Iterator[None]:
+    """Turns what a writer raises where the disk is full into a WorkError that names the folder."""
     try:
         yield
-    except OSError as error:
-        raise WorkError(
-            f"{folder} cannot be written ({error}); what was finished is kept, a training goes on with --resume"
-        ) from error
+    except errors as error:
+        cure = "make room there; what was finished is kept, a training goes on with --resume"
+        raise WorkError(f"{folder} cannot be written ({reason_of(error)}): {cure}") from error
 
 
 def write_bytes(target: Path, content: bytes) -> None:

@@ -2,35 +2,14 @@
 
 import json
 import tomllib
-from dataclasses import asdict, dataclass, field, fields, replace
+from collections.abc import Callable
+from dataclasses import dataclass, field, fields, replace
 from math import isfinite
 from pathlib import Path
 from types import UnionType
 from typing import Any, get_args, get_origin
 
 from trainer.errors import UsageError
-
-CHOICES = {
-    "features": ("map", "probabilities"),
-    "pooling": ("avg", "max"),
-    "resample": ("nearest", "bilinear", "bicubic"),
-    "optimizer": ("adam", "adamw"),
-    "schedule": ("constant", "cosine", "exponential"),
-    "augment": ("none", "random"),
-    "mixed_precision": ("auto", "no", "bf16", "fp16"),
-}
-
-EXPECTED: dict[Any, str] = {
-    str: "text",
-    bool: "true or false",
-    int: "a whole number",
-    float: "a finite number",
-    "unfreeze": "all, none or a list of module names",
-    "class_weights": "balanced, none or {label: weight} with finite weights that are not negative",
-    "hidden_sizes": "a list of whole numbers above 0",
-    "source": "a Source or None",
-}
-SMALLEST = 32  # pixels of a side: below, the networks' last feature map is less than one place
 
 
 @dataclass(frozen=True)
@@ -41,6 +20,46 @@ class Source:
     n: int
     figures: dict[str, float]
     url: str | None = None
+
+
+EXPECTED: dict[Any, str] = {
+    str: "text",
+    bool: "true or false",
+    int: "a whole number",
+    float: "a finite number",
+    Source | None: "a Source or None",
+}
+CHOICES = {
+    "features": ("map", "probabilities"),
+    "pooling": ("avg", "max"),
+    "resample": ("nearest", "bilinear", "bicubic"),
+    "optimizer": ("adam", "adamw"),
+    "schedule": ("constant", "cosine", "exponential"),
+    "augment": ("none", "random"),
+    "mixed_precision": ("auto", "no", "bf16", "fp16"),
+}
+SMALLEST = 32  # pixels of a side: below, the networks' last feature map is less than one place
+POSITIVE = (lambda value: value > 0, "a number above 0")
+NOT_NEGATIVE = (lambda value: value >= 0, "a number that is not negative")
+FRACTION = (lambda value: 0 <= value < 1, "a number between 0 and 1, 1 excluded")
+# What a value of the right type must fulfil, and how that is said.
+RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
+    **{key: (allowed.__contains__, f"one of {', '.join(allowed)}") for key, allowed in CHOICES.items()},
+    **dict.fromkeys(("epochs", "batch_size", "gradient_accumulation", "learning_rate"), POSITIVE),
+    **dict.fromkeys(("patience", "gradient_clip", "weight_decay", "warmup_epochs", "rotate", "views"), NOT_NEGATIVE),
+    **dict.fromkeys(("input_dropout", "dropout", "translate", "zoom", "intensity"), FRACTION),
+    "seed": (lambda value: 0 <= value < 2**63, "a number that is not negative and below 2^63"),
+    "image_size": (lambda value: value >= SMALLEST, f"at least {SMALLEST} pixels"),
+    "hidden_sizes": (lambda value: min(value, default=1) > 0, "a list of whole numbers above 0"),
+    "unfreeze": (
+        lambda value: value in ("all", "none") if isinstance(value, str) else "" not in value,
+        "all, none or a list of module names",
+    ),
+    "class_weights": (
+        lambda value: value in ("balanced", "none") if isinstance(value, str) else min(value.values(), default=0) >= 0,
+        "balanced, none or {label: weight} with finite weights that are not negative",
+    ),
+}
 
 
 @dataclass(frozen=True)
@@ -95,38 +114,15 @@ class Recipe:
 
     def __post_init__(self) -> None:
         for item in fields(self):
+            value = getattr(self, item.name)
+            fulfilled, expected = RULES.get(item.name, (lambda value: True, ""))
             try:
-                object.__setattr__(self, item.name, _cast(getattr(self, item.name), item.type))
+                value = _cast(value, item.type)
             except (TypeError, OverflowError) as error:
-                raise self._wrong(item.name, EXPECTED.get(item.name) or EXPECTED[item.type]) from error
-        for key, allowed in CHOICES.items():
-            if getattr(self, key) not in allowed:
-                raise self._wrong(key, f"one of {', '.join(allowed)}")
-        if self.unfreeze not in ("all", "none") and (isinstance(self.unfreeze, str) or "" in self.unfreeze):
-            raise self._wrong("unfreeze", EXPECTED["unfreeze"])
-        weights = self.class_weights
-        if weights not in ("balanced", "none") and (
-            isinstance(weights, str) or any(weight < 0 for weight in weights.values())
-        ):
-            raise self._wrong("class_weights", EXPECTED["class_weights"])
-        if any(size < 1 for size in self.hidden_sizes):
-            raise self._wrong("hidden_sizes", EXPECTED["hidden_sizes"])
-        if self.image_size < SMALLEST:
-            raise self._wrong("image_size", f"at least {SMALLEST} pixels")
-        if self.seed >= 2**63:
-            raise self._wrong("seed", "below 2^63")
-        for key in ("epochs", "batch_size", "gradient_accumulation", "learning_rate"):
-            if getattr(self, key) <= 0:
-                raise self._wrong(key, "a number above 0")
-        for key in ("patience", "gradient_clip", "weight_decay", "warmup_epochs", "rotate", "views", "seed"):
-            if getattr(self, key) < 0:
-                raise self._wrong(key, "a number that is not negative")
-        for key in ("input_dropout", "dropout", "translate", "zoom", "intensity"):
-            if not 0 <= getattr(self, key) < 1:
-                raise self._wrong(key, "a number between 0 and 1, 1 excluded")
-
-    def _wrong(self, key: str, expected: str) -> UsageError:
-        return UsageError(f"{key}={getattr(self, key)}: expected {expected}")
+                raise UsageError(f"{item.name}={value}: expected {EXPECTED.get(item.type, expected)}") from error
+            if not fulfilled(value):
+                raise UsageError(f"{item.name}={value}: expected {expected}")
+            object.__setattr__(self, item.name, value)
 
 
 def _cast(value: Any, kind: Any) -> Any:
@@ -160,10 +156,9 @@ def _read_table() -> dict[str, Recipe]:
 
     recipes = {}
     for name, table in tables.items():
-        fields_of = resolve(table)
-        figures = fields_of.pop("figures", None)
-        source = Source(**fields_of.pop("source"), figures=figures) if figures else None
-        recipes[name] = Recipe(name=name, source=source, **fields_of)
+        values = resolve(table)
+        figures, source = values.pop("figures", None), values.pop("source", None)
+        recipes[name] = Recipe(name=name, source=Source(**source, figures=figures) if figures else None, **values)
     return recipes
 
 
@@ -187,12 +182,9 @@ def override(recipe: Recipe, settings: list[str]) -> Recipe:
     Raises:
         UsageError: an unknown field, or a value that the field cannot have; the message says what is expected.
     """
+    fixed = ("name", "task", "source", "summary", "note")
+    kinds = {item.name: item.type for item in fields(Recipe) if item.name not in fixed}
     changes: dict[str, Any] = {}
-    kinds = {
-        item.name: item.type
-        for item in fields(Recipe)
-        if item.name not in ("name", "task", "source", "summary", "note")
-    }
     for setting in settings:
         key, equals, text = setting.partition("=")
         if not equals or key not in kinds:
@@ -207,8 +199,3 @@ def _parse(text: str, kind: Any) -> Any:
     except (ValueError, RecursionError):  # also of numbers or nesting without end
         return text
     return text if kind is str and not isinstance(value, str) else value
-
-
-def to_json(recipe: Recipe) -> dict[str, Any]:
-    """The recipe as it stands in recipe.json."""
-    return asdict(recipe)

@@ -16,30 +16,14 @@ class Task:
 
 
 TASKS = {
-    task.name: task
-    for task in (
-        Task("tb", ("Normal", "Tuberculosis"), "tuberculosis"),
-        Task(
-            "covid", ("COVID", "Lung_Opacity", "Normal", "Viral Pneumonia"), "COVID-19, lung opacity, viral pneumonia"
-        ),
-        Task("three-class", ("Covid", "Normal", "Pneumonia"), "COVID-19 or pneumonia"),
-    )
+    "tb": Task("tb", ("Normal", "Tuberculosis"), "tuberculosis"),
+    "covid": Task(
+        "covid", ("COVID", "Lung_Opacity", "Normal", "Viral Pneumonia"), "COVID-19, lung opacity, viral pneumonia"
+    ),
+    "three-class": Task("three-class", ("Covid", "Normal", "Pneumonia"), "COVID-19 or pneumonia"),
 }
-
-
-NEGATIVE = {
-    "normal",
-    "normals",
-    "healthy",
-    "health",
-    "negative",
-    "neg",
-    "control",
-    "controls",
-    "nofinding",
-    "nofindings",
-}
-NEGATIVE |= {"clear", "none", "unremarkable"}
+NEGATIVE = {"normal", "normals", "healthy", "health", "negative", "neg", "control", "controls"}
+NEGATIVE |= {"nofinding", "nofindings", "clear", "none", "unremarkable"}
 
 
 def normalise_label(name: str) -> str:
@@ -52,14 +36,14 @@ def is_negative(label: str) -> bool:
     return normalise_label(label) in NEGATIVE
 
 
-def choose_labels(task: Task, found: Iterable[str], positive: str | None = None) -> tuple[Task, dict[str, str]]:
+def choose_labels(task: Task, classes: Iterable[str], positive: str | None = None) -> tuple[Task, dict[str, str]]:
     """Match the class names of some data to a task.
 
     Args:
         task: the task of the recipe.
-        found: the class names in the data.
-        positive: with two classes of the user's own, the one that is looked for. Without it that is the other one than
-            the negative; it comes second.
+        classes: the class names in the data.
+        positive: with two classes of the user's own, the one that is looked for, which comes second; by default the
+            other one than the negative.
 
     Returns:
         The task, or one made of the data's own classes where those are not the task's; and {class name: label}.
@@ -68,19 +52,18 @@ def choose_labels(task: Task, found: Iterable[str], positive: str | None = None)
         UsageError: fewer than two classes, classes of the task that are missing, a `positive` that is no class, or none
             where both classes or neither `is_negative`.
     """
-    names = sorted(set(found))
-    known = {normalise_label(label): label for label in task.labels}
-    if names and {normalise_label(name) for name in names} == set(known):
+    keys = {name: normalise_label(name) for name in sorted(set(classes))}
+    names, known = list(keys), {normalise_label(label): label for label in task.labels}
+    if set(keys.values()) == set(known):
         if positive is not None and normalise_label(positive) != normalise_label(task.labels[-1]):
-            raise UsageError(
-                f"--positive {positive}: the labels of task {task.name} are fixed: {', '.join(task.labels)}"
-            )
-        return task, {name: known[normalise_label(name)] for name in names}
-    if len({normalise_label(name) for name in names}) != len(names):
+            fixed = f"the labels of task {task.name} are fixed: {', '.join(task.labels)}"
+            raise UsageError(f"--positive {positive}: {fixed}")
+        return task, {name: known[key] for name, key in keys.items()}
+    if len(set(keys.values())) != len(names):
         raise UsageError(f"two classes have the same name but for case, space, '_' or '-': {', '.join(names)}")
-    missing = [label for key, label in known.items() if key not in {normalise_label(name) for name in names}]
-    if names and all(normalise_label(name) in known for name in names):
-        raise UsageError(f"no image of {', '.join(missing)}: task {task.name} needs {', '.join(task.labels)}")
+    if names and set(keys.values()) < set(known):
+        missing = ", ".join(label for key, label in known.items() if key not in keys.values())
+        raise UsageError(f"no image of {missing}: task {task.name} needs {', '.join(task.labels)}")
     if len(names) < 2:
         raise UsageError(f"a classifier needs at least two classes, found: {', '.join(names) or 'none'}")
     if positive is not None or len(names) == 2:
@@ -89,12 +72,11 @@ def choose_labels(task: Task, found: Iterable[str], positive: str | None = None)
 
 
 def _positive_of(names: list[str]) -> str:
-    found = [name for name in names if not is_negative(name)]
-    if len(found) != 1:
-        raise UsageError(
-            f"--positive: say which of the two classes is looked for, {' or '.join(names)}: their names do not tell"
-        )
-    return found[0]
+    candidates = [name for name in names if not is_negative(name)]
+    if len(candidates) != 1:
+        pair = " or ".join(names)
+        raise UsageError(f"--positive: say which of the two classes is looked for, {pair}: their names do not tell")
+    return candidates[0]
 
 
 def _put_last(names: list[str], positive: str) -> list[str]:

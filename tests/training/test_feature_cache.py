@@ -13,7 +13,7 @@ from trainer.data.pixels import decode
 from trainer.data.reading import read_manifest
 from trainer.recipes import RECIPES, get_recipe
 from trainer.tasks import TASKS
-from trainer.training.build import build_model
+from trainer.training.build import build_model, load_backbone
 from trainer.training.checkpoint import Checkpoints
 from trainer.training.feature_cache import count_views, open_feature_cache
 from trainer.training.feed import PixelFeed, TrainingData
@@ -54,7 +54,7 @@ def labelled(phantoms):
 
 def made(recipe):
     torch.manual_seed(1)
-    return build_model(recipe, TASKS[recipe.task].labels, recipe.backbone, pretrained=False, class_weights=None)
+    return build_model(recipe, TASKS[recipe.task].labels, load_backbone(recipe, recipe.backbone, False))
 
 
 def fitted(recipe, labelled, folder, feature_cache_bytes):
@@ -70,9 +70,7 @@ def fitted(recipe, labelled, folder, feature_cache_bytes):
     progress = fit(
         accelerator,
         model,
-        PixelFeed(images, PROCESSOR, accelerator.device, recipe),
-        data,
-        recipe,
+        PixelFeed(images, PROCESSOR, accelerator.device, recipe, data),
         folder,
         feature_cache_bytes,
     )
@@ -140,7 +138,7 @@ def test_what_was_computed_stays_for_a_resumed_training(labelled, tmp_path, monk
     images, data = labelled
     accelerator = Accelerator(cpu=True, mixed_precision="no")
     model = made(HEAD)
-    feed = PixelFeed(images, PROCESSOR, accelerator.device, HEAD)
+    feed = PixelFeed(images, PROCESSOR, accelerator.device, HEAD, data)
     shown = []
     plain, augmented = PixelFeed.eval_batch, PixelFeed.augmented
     monkeypatch.setattr(PixelFeed, "eval_batch", lambda self, samples: shown.extend(samples) or plain(self, samples))
@@ -150,17 +148,17 @@ def test_what_was_computed_stays_for_a_resumed_training(labelled, tmp_path, monk
 
     monkeypatch.setattr(PixelFeed, "augmented", killed)
     with pytest.raises(KeyboardInterrupt):
-        open_feature_cache(accelerator, model, feed, data, tmp_path / "cache", 10**9)
+        open_feature_cache(accelerator, model, feed, tmp_path / "cache", 10**9)
     assert len(shown) == 2 + len(data.validation)
     monkeypatch.setattr(PixelFeed, "augmented", augmented)
     shown.clear()
-    cache = open_feature_cache(accelerator, made(HEAD), feed, data, tmp_path / "cache", 10**9)
+    cache = open_feature_cache(accelerator, made(HEAD), feed, tmp_path / "cache", 10**9)
     assert len(shown) == 2  # the validation images were there
     assert torch.isfinite(cache.activations).all()
     other = made(HEAD)
     next(other.backbone.parameters()).data.add_(1)
     shown.clear()
-    open_feature_cache(accelerator, other, feed, data, tmp_path / "cache", 10**9)
+    open_feature_cache(accelerator, other, feed, tmp_path / "cache", 10**9)
     assert len(shown) == 2 + len(data.validation)  # other weights: all of it anew
 
 
@@ -175,10 +173,8 @@ def test_a_feature_cache_of_something_else_is_begun_anew(changed, labelled, tmp_
 
     def opened(model, images, recipe, validation):
         shown.clear()
-        feed = PixelFeed(images, PROCESSOR, accelerator.device, recipe)
-        return open_feature_cache(
-            accelerator, model, feed, replace(data, validation=validation), tmp_path / "cache", 10**9
-        )
+        feed = PixelFeed(images, PROCESSOR, accelerator.device, recipe, replace(data, validation=validation))
+        return open_feature_cache(accelerator, model, feed, tmp_path / "cache", 10**9)
 
     opened(made(HEAD), images, recipe, data.validation)
     opened(made(HEAD), images, recipe, data.validation)
@@ -194,10 +190,8 @@ def test_a_feature_cache_of_something_else_is_begun_anew(changed, labelled, tmp_
         images = replace(images, cache=images.cache.with_name("other"))
     cache = opened(model, images, recipe, validation)
     assert len(shown) == 2 + len(validation)
-    fresh = PixelFeed(images, PROCESSOR, accelerator.device, recipe)
-    expected = open_feature_cache(
-        accelerator, model, fresh, replace(data, validation=validation), tmp_path / "fresh", 10**9
-    )
+    fresh = PixelFeed(images, PROCESSOR, accelerator.device, recipe, replace(data, validation=validation))
+    expected = open_feature_cache(accelerator, model, fresh, tmp_path / "fresh", 10**9)
     torch.testing.assert_close(cache.eval_batch(validation), expected.eval_batch(validation))
     torch.testing.assert_close(cache.training(data.train, 0), expected.training(data.train, 0))
 
@@ -229,8 +223,8 @@ def test_a_stopped_training_goes_on_whatever_is_stored_now(recipe, sizes, labell
 def test_too_little_room_is_said_and_trains_without(labelled, tmp_path, capsys):
     images, data = labelled
     accelerator = Accelerator(cpu=True, mixed_precision="no")
-    feed = PixelFeed(images, PROCESSOR, accelerator.device, HEAD)
-    assert open_feature_cache(accelerator, made(HEAD), feed, data, tmp_path / "cache", 1000) is None
+    feed = PixelFeed(images, PROCESSOR, accelerator.device, HEAD, data)
+    assert open_feature_cache(accelerator, made(HEAD), feed, tmp_path / "cache", 1000) is None
     assert "--feature-cache-gb" in capsys.readouterr().out
 
 

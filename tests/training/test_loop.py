@@ -4,6 +4,7 @@ import threading
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from accelerate import Accelerator
@@ -12,13 +13,15 @@ from hypothesis import strategies as st
 
 from tests.conftest import TINY
 from trainer.cxr_model import CxrImageProcessor
+from trainer.data.labelled import LabelledImages
 from trainer.data.pixels import decode
 from trainer.data.reading import read_manifest
 from trainer.errors import UsageError, WorkError
 from trainer.inference import prefetch
 from trainer.recipes import get_recipe
+from trainer.tasks import Task
 from trainer.training.augment import augment, draw_parameters
-from trainer.training.build import balanced_weights, build_model
+from trainer.training.build import build_model, class_weights, load_backbone
 from trainer.training.checkpoint import Progress
 from trainer.training.feed import PixelFeed, TrainingData
 from trainer.training.loop import epoch_steps, fit, make_optimizer, set_learning_rate, train_epoch
@@ -37,28 +40,17 @@ PROCESSOR = CxrImageProcessor(size={"height": 32, "width": 32})
 
 
 @pytest.fixture(scope="module")
-def decoded(phantoms):
+def feed(phantoms) -> PixelFeed:
     rows, images, _ = decode(read_manifest(phantoms).rows, PROCESSOR)
-    return rows, images
-
-
-@pytest.fixture(scope="module")
-def feed(decoded) -> PixelFeed:
-    return PixelFeed(decoded[1], PROCESSOR, torch.device("cpu"), PLAIN)
-
-
-@pytest.fixture(scope="module")
-def data(decoded) -> TrainingData:
-    rows = decoded[0]
     labels = (rows["label"] == "Tuberculosis").to_numpy(np.int64)
     order = np.random.default_rng(0).permutation(len(rows))
-    return TrainingData(labels, order[:32], order[32:])
+    data = TrainingData(labels, order[:32], order[32:])
+    return PixelFeed(images, PROCESSOR, torch.device("cpu"), PLAIN, data)
 
 
 def small(recipe=PLAIN, **settings):
-    return build_model(
-        replace(recipe, **settings), ("Normal", "Tuberculosis"), str(TINY), pretrained=False, class_weights=None
-    )
+    recipe = replace(recipe, **settings)
+    return build_model(recipe, ("Normal", "Tuberculosis"), load_backbone(recipe, str(TINY), False))
 
 
 @given(st.integers(2, 200), st.integers(1, 16), st.integers(1, 4), st.integers(0, 9), st.integers(0, 9))
@@ -96,7 +88,7 @@ def test_augmentation_moves_by_what_the_recipe_says():
     assert brighter.max() <= 255
 
 
-def test_accumulated_passes_give_the_step_of_the_whole_batch(data, feed):
+def test_accumulated_passes_give_the_step_of_the_whole_batch(feed):
     weights = []
     for batch, parts in ((8, 1), (4, 2), (2, 4)):
         accelerator = Accelerator(cpu=True)
@@ -112,7 +104,7 @@ def test_accumulated_passes_give_the_step_of_the_whole_batch(data, feed):
             gradient_clip=0.5,
         )
         prepared, optimizer = accelerator.prepare(model, make_optimizer(model, recipe))
-        train_epoch(accelerator, prepared, optimizer, feed, data, recipe, epoch=0)
+        train_epoch(accelerator, prepared, optimizer, replace(feed, recipe=recipe), epoch=0)
         weights.append(model.classifier.weight.detach().clone())
     assert torch.allclose(weights[0], weights[1], atol=1e-5)
     assert torch.allclose(weights[0], weights[2], atol=1e-5)
@@ -136,23 +128,23 @@ def changed(before, model) -> set[str]:
         ),
     ],
 )
-def test_exactly_what_is_unfrozen_changes(data, feed, unfreeze, trained):
+def test_exactly_what_is_unfrozen_changes(feed, unfreeze, trained):
     accelerator = Accelerator(cpu=True)
     model = small(unfreeze=unfreeze, hidden_sizes=[8], dropout=0.25)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     prepared, optimizer = accelerator.prepare(model, make_optimizer(model, PLAIN))
-    train_epoch(accelerator, prepared, optimizer, feed, data, PLAIN, epoch=0)
+    train_epoch(accelerator, prepared, optimizer, feed, epoch=0)
     head = {name for name in before if not name.startswith("backbone.")}
     assert changed(before, model) == trained | head
 
 
-def test_full_fine_tuning_keeps_the_statistics_of_pretrained_normalisation(data, feed):
+def test_full_fine_tuning_keeps_the_statistics_of_pretrained_normalisation(feed):
     accelerator = Accelerator(cpu=True)
     model = small()
     model.update_statistics = False  # as build_model leaves a pre-trained one
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     prepared, optimizer = accelerator.prepare(model, make_optimizer(model, PLAIN))
-    train_epoch(accelerator, prepared, optimizer, feed, data, PLAIN, epoch=0)
+    train_epoch(accelerator, prepared, optimizer, feed, epoch=0)
     moved = changed(before, model)
     assert moved
     assert not any("running" in name for name in moved)
@@ -203,13 +195,15 @@ def test_what_is_made_ahead_is_made_while_the_last_is_used():
     assert next(made) == 1
 
 
-def test_class_weights_are_scikit_learns():
-    from sklearn.utils.class_weight import compute_class_weight
-
-    labels = np.array([0] * 30 + [1] * 6 + [2] * 14)
-    assert balanced_weights([30, 6, 14]) == pytest.approx(
-        compute_class_weight("balanced", classes=np.arange(3), y=labels).tolist()
-    )
+def test_balanced_weights_count_each_class_alike():
+    truth = np.repeat([0, 1, 2], [30, 6, 14])
+    rows = pd.DataFrame({"split": ["train"] * 50})
+    labelled = LabelledImages(Task("own", ("a", "b", "c"), ""), rows, truth, images=None)
+    weights = class_weights(replace(PLAIN, class_weights="balanced"), labelled)
+    assert [weight * count for weight, count in zip(weights, (30, 6, 14), strict=True)] == pytest.approx([50 / 3] * 3)
+    assert class_weights(replace(PLAIN, class_weights={"a": 1, "b": 2, "c": 0.5}), labelled) == [1, 2, 0.5]
+    with pytest.raises(UsageError, match="one weight for each of a, b, c"):
+        class_weights(replace(PLAIN, class_weights={"a": 1.0}), labelled)
 
 
 def test_early_stopping_and_the_best_epoch():
@@ -222,11 +216,11 @@ def test_early_stopping_and_the_best_epoch():
     assert not progress.stale(0)
 
 
-def test_training_stops_early_and_keeps_the_best(data, feed, tmp_path):
+def test_training_stops_early_and_keeps_the_best(feed, tmp_path):
     accelerator = Accelerator(cpu=True)
     recipe = replace(PLAIN, epochs=30, patience=2, learning_rate=3e-2)
     model = small(recipe)
-    progress = fit(accelerator, model, feed, data, recipe, tmp_path)
+    progress = fit(accelerator, model, replace(feed, recipe=recipe), tmp_path)
     assert progress.epoch < 30
     assert progress.epoch - progress.best_epoch == 2
     assert sorted(item.name for item in tmp_path.iterdir()) == [
@@ -236,8 +230,8 @@ def test_training_stops_early_and_keeps_the_best(data, feed, tmp_path):
     ]
 
 
-def test_a_loss_that_is_not_finite_stops_with_the_cure(data, feed, tmp_path):
+def test_a_loss_that_is_not_finite_stops_with_the_cure(feed, tmp_path):
     model = small()
     torch.nn.init.constant_(model.classifier.bias, float("nan"))
     with pytest.raises(WorkError, match="--set learning_rate"):
-        fit(Accelerator(cpu=True), model, feed, data, PLAIN, tmp_path)
+        fit(Accelerator(cpu=True), model, feed, tmp_path)

@@ -18,7 +18,7 @@ from trainer.data.reading import read_manifest
 from trainer.errors import UsageError
 from trainer.recipes import RECIPES, Recipe, get_recipe, override
 from trainer.tasks import TASKS
-from trainer.training.build import build_model, default_processor
+from trainer.training.build import build_model, build_processor, load_backbone
 from trainer.training.feed import PixelFeed, TrainingData
 from trainer.training.loop import make_optimizer, train_epoch
 
@@ -58,7 +58,7 @@ UNFROZEN = {
 
 
 def made(recipe: Recipe):
-    return build_model(recipe, TASKS[recipe.task].labels, recipe.backbone, pretrained=False, class_weights=None)
+    return build_model(recipe, TASKS[recipe.task].labels, load_backbone(recipe, recipe.backbone, False))
 
 
 def _settle(model, pixels: torch.Tensor) -> None:
@@ -96,7 +96,7 @@ def test_published_figures_are_those_of_the_sources():
 @pytest.mark.parametrize("recipe", SOURCES, ids=lambda recipe: recipe.name)
 def test_exactly_the_named_tensors_change_in_a_step(recipe, phantoms):
     recipe = replace(recipe, image_size=64, batch_size=8, augment="none", mixed_precision="no")
-    processor = default_processor(recipe)
+    processor = build_processor(recipe)
     rows, images, _ = decode(read_manifest(phantoms).rows, processor)
     labels = np.where(np.arange(len(rows)) % 3 == 0, 1, 0)  # uneven, so that no gradient cancels out
     data = TrainingData(labels, np.arange(8), np.arange(8, 16))
@@ -111,9 +111,7 @@ def test_exactly_the_named_tensors_change_in_a_step(recipe, phantoms):
         accelerator,
         prepared,
         optimizer,
-        PixelFeed(images, processor, accelerator.device, recipe),
-        data,
-        recipe,
+        PixelFeed(images, processor, accelerator.device, recipe, data),
         epoch=0,
     )
     changed = {name for name, tensor in model.state_dict().items() if not torch.equal(tensor, before[name])}
@@ -153,16 +151,16 @@ def test_class_weights_of_a_source_can_be_replaced():
 
 def test_the_probabilities_of_a_pretrained_classifier_are_kept(tmp_path):
     """MobileNet-V2 as TensorFlow publishes it has a background class first: the head sits on the other thousand."""
-    from transformers import MobileNetV2Config, MobileNetV2ForImageClassification
+    from transformers import MobileNetV2Config, MobileNetV2ForImageClassification, MobileNetV2ImageProcessor
 
     config = MobileNetV2Config(
         depth_multiplier=0.35, finegrained_output=False, id2label={index: str(index) for index in range(1001)}
     )
     theirs = MobileNetV2ForImageClassification(config).eval()
     theirs.save_pretrained(tmp_path)
-    model = build_model(
-        get_recipe("tb-mobilenetv2"), ("Normal", "Tuberculosis"), str(tmp_path), pretrained=True, class_weights=None
-    ).eval()
+    MobileNetV2ImageProcessor().save_pretrained(tmp_path)
+    recipe = get_recipe("tb-mobilenetv2")
+    model = build_model(recipe, ("Normal", "Tuberculosis"), load_backbone(recipe, str(tmp_path), True)).eval()
     pixels = torch.rand(2, 3, 224, 224)
     seen = []
     model.head.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
@@ -248,7 +246,7 @@ def test_a_value_that_a_field_cannot_have_is_refused(setting, expected):
 def test_trainings_that_differ_in_their_seed_are_tested_on_the_same_pictures(phantoms):
     recipes = [override(get_recipe("tb"), ["image_size=64", f"seed={seed}"]) for seed in (0, 1, 2)]
     splits = [
-        load_for_training(str(phantoms), TASKS["tb"], default_processor(recipe), None, False, print)[0]
+        load_for_training(str(phantoms), TASKS["tb"], build_processor(recipe), None, False, print)[0]
         .rows["split"]
         .tolist()
         for recipe in recipes

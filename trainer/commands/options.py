@@ -16,18 +16,14 @@ def add_command(
     help: str,
     *parents: argparse.ArgumentParser,
     example: str = "",
-    description: str | None = None,
+    description: str = "",
 ) -> argparse.ArgumentParser:
     """Add a command whose help ends with an example and the disclaimer."""
-    epilog = f"example:\n  {example}\n\n{DISCLAIMER}" if example else DISCLAIMER
     parser: argparse.ArgumentParser = commands.add_parser(
-        name,
-        help=help,
-        description=description or help[0].upper() + help[1:] + ".",
-        parents=parents,
-        epilog=epilog,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        name, help=help, parents=parents, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    parser.description = description or help[0].upper() + help[1:] + "."
+    parser.epilog = f"example:\n  {example}\n\n{DISCLAIMER}" if example else DISCLAIMER
     return parser
 
 
@@ -48,26 +44,17 @@ def split(*choices: str) -> argparse.ArgumentParser:
     return parent("--split", choices=choices, default="test", help="default: test; data without splits is used whole")
 
 
+DATA_HELP = """DIR/<class>/*.png, DIR/{train,validation,test}/<class>/*.png, a CSV with
+file,label[,split,group,collection], or org/name[@revision] of a Hub dataset"""
+LICENCE_HELP = "under which it may be used, e.g. cc-by-nc-4.0; nothing is published without"
+REPO_HELP = "the repository on the Hub; made where there is none"
+OUTPUT_HELP = "write the result as JSON there; the run stays as it is"
 RUN = parent("model", metavar="RUN", help="a run's folder, or org/name[@revision] on the Hub")
-DATA = parent(
-    "--data",
-    required=True,
-    help="DIR/<class>/*.png, DIR/{train,validation,test}/<class>/*.png, a CSV with file,label[,split,group,collection]"
-    ", or org/name[@revision] of a Hub dataset",
-)
+DATA = parent("--data", required=True, help=DATA_HELP)
 DATA_ARGUMENT = parent("data", metavar="DATA", help="a folder or a manifest, as for cxr train")
 JSON = parent("--json", action="store_true", help="print JSON instead of text")
-OUTPUT_FILE = parent(
-    "--output", metavar="FILE", type=Path, help="write the result as JSON there; the run stays as it is"
-)
-LICENCE = parent(
-    "--licence",
-    "--license",
-    default="",
-    help="under which it may be used, e.g. cc-by-nc-4.0; nothing is published without",
-)
+OUTPUT_FILE = parent("--output", metavar="FILE", type=Path, help=OUTPUT_HELP)
+LICENCE = parent("--licence", "--license", default="", help=LICENCE_HELP)
 PRIVATE = parent("--private", action="store_true", help="make the repository private")
-REPO_ID = parent(
-    "--repo-id", required=True, metavar="ORG/NAME", help="the repository on the Hub; made where there is none"
-)
+REPO_ID = parent("--repo-id", required=True, metavar="ORG/NAME", help=REPO_HELP)
 DRY_RUN = parent("--dry-run", action="store_true", help="say what would be published; send nothing")

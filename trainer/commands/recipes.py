@@ -14,10 +14,12 @@ def add_parser(commands: Commands) -> None:
 
 def main(options: argparse.Namespace) -> int:
     """Print a line a recipe, or all fields as JSON."""
-    from trainer.recipes import RECIPES, to_json
+    from dataclasses import asdict
+
+    from trainer.recipes import RECIPES
 
     if options.json:
-        print(json.dumps([to_json(recipe) for recipe in RECIPES.values()], indent=2))
+        print(json.dumps([asdict(recipe) for recipe in RECIPES.values()], indent=2))
         return 0
     width = max(map(len, RECIPES))
     for recipe in RECIPES.values():

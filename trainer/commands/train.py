@@ -2,14 +2,12 @@
 
 import argparse
 import os
-import sys
-from dataclasses import dataclass, fields
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from trainer.commands.options import DATA, LICENCE, PRIVATE, Commands, add_command
-from trainer.errors import UsageError
+from trainer.commands.options import DATA, LICENCE, PRIVATE, Commands, add_command, log
+from trainer.errors import UsageError, WorkError
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -19,10 +17,10 @@ if TYPE_CHECKING:
     from trainer.data.labelled import LabelledImages
     from trainer.recipes import Recipe
     from trainer.run import Run
+    from trainer.training.build import Backbone
 
 
-@dataclass(frozen=True)
-class TrainOptions:
+class TrainOptions(NamedTuple):
     """How a training is run, besides its recipe and its data."""
 
     backbone: str | None = None  # another backbone than the recipe's: a Hub id or a folder
@@ -51,31 +49,32 @@ def train(recipe: "Recipe", data: str, output: str, options: TrainOptions | None
         WorkError: the work failed half-way; `resume` goes on.
     """
     from trainer.finish import finish
-    from trainer.recipes import to_json
     from trainer.run import Run
     from trainer.training.build import build_model, class_weights
     from trainer.training.feed import PixelFeed, TrainingData
-    from trainer.training.loop import fit
+    from trainer.training.loop import check_passes, fit
 
     options = options or TrainOptions()
     run = Run(output)
     _check_output(run, options.resume)
     accelerator = _make_accelerator(recipe, run, options)
     accelerator.wait_for_everyone()  # nobody writes before everybody has looked at the output folder
-    processor, labelled, skipped = _load(recipe, data, run, options, accelerator)
+    resolved, backbone, processor, labelled, skipped = _load(recipe, data, run, options, accelerator)
     if run.finished:
-        if accelerator.is_main_process:
-            _complete(run)
+        _complete(run, accelerator)
         return run
-    backbone = options.backbone or recipe.backbone
-    model = build_model(recipe, labelled.task.labels, backbone, options.pretrained, class_weights(recipe, labelled))
+    model = build_model(recipe, labelled.task.labels, backbone, class_weights(recipe, labelled), accelerator.print)
+    samples = TrainingData.of(labelled)
+    check_passes(recipe, model, len(samples.train), accelerator.num_processes)
     if accelerator.is_main_process:
-        _begin_run(run, recipe, data, options, labelled, skipped, accelerator)
+        learned = _count_learned(backbone.run, labelled.rows, options.strict)
+        facts = _facts(data, options, labelled, accelerator)
+        _begin_run(run, resolved, {**facts, "tested_on_backbone_data": learned}, labelled, skipped)
+    del backbone  # its weights are the model's now
     accelerator.wait_for_everyone()
-    accelerator.init_trackers("cxr-hub", config={key: str(value) for key, value in to_json(recipe).items()})
-    cache_bytes = int(options.feature_cache_gb * 1e9)
-    feed = PixelFeed(labelled.images, processor, accelerator.device, recipe)
-    progress = fit(accelerator, model, feed, TrainingData.of(labelled), recipe, run.checkpoints, cache_bytes)
+    accelerator.init_trackers("cxr-hub", config={key: str(value) for key, value in resolved.items()})
+    feed = PixelFeed(labelled.images, processor, accelerator.device, recipe, samples)
+    progress = fit(accelerator, model, feed, run.checkpoints, int(options.feature_cache_gb * 1e9))
     accelerator.end_training()  # the other processes have nothing more to do
     if accelerator.is_main_process:
         finish(run, labelled, processor, progress, model)
@@ -84,35 +83,28 @@ def train(recipe: "Recipe", data: str, output: str, options: TrainOptions | None
 
 def _load(
     recipe: "Recipe", data: str, run: "Run", options: TrainOptions, accelerator: "Accelerator"
-) -> tuple["CxrImageProcessor", "LabelledImages", "pd.DataFrame"]:
-    """The processor, the data and the files that cannot be read; refuses to resume with another recipe or data."""
+) -> tuple[dict[str, Any], "Backbone", "CxrImageProcessor", "LabelledImages", "pd.DataFrame"]:
+    """recipe.json, backbone, processor, data, unreadable files; refuses to resume with another recipe or data."""
+    from dataclasses import asdict
+
     from trainer.data.labelled import load_for_training
     from trainer.tasks import TASKS
-    from trainer.training.build import build_processor, default_processor
+    from trainer.training.build import build_processor, load_backbone
 
-    resolved = _resolve(recipe, options)
+    name = options.backbone or recipe.backbone
+    known_as = Path(name).resolve().name if Path(name).is_dir() else name  # no path is published
+    resolved = {**asdict(recipe), "pretrained": options.pretrained, "backbone": known_as}
     _check_recipe(run, {key: value for key, value in resolved.items() if key != "task"})  # own classes change it
-    backbone = options.backbone or recipe.backbone
-    processor = build_processor(recipe, backbone) if options.pretrained else default_processor(recipe)
+    backbone = load_backbone(recipe, name, options.pretrained)
+    processor = build_processor(recipe, backbone.normalisation)
     with accelerator.local_main_process_first():
-        task = TASKS[recipe.task]
-        labelled, skipped = load_for_training(
-            data, task, processor, options.positive, options.strict, accelerator.print
-        )
+        task, show = TASKS[recipe.task], accelerator.print
+        labelled, skipped = load_for_training(data, task, processor, options.positive, options.strict, show)
+    resolved |= {"task": labelled.task.name, "labels": list(labelled.task.labels)}
     if accelerator.is_main_process:
-        _check_recipe(run, _resolve(recipe, options, labelled))
+        _check_recipe(run, resolved)
         _check_data(run, labelled.rows)
-    return processor, labelled, skipped
-
-
-def _resolve(recipe: "Recipe", options: TrainOptions, labelled: "LabelledImages | None" = None) -> dict[str, Any]:
-    """recipe.json; a backbone that is a folder by its last name, for no path is published."""
-    from trainer.recipes import to_json
-
-    backbone = options.backbone or recipe.backbone
-    name = Path(backbone).resolve().name if Path(backbone).is_dir() else backbone
-    task = {"task": labelled.task.name, "labels": list(labelled.task.labels)} if labelled else {}
-    return {**to_json(recipe), "pretrained": options.pretrained, "backbone": name, **task}
+    return resolved, backbone, processor, labelled, skipped
 
 
 def _check_output(run: "Run", resume: bool) -> None:
@@ -131,10 +123,8 @@ def _check_recipe(run: "Run", resolved: dict[str, Any]) -> None:
     started = run.read_json("recipe.json") if run.has("recipe.json") else resolved
     changed = [key for key in resolved if started.get(key) != resolved[key]]
     if changed:
-        raise UsageError(
-            f"--resume: {', '.join(changed)} differ from the recipe this run was started with; "
-            "give the same, or a new --output"
-        )
+        problem = f"--resume: {', '.join(changed)} differ from the recipe this run was started with"
+        raise UsageError(f"{problem}; give the same, or a new --output")
 
 
 def _check_data(run: "Run", rows: "pd.DataFrame") -> None:
@@ -145,24 +135,37 @@ def _check_data(run: "Run", rows: "pd.DataFrame") -> None:
     if known in (None, data_fingerprint(rows)):
         return
     started = run.read_table("manifest.csv")
-    common = set(started["sha256"]) & set(rows["sha256"])
-
-    def cells(table: "pd.DataFrame", column: str) -> set[tuple[str, str]]:
-        return {pair for pair in zip(table["sha256"], table[column], strict=True) if pair[0] in common}
-
-    changed = ["files"] if common != set(started["sha256"]) | set(rows["sha256"]) else []
-    changed += [f"{column}s" for column in ("label", "split") if cells(started, column) != cells(rows, column)]
-    raise UsageError(
-        f"--resume: the data is not that this run was started with ({', '.join(changed) or 'groups'} differ); "
-        "give the same, or a new --output"
-    )
+    files = [set(table["sha256"]) for table in (started, rows)]
+    changed = ["files"] if files[0] != files[1] else []
+    for column in ("label", "split"):
+        cells = [set(zip(table["sha256"], table[column], strict=True)) for table in (started, rows)]
+        if any(sha256 in files[0] & files[1] for sha256, _ in cells[0] ^ cells[1]):
+            changed.append(f"{column}s")
+    problem = f"the data is not that this run was started with ({', '.join(changed) or 'groups'} differ)"
+    raise UsageError(f"--resume: {problem}; give the same, or a new --output")
 
 
-def _complete(run: "Run") -> None:
+def _count_learned(run: "Run | None", rows: "pd.DataFrame", strict: bool) -> int:
+    """How many images that test this training the run of its backbone trained or was tuned on."""
+    manifest = run.manifest() if run else None
+    if manifest is None:
+        return 0
+    learned = manifest["sha256"][manifest["split"].isin(("train", "validation"))]
+    count = int((rows["split"].isin(("test", "external")) & rows["sha256"].isin(learned)).sum())
+    if count:
+        leak = f"{count} test images trained or tuned the backbone's run: the metrics will be too high; keep its split"
+        if strict:
+            raise WorkError(f"--strict: {leak}")
+        log(f"note: {leak}")
+    return count
+
+
+def _complete(run: "Run", accelerator: "Accelerator") -> None:
     """Nothing is left to train; a card is missing where the run was killed between its metrics and its card."""
-    print(f"{run.path} is finished already", file=sys.stderr)
-    if not run.has("README.md"):
-        run.write_card()
+    if accelerator.is_main_process:
+        log(f"{run.path} is finished already")
+        if not run.has("README.md"):
+            run.write_card()
 
 
 def _make_accelerator(recipe: "Recipe", run: "Run", options: TrainOptions) -> "Accelerator":
@@ -190,68 +193,56 @@ def _make_accelerator(recipe: "Recipe", run: "Run", options: TrainOptions) -> "A
 
 
 def _begin_run(
-    run: "Run",
-    recipe: "Recipe",
-    data: str,
-    options: TrainOptions,
-    labelled: "LabelledImages",
-    skipped: "pd.DataFrame",
-    accelerator: "Accelerator",
+    run: "Run", resolved: dict[str, Any], facts: dict[str, Any], labelled: "LabelledImages", skipped: "pd.DataFrame"
 ) -> None:
     """Write what is known before training, where it is not there."""
+    if not run.has("recipe.json"):
+        run.write_json("recipe.json", resolved)
+    if not run.has("environment.json"):
+        run.write_manifest(labelled.rows)
+        if len(skipped):
+            run.write_table("skipped.csv", skipped)
+        run.write_json("environment.json", {**facts, "seed": resolved["seed"]})
+
+
+def _facts(data: str, options: TrainOptions, labelled: "LabelledImages", accelerator: "Accelerator") -> dict[str, Any]:
+    """What environment.json says of this training."""
     from trainer.data.pixels import data_fingerprint
     from trainer.data.public.layout import read_terms
     from trainer.training.environment import describe
 
-    if not run.has("recipe.json"):
-        run.write_json("recipe.json", _resolve(recipe, options, labelled))
-    if run.has("environment.json"):
-        return
-    run.write_manifest(labelled.rows)
-    if len(skipped):
-        run.write_table("skipped.csv", skipped)
-    facts = {
+    return {
         **describe(list(options.command)),
         "processes": accelerator.num_processes,
         "precision": accelerator.mixed_precision,
         "compiled": options.compile,
-        "seed": recipe.seed,
         "data_fingerprint": data_fingerprint(labelled.rows),
         "dataset": None if Path(data).expanduser().exists() else data.partition("@")[0],
         "data_sources": read_terms(labelled.rows["file"]),
     }
-    run.write_json("environment.json", facts)
 
 
 def add_parser(commands: Commands) -> None:
     """cxr train"""
-    parser = add_command(
-        commands,
-        "train",
-        "train a recipe on a folder or manifest",
-        *(DATA, LICENCE, PRIVATE),
-        example="cxr train tb --data my-films --output runs/tb --set epochs=3",
-    )
+    example = "cxr train tb --data my-films --output runs/tb --set epochs=3"
+    parser = add_command(commands, "train", "train a recipe on some data", DATA, LICENCE, PRIVATE, example=example)
     add = parser.add_argument
     add("recipe", help="its name; see cxr recipes")
     add("--output", required=True, metavar="RUN", help="the folder to leave the run in")
-    add("--backbone", metavar="ID_OR_DIR", help="another backbone than the recipe's: a Hub id or a folder")
-    add("--no-pretrained", action="store_true", help="start from random weights, downloading nothing")
-    positive_help = (
-        "with two classes of your own: the positive one (default: the other than normal, healthy, negative, …)"
+    add("--backbone", metavar="ID_OR_DIR", help="another than the recipe's: a Hub id, a folder, or a run to go on from")
+    add("--no-pretrained", action="store_false", dest="pretrained", help="random weights at the start, no download")
+    add(
+        "--positive", metavar="LABEL", help="of two own classes the positive one (default: not the one called normal …)"
     )
-    add("--positive", metavar="LABEL", help=positive_help)
-    set_help = "change a field of the recipe, e.g. --set epochs=3 --set augment=none"
-    add("--set", action="append", default=[], metavar="KEY=VALUE", help=set_help)
-    strict_help = "stop (exit 1) when a patient or a copy of an image stands on two sides of the split"
-    add("--strict", action="store_true", help=strict_help)
+    add("--set", action="append", default=[], metavar="KEY=VALUE", help="change a field of the recipe: epochs=3")
+    add(
+        "--strict", action="store_true", help="stop (exit 1) where a patient or a copy stands on two sides of the split"
+    )
     add("--resume", action="store_true", help="go on where a stopped training left RUN")
-    cache_help = "room for the activations of frozen layers, computed once and kept in RUN while it trains (default 8; "
-    cache_help += "0: compute them in each epoch)"
+    cache_help = "room for activations of frozen layers, computed once, in RUN while it trains (default 8; 0: none)"
     add("--feature-cache-gb", type=float, default=8.0, metavar="GB", help=cache_help)
     add("--compile", action="store_true", help="use torch.compile: minutes at the start, worth it on a GPU")
-    push_help = "publish the finished run there, as cxr push does; needs --licence"
-    add("--push-to-hub", metavar="ORG/NAME", help=push_help)
+    add("--push-to-hub", metavar="ORG/NAME", help="publish the finished run there, as cxr push does; needs --licence")
     add("--report-to", choices=("none", "tensorboard", "trackio"), default="none", help="also log to a tracker")
     parser.set_defaults(main=main)
 
@@ -265,10 +256,7 @@ def main(options: argparse.Namespace) -> int:
     recipe = override(get_recipe(options.recipe), options.set)
     if options.push_to_hub and not options.licence.strip():
         raise UsageError("--push-to-hub: needs --licence, under which the model may be used")
-    settings = {
-        field.name: getattr(options, field.name) for field in fields(TrainOptions) if hasattr(options, field.name)
-    }
-    settings |= {"pretrained": not options.no_pretrained, "command": tuple(options.command_words)}
+    settings = {name: getattr(options, name) for name in TrainOptions._fields}
     run = train(recipe, options.data, options.output, TrainOptions(**settings))
     if int(os.environ.get("RANK", "0")) == 0:
         print(metrics_text(run.read_json("metrics.json")))

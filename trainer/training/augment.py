@@ -19,19 +19,14 @@ def draw_parameters(seed: int, epoch: int, samples: np.ndarray) -> torch.Tensor:
 
 
 def parameters_for_epoch(recipe: Recipe, epoch: int, samples: np.ndarray) -> torch.Tensor:
-    """`draw` as a recipe uses it: with `views`, epoch e looks as epoch e mod views did."""
+    """Those of an epoch: with `views`, epoch e looks as epoch e mod views did."""
     return draw_parameters(recipe.seed, epoch % recipe.views if recipe.views else epoch, samples)
 
 
 def augment(grey: torch.Tensor, parameters: torch.Tensor, recipe: Recipe) -> torch.Tensor:
-    """Move and re-expose images as the recipe says.
+    """Move and re-expose images, uint8 [B, H, W] -> float32 in 0..255, as the recipe says; black where none is left.
 
-    Args:
-        grey: uint8 [B, H, W].
-        parameters: what `draw` gave for these images, on the same device.
-
-    Returns:
-        float32 [B, H, W], 0..255; black where the image was moved away.
+    `parameters` [B, 9] are those of these images, on their device.
     """
     images = _jitter_intensity(grey, parameters, recipe) if recipe.intensity else grey.float()
     if recipe.flip or recipe.rotate or recipe.translate or recipe.zoom:
@@ -52,8 +47,8 @@ def _jitter_intensity(grey: torch.Tensor, parameters: torch.Tensor, recipe: Reci
     """Contrast, brightness and gamma as a table of the 256 grey levels for each image."""
     levels = torch.arange(256, device=grey.device) / 255
     gain, offset, gamma = (parameters[:, column].unsqueeze(1) * recipe.intensity for column in (6, 7, 8))
-    shown = ((levels - 0.5) * (1 + gain) + 0.5 + offset / 2).clamp(0, 1)
-    table = 255 * shown ** torch.exp(gamma)
+    curve = ((levels - 0.5) * (1 + gain) + 0.5 + offset / 2).clamp(0, 1)
+    table = 255 * curve ** torch.exp(gamma)
     first = 256 * torch.arange(len(grey), dtype=torch.int32, device=grey.device)
     return table.flatten().index_select(0, (grey.int() + first[:, None, None]).flatten()).view(grey.shape)
 

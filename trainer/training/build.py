@@ -1,199 +1,241 @@
 """From a recipe to a model: backbone with its pre-trained weights, head, and what of it trains."""
 
 import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
-from huggingface_hub import hf_hub_download
 from PIL import Image
-from safetensors import SafetensorError
+from sklearn.utils.class_weight import compute_class_weight
 from torch import nn
 from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoModelForImageClassification, PreTrainedConfig
 
 from trainer.cxr_model import CxrConfig, CxrForImageClassification, CxrImageProcessor
 from trainer.data.labelled import LabelledImages
-from trainer.errors import UsageError
+from trainer.errors import UsageError, reason_of
 from trainer.recipes import Recipe
+from trainer.run import Run, load_run
 
-PIPELINE = {
-    "image-classification": {
-        "impl": "pipeline_cxr.CxrImageClassificationPipeline",
-        "pt": ["AutoModelForImageClassification"],
-    }
+PIPELINE = {"impl": "pipeline_cxr.CxrImageClassificationPipeline", "pt": ["AutoModelForImageClassification"]}
+OF_RECIPE = ("features", "pooling", "hidden_sizes", "input_dropout", "dropout", "batch_norm")
+OF_HEAD = ("id2label", "features", "pooling", "hidden_sizes", "batch_norm")  # where these are equal, a head is kept
+_TIMM = {"model_type": "timm_wrapper", "do_pooling": False}
+ARCHITECTURES: dict[str, dict[str, Any]] = {
+    "google/mobilenet_v2_1.0_224": {"model_type": "mobilenet_v2", "layer_norm_eps": 0.001, "image_size": 224},
+    "microsoft/resnet-50": {"model_type": "resnet"},
+    "microsoft/resnet-101": {"model_type": "resnet", "depths": [3, 4, 23, 3]},
+    "timm/vgg16.tv_in1k": {**_TIMM, "architecture": "vgg16"},
+    "timm/vgg19.tv_in1k": {**_TIMM, "architecture": "vgg19"},
+    "timm/densenet201.tv_in1k": {**_TIMM, "architecture": "densenet201"},
+    "timm/tf_mobilenetv3_small_100.in1k": {**_TIMM, "architecture": "tf_mobilenetv3_small_100"},
 }
+UNREACHABLE = (
+    "give a folder that holds it (--backbone DIR), go online once, or start from random weights (--no-pretrained)"
+)
+# Parts of timm's networks that lie behind the feature map: they would only weigh (VGG's are 120 million numbers).
+UNUSED = {"vgg": ["timm_model.pre_logits"], "tf_mobilenetv3": ["timm_model.conv_head", "timm_model.norm_head"]}
 
 
-def build_processor(recipe: Recipe, backbone: str) -> CxrImageProcessor:
-    """The image processor of a recipe: its size and filter, and the normalisation that the backbone was trained with.
+@dataclass
+class Backbone:
+    """An encoder, images [B, 3, H, W] -> last hidden state [B, D, h, w], and what came with it."""
+
+    encoder: Any
+    normalisation: dict[str, Any] = field(default_factory=dict)  # image_mean and image_std that it was trained with
+    projection: nn.Linear | None = None  # its ImageNet classifier, where the recipe uses its probabilities
+    run: Run | None = None  # the run whose encoder it is, and that run's whole model
+    model: CxrForImageClassification | None = None
+    pretrained: bool = True
+    feature_size: int = 0  # D
+    random_state: torch.Tensor = field(default_factory=torch.get_rng_state)  # the head is drawn from here on
+
+
+def load_backbone(recipe: Recipe, name: str, pretrained: bool) -> Backbone:
+    """The backbone of a recipe, tried on one black image of the recipe's size.
+
+    Args:
+        name: a Hub id or a folder; of a run, its encoder is taken.
+        pretrained: False starts from random weights (for tests and phantoms).
 
     Raises:
-        UsageError: the backbone cannot be reached.
+        UsageError: it cannot be reached, is of no known kind, lacks weights, or gives no feature map of such an image.
     """
+    torch.manual_seed(recipe.seed)
+    logging.getLogger("transformers.modeling_utils").setLevel(logging.ERROR)  # its report lists the unused classifier
+    with _explained(f"backbone {name} cannot be loaded", UNREACHABLE):
+        backbone = _load_pretrained(name, recipe.features) if pretrained else _make_random(name)
+    backbone.feature_size = _feature_size(backbone.encoder, recipe.image_size, name)
+    if recipe.features == "probabilities" and not pretrained:
+        backbone.projection = nn.Linear(backbone.feature_size, 1000)
+    backbone.random_state = torch.get_rng_state()
+    return backbone
+
+
+def build_processor(recipe: Recipe, normalisation: dict[str, Any] | None = None) -> CxrImageProcessor:
+    """The image processor of a recipe: its size and filter, and a backbone's normalisation (without one: to -1..1)."""
     size = {"height": recipe.image_size, "width": recipe.image_size}
     resample = int(Image.Resampling[recipe.resample.upper()])
-    try:
-        if not Path(backbone).is_dir():
-            hf_hub_download(backbone, "config.json")  # offline, one file's retries are waited for and not each file's
-        theirs: Any = AutoImageProcessor.from_pretrained(backbone, backend="pil")
-    except (OSError, ValueError) as error:
-        raise _unreachable(backbone, error) from error
-    if hasattr(theirs, "data_config"):  # timm
-        mean, std = theirs.data_config["mean"], theirs.data_config["std"]
-    else:
-        mean, std = theirs.image_mean, theirs.image_std
-    return CxrImageProcessor(size=size, resample=resample, image_mean=mean, image_std=std)
-
-
-def default_processor(recipe: Recipe) -> CxrImageProcessor:
-    """The processor of a model that starts from random weights: normalised to -1..1."""
-    size = {"height": recipe.image_size, "width": recipe.image_size}
-    return CxrImageProcessor(size=size, resample=int(Image.Resampling[recipe.resample.upper()]))
+    return CxrImageProcessor(size=size, resample=resample, **(normalisation or {}))
 
 
 def build_model(
-    recipe: Recipe, labels: tuple[str, ...], backbone: str, pretrained: bool, class_weights: list[float] | None
+    recipe: Recipe,
+    labels: tuple[str, ...],
+    backbone: Backbone,
+    class_weights: list[float] | None = None,
+    log: Callable[[str], None] = print,
 ) -> CxrForImageClassification:
     """The model of a recipe, ready to train: weights loaded, frozen parts frozen, seeded head.
 
-    Args:
-        recipe: how it is made.
-        labels: in the order of the outputs.
-        backbone: a Hub id or a folder.
-        pretrained: False starts from random weights (for tests and phantoms).
-        class_weights: one loss weight a label, or None.
+    The head of a run is kept where it has the same labels and layers. `class_weights`: one loss weight a label.
 
     Raises:
-        UsageError: the backbone cannot be reached, its weights are incomplete, or `unfreeze` names no module.
+        UsageError: `unfreeze` names no module.
     """
-    torch.manual_seed(recipe.seed)
-    load = _load_backbone if pretrained else _random_backbone
-    source, projection = load(backbone, recipe.features)
-    model = CxrForImageClassification(_make_config(recipe, labels, source, projection, class_weights))
-    kept = model.backbone.state_dict().keys()
-    model.backbone.load_state_dict({name: tensor for name, tensor in source.state_dict().items() if name in kept})
-    if projection is not None and model.projection is not None:
-        model.projection.load_state_dict(projection.state_dict())
-    if not pretrained:
+    torch.set_rng_state(backbone.random_state)
+    model = CxrForImageClassification(_make_config(recipe, labels, backbone, class_weights))
+    kept, weights = model.backbone.state_dict().keys(), backbone.encoder.state_dict()
+    model.backbone.load_state_dict({name: tensor for name, tensor in weights.items() if name in kept})
+    if backbone.projection is not None and model.projection is not None:
+        model.projection.load_state_dict(backbone.projection.state_dict())
+    old = backbone.model
+    if old is not None and all(getattr(old.config, name) == getattr(model.config, name) for name in OF_HEAD):
+        model.head.load_state_dict(old.head.state_dict())
+        model.classifier.load_state_dict(old.classifier.state_dict())
+        log("note: the backbone's run has the same labels: its head is kept, too")
+    if not backbone.pretrained:
         _initialise(model.backbone)
         model.update_statistics = recipe.unfreeze == "all"
     _freeze(model, recipe.unfreeze)
     return model
 
 
-def _make_config(
-    recipe: Recipe,
-    labels: tuple[str, ...],
-    source: Any,
-    projection: nn.Linear | None,
-    class_weights: list[float] | None,
-) -> CxrConfig:
-    same = ("features", "pooling", "hidden_sizes", "input_dropout", "dropout", "batch_norm")
-    return CxrConfig(
-        backbone_config=_without_labels(source.config),
-        feature_size=_feature_size(source, recipe.image_size),
-        drop_modules=_unused(source.config),
-        projection_size=projection.out_features if projection is not None else 0,
-        class_weights=class_weights,
-        id2label=dict(enumerate(labels)),
-        label2id={label: index for index, label in enumerate(labels)},
-        problem_type="single_label_classification",
-        custom_pipelines=PIPELINE,
-        **{name: getattr(recipe, name) for name in same},
-    )
-
-
 def class_weights(recipe: Recipe, labelled: LabelledImages) -> list[float] | None:
-    """One loss weight a label, in label order; None where all count alike.
+    """One loss weight a label, in label order; None where all count alike. `balanced`: n / (classes x n_class).
 
     Raises:
         UsageError: the recipe names other labels than the data has.
     """
-    if recipe.class_weights == "none":
+    weights, labels = recipe.class_weights, labelled.task.labels
+    if weights == "none":
         return None
-    if recipe.class_weights == "balanced":
-        train = labelled.truth[labelled.indices("train")]
-        return balanced_weights([int((train == index).sum()) for index in range(len(labelled.task.labels))])
-    weights = recipe.class_weights
-    if not isinstance(weights, dict) or set(weights) != set(labelled.task.labels):
-        raise UsageError(f"class_weights: needs one weight for each of {', '.join(labelled.task.labels)}")
-    return [float(weights[label]) for label in labelled.task.labels]
+    if weights == "balanced":
+        truth = labelled.truth[labelled.indices("train")]
+        return list(compute_class_weight("balanced", classes=np.arange(len(labels)), y=truth))
+    if not isinstance(weights, dict) or set(weights) != set(labels):
+        raise UsageError(f"class_weights: needs one weight for each of {', '.join(labels)}")
+    return [weights[label] for label in labels]
 
 
-def balanced_weights(counts: list[int]) -> list[float]:
-    """n / (classes x n_class), as scikit-learn's `balanced`."""
-    return [sum(counts) / (len(counts) * count) for count in counts]
-
-
-def _load_backbone(backbone: str, features: str) -> tuple[Any, nn.Linear | None]:
-    """A backbone with its pre-trained weights, and its classifier where the recipe uses its probabilities."""
-    logging.getLogger("transformers.modeling_utils").setLevel(logging.ERROR)  # its report lists the unused classifier
-    kind = AutoModel if features == "map" else AutoModelForImageClassification
+@contextmanager
+def _explained(problem: str, cure: str) -> Iterator[None]:
+    """Whatever somebody else's files and network raise, as one sentence with its cure."""
     try:
-        model, info = kind.from_pretrained(backbone, dtype=torch.float32, output_loading_info=True)
-    except (OSError, ValueError, SafetensorError) as error:
-        raise _unreachable(backbone, error) from error
-    source = model if features == "map" else model.base_model
-    missing = sorted(name for name in info["missing_keys"] if not name.startswith(tuple(_unused(source.config))))
+        yield
+    except UsageError:
+        raise
+    except Exception as error:
+        raise UsageError(f"{problem} ({reason_of(error)}): {cure}") from error
+
+
+def _read_settings(name: str) -> dict[str, Any]:
+    """config.json of a backbone."""
+    if Path(name, "recipe.json").exists() and not Path(name, "config.json").exists():
+        raise UsageError(f"backbone {name}: this run is not finished; go on with it (cxr train … --resume) first")
+    settings: dict[str, Any] = PreTrainedConfig.get_config_dict(name)[0]
+    return settings
+
+
+def _load_pretrained(name: str, features: str) -> Backbone:
+    """A backbone with its pre-trained weights, and its classifier where the recipe uses its probabilities."""
+    if _read_settings(name).get("model_type") == CxrConfig.model_type:
+        return _load_run(name, features)
+    kind = AutoModel if features == "map" else AutoModelForImageClassification
+    model, info = kind.from_pretrained(name, dtype=torch.float32, output_loading_info=True, trust_remote_code=False)
+    encoder = model if features == "map" else model.base_model
+    missing = sorted(key for key in info["missing_keys"] if not key.startswith(tuple(_unused(encoder.config))))
     if missing:
-        raise UsageError(f"backbone {backbone}: its file lacks weights ({', '.join(missing[:3])} …): fetch it again")
-    return source, None if features == "map" else _class_projection(model, backbone)
+        raise UsageError(f"backbone {name}: its file lacks weights ({', '.join(missing[:3])} …): fetch it again")
+    theirs = AutoImageProcessor.from_pretrained(name, backend="pil", trust_remote_code=False)
+    return Backbone(encoder, _normalisation(theirs), None if features == "map" else _class_projection(model, name))
 
 
-def _class_projection(model: nn.Module, backbone: str) -> nn.Linear:
+def _normalisation(processor: Any) -> dict[str, Any]:
+    """Mean and standard deviation that a backbone's own processor applies."""
+    if hasattr(processor, "data_config"):  # timm
+        return {"image_mean": processor.data_config["mean"], "image_std": processor.data_config["std"]}
+    return {"image_mean": processor.image_mean, "image_std": processor.image_std}
+
+
+def _load_run(name: str, features: str) -> Backbone:
+    """The backbone of a run, by this program's own classes: the code in its folder is not executed."""
+    run = load_run(name)
+    model, processor = run.load_model()
+    if features == "probabilities" and model.projection is None:
+        raise UsageError(f"backbone {name}: features=probabilities needs a run that was trained with it")
+    projection = model.projection if features == "probabilities" else None
+    return Backbone(model.backbone, _normalisation(processor), projection, run, model)
+
+
+def _make_random(name: str) -> Backbone:
+    """The architecture alone: from the folder where it is one, else from the table."""
+    if Path(name).is_dir():
+        settings = _read_settings(name)
+        own = settings.get("model_type") == CxrConfig.model_type
+        config = (
+            CxrConfig(**settings).backbone_config if own else AutoConfig.from_pretrained(name, trust_remote_code=False)
+        )
+    elif name in ARCHITECTURES:
+        settings = dict(ARCHITECTURES[name])
+        config = AutoConfig.for_model(settings.pop("model_type"), **settings)
+    else:
+        cure = "give a folder with its config.json by --backbone"
+        raise UsageError(f"--no-pretrained knows no architecture for {name}; {cure}")
+    return Backbone(AutoModel.from_config(config), pretrained=False)
+
+
+def _class_projection(model: nn.Module, name: str) -> nn.Linear:
     """The ImageNet classifier of a model; a background class, which TensorFlow's models put first, is dropped."""
     linear = getattr(model, "classifier", None)
     if not isinstance(linear, nn.Linear):
-        raise UsageError(
-            f"backbone {backbone}: features=probabilities needs a model whose classifier is one linear layer"
-        )
+        raise UsageError(f"backbone {name}: features=probabilities needs a model whose classifier is one linear layer")
     background = int(linear.out_features == 1001)
     projection = nn.Linear(linear.in_features, linear.out_features - background)
     projection.load_state_dict({name: tensor[background:] for name, tensor in linear.state_dict().items()})
     return projection
 
 
-def _random_backbone(backbone: str, features: str) -> tuple[Any, nn.Linear | None]:
-    source = AutoModel.from_config(_offline_config(backbone))
-    return source, None if features == "map" else nn.Linear(_feature_size(source, 64), 1000)
+def _feature_size(encoder: Any, side: int, name: str) -> int:
+    """Channels of the feature map of a black image."""
+    own = getattr(encoder.config, "image_size", side)
+    cure = "give a convolutional one of 3 channels, as microsoft/resnet-50"
+    cure += "" if own == side else f", or the size that it was made for: --set image_size={own}"
+    with torch.no_grad(), _explained(f"backbone {name} gives no feature map of an image of 3 x {side} x {side}", cure):
+        shape = encoder.eval()(torch.zeros(1, 3, side, side)).last_hidden_state.shape
+        if len(shape) != 4 or shape[2] != shape[3]:
+            raise ValueError(f"its output is {list(shape)}, not [B, D, h, w]")
+    return int(shape[1])
 
 
-def _unreachable(backbone: str, error: Exception) -> UsageError:
-    reason = (str(error).splitlines() or [""])[0]
-    return UsageError(
-        f"backbone {backbone} cannot be loaded ({reason})\n"
-        "Give a folder that holds it (--backbone DIR), go online once so that it is cached, "
-        "or start from random weights on purpose (--no-pretrained)."
+def _make_config(
+    recipe: Recipe, labels: tuple[str, ...], backbone: Backbone, class_weights: list[float] | None
+) -> CxrConfig:
+    return CxrConfig(
+        backbone_config=_without_labels(backbone.encoder.config),
+        feature_size=backbone.feature_size,
+        drop_modules=_unused(backbone.encoder.config),
+        projection_size=backbone.projection.out_features if backbone.projection is not None else 0,
+        class_weights=class_weights,
+        id2label=dict(enumerate(labels)),
+        label2id={label: index for index, label in enumerate(labels)},
+        problem_type="single_label_classification",
+        custom_pipelines={"image-classification": PIPELINE},
+        **{name: getattr(recipe, name) for name in OF_RECIPE},
     )
-
-
-def _offline_config(backbone: str) -> PreTrainedConfig:
-    """The architecture without its weights: from the folder where it is one, else from the table below."""
-    if Path(backbone).is_dir():
-        return AutoConfig.from_pretrained(backbone)
-    if backbone not in ARCHITECTURES:
-        raise UsageError(
-            f"--no-pretrained knows no architecture for {backbone}; give a folder with its config.json by --backbone"
-        )
-    settings = dict(ARCHITECTURES[backbone])
-    return AutoConfig.for_model(settings.pop("model_type"), **settings)
-
-
-def _timm(architecture: str) -> dict[str, Any]:
-    return {"model_type": "timm_wrapper", "architecture": architecture, "do_pooling": False}
-
-
-ARCHITECTURES: dict[str, dict[str, Any]] = {
-    "google/mobilenet_v2_1.0_224": {"model_type": "mobilenet_v2", "layer_norm_eps": 0.001, "image_size": 224},
-    "microsoft/resnet-50": {"model_type": "resnet"},
-    "microsoft/resnet-101": {"model_type": "resnet", "depths": [3, 4, 23, 3]},
-    "timm/vgg16.tv_in1k": _timm("vgg16"),
-    "timm/vgg19.tv_in1k": _timm("vgg19"),
-    "timm/densenet201.tv_in1k": _timm("densenet201"),
-    "timm/tf_mobilenetv3_small_100.in1k": _timm("tf_mobilenetv3_small_100"),
-}
-# Parts of timm's networks that lie behind the feature map: they would only weigh (VGG's are 120 million numbers).
-UNUSED = {"vgg": ["timm_model.pre_logits"], "tf_mobilenetv3": ["timm_model.conv_head", "timm_model.norm_head"]}
 
 
 def _unused(config: PreTrainedConfig) -> list[str]:
@@ -210,14 +252,6 @@ def _without_labels(config: PreTrainedConfig) -> dict[str, Any]:
     return settings
 
 
-def _feature_size(backbone: nn.Module, image_size: int) -> int:
-    with torch.no_grad():
-        output = backbone.eval()(torch.zeros(1, 3, image_size, image_size))
-    if output.last_hidden_state.ndim != 4:
-        raise UsageError("this backbone gives no feature map [B, D, h, w]: only convolutional ones are supported")
-    return int(output.last_hidden_state.shape[1])
-
-
 def _initialise(backbone: nn.Module) -> None:
     """He initialisation (arXiv:1502.01852): transformers' own small constant suits fine-tuning only."""
     for module in backbone.modules():
@@ -228,11 +262,12 @@ def _initialise(backbone: nn.Module) -> None:
 
 
 def _freeze(model: CxrForImageClassification, unfreeze: str | list[str]) -> None:
+    """Freeze backbone and projection but for what `unfreeze` names."""
     if unfreeze == "all":
         return
-    frozen = [part for part in (model.backbone, model.projection) if part is not None]
-    for part in frozen:
-        part.requires_grad_(False)
+    for part in (model.backbone, model.projection):
+        if part is not None:
+            part.requires_grad_(False)
     for name in [] if isinstance(unfreeze, str) else unfreeze:
         owner = model if name == "projection" else model.backbone
         try:

@@ -3,8 +3,6 @@
 import json
 import os
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from pickle import UnpicklingError
@@ -15,7 +13,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from trainer.errors import WorkError
+from trainer.errors import WorkError, reason_of
+from trainer.files import writing_errors
 
 UNREADABLE = (OSError, EOFError, RuntimeError, ValueError, KeyError, TypeError, UnpicklingError, SafetensorError)
 
@@ -44,28 +43,23 @@ class Progress:
 
 
 class Checkpoints:
-    """RUN/checkpoints: the newest epoch, its weights and the best ones. A kill at any moment leaves the one before
-    intact.
+    """RUN/checkpoints: the newest epoch, its weights and the best ones; a kill leaves the one before intact.
 
-    weights-EPOCH.safetensors hold the whole model, whichever part of it was trained on stored activations; epoch-EPOCH
-    holds accelerate's state of the optimiser and the random generators, and the progress. So a training goes on with
-    stored activations or without, however it began.
+    weights-EPOCH.safetensors hold the whole model, epoch-EPOCH accelerate's state of the optimiser and the random
+    generators, and the progress: so a training goes on with a feature cache or without, however it began.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
     def save(self, accelerator: Accelerator, model: nn.Module, progress: Progress) -> None:
-        """Write this epoch, then drop the older ones.
-
-        Args:
-            model: the whole one, as it was before accelerate's `prepare`.
+        """Write this epoch of the whole model (as before accelerate's `prepare`), then drop the older ones.
 
         Raises:
             WorkError: the disk is full or not writable.
         """
         writing = self.folder / "writing"
-        with _told(self.folder):
+        with writing_errors(self.folder, (OSError, RuntimeError, SafetensorError)):
             if accelerator.is_main_process:
                 shutil.rmtree(writing, ignore_errors=True)
                 writing.mkdir(parents=True)
@@ -97,11 +91,8 @@ class Checkpoints:
             accelerator.load_state(str(newest), load_kwargs={"weights_only": True})
             hook.remove()
         except UNREADABLE as error:
-            reason = (str(error).splitlines() or [type(error).__name__])[0]
-            raise WorkError(
-                f"--resume: the checkpoint {newest} cannot be read ({reason}): it is damaged, or of another version; "
-                "give a new --output"
-            ) from error
+            problem = f"--resume: the checkpoint {newest} cannot be read ({reason_of(error)})"
+            raise WorkError(f"{problem}: it is damaged, or of another version; give a new --output") from error
         return progress
 
     def newest(self) -> Path | None:
@@ -119,20 +110,8 @@ class Checkpoints:
         return self.folder / f"epoch-{epoch:04d}"
 
     def _drop_older(self, progress: Progress) -> None:
-        for folder in self.folder.glob("epoch-*"):
-            if folder != self._epoch(progress.epoch):
-                shutil.rmtree(folder)
-        for file in self.folder.glob("weights-*.safetensors"):
-            if file not in (self._weights(progress.epoch), self._weights(progress.best_epoch)):
-                file.unlink()
-
-
-@contextmanager
-def _told(folder: Path) -> Iterator[None]:
-    try:
-        yield
-    except (OSError, RuntimeError, SafetensorError) as error:
-        reason = (str(error).splitlines() or [""])[0]
-        raise WorkError(
-            f"the checkpoint cannot be written to {folder} ({reason}); free some space and go on with --resume"
-        ) from error
+        for folder in set(self.folder.glob("epoch-*")) - {self._epoch(progress.epoch)}:
+            shutil.rmtree(folder)
+        kept = {self._weights(progress.epoch), self._weights(progress.best_epoch)}
+        for file in set(self.folder.glob("weights-*.safetensors")) - kept:
+            file.unlink()

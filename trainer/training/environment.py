@@ -1,56 +1,36 @@
 """What a run was made with: versions, hardware and settings; no path and no host name."""
 
 import platform
-import sys
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-PACKAGES = (
-    "torch",
-    "torchvision",
-    "transformers",
-    "timm",
-    "accelerate",
-    "datasets",
-    "evaluate",
-    "scikit-learn",
-    "numpy",
-    "Pillow",
-    "pydicom",
-)
+import torch
+
+from trainer import __version__
+
+PACKAGES = "torch torchvision transformers timm accelerate datasets evaluate scikit-learn numpy Pillow pydicom"
 
 
 def describe(command: list[str]) -> dict[str, Any]:
-    """The machine, the versions and the command, for environment.json; a path in the command is cut down to its last
-    name.
-    """
-    import torch
-
-    from trainer import __version__
-
+    """The machine, the versions and the command (paths cut down to their last name), for environment.json."""
     return {
         "cxr_hub": __version__,
         "python": platform.python_version(),
-        "packages": {name: version(name) for name in PACKAGES},
+        "packages": {name: version(name) for name in PACKAGES.split()},
         "system": f"{platform.system()} {platform.machine()}",
         "processor": _processor(),
         "threads": torch.get_num_threads(),
         "gpus": [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())],
-        "memory_format": "channels_last",
-        "command": " ".join(["cxr", *(_without_path(word) for word in command)]),
+        "command": " ".join(["cxr", *(Path(word.replace("\\", "/")).name or word for word in command)]),
         "date": datetime.now(UTC).strftime("%Y-%m-%d"),
     }
 
 
 def _processor() -> str:
-    if sys.platform == "linux":
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
-
-
-def _without_path(word: str) -> str:
-    return Path(word).name if "/" in word or "\\" in word else word
+    """The processor's name, which Linux tells in a file alone."""
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()

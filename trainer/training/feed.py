@@ -1,13 +1,12 @@
 """What a training shows its network: batches of pixel values, augmented on the device."""
 
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 import torch
 
 from trainer.data.labelled import LabelledImages
-from trainer.inference import EvalBatches, PixelBatches, to_device
+from trainer.inference import PixelBatches, to_device
 from trainer.recipes import Recipe
 from trainer.training.augment import augment, parameters_for_epoch
 
@@ -26,21 +25,15 @@ class TrainingData:
         return cls(labelled.truth, labelled.indices("train"), labelled.indices("validation"))
 
 
-class Feed(EvalBatches, Protocol):
-    """Model inputs to train on, by the row numbers of their images."""
-
-    def training(self, samples: np.ndarray, epoch: int) -> torch.Tensor:
-        """As the recipe augments them in this epoch: a pure function of (seed, epoch, sample)."""
-
-
 @dataclass(frozen=True)
 class PixelFeed(PixelBatches):
-    """Pixel values float32 [B, 3, H, W], augmented as a recipe says."""
+    """Pixel values float32 [B, 3, H, W] of the data, augmented as a recipe says."""
 
     recipe: Recipe
+    data: TrainingData
 
     def training(self, samples: np.ndarray, epoch: int) -> torch.Tensor:
-        """The samples as this epoch shows them."""
+        """The samples as the recipe augments them in this epoch: a pure function of (seed, epoch, sample)."""
         return self.augmented(samples, parameters_for_epoch(self.recipe, epoch, samples))
 
     def augmented(self, samples: np.ndarray, parameters: torch.Tensor) -> torch.Tensor:

@@ -1,6 +1,7 @@
 """The training loop: one can read it from top to bottom."""
 
 import math
+import shutil
 import time
 from contextlib import nullcontext
 from pathlib import Path
@@ -12,12 +13,12 @@ from torch.nn import functional as F
 from tqdm.auto import tqdm
 
 from trainer.cxr_model import CxrForImageClassification
-from trainer.errors import WorkError
+from trainer.errors import UsageError, WorkError
 from trainer.inference import prefetch, run_model, to_device
 from trainer.recipes import Recipe
 from trainer.training.checkpoint import Checkpoints, Progress
-from trainer.training.feature_cache import open_feature_cache, remove_feature_cache
-from trainer.training.feed import Feed, PixelFeed, TrainingData
+from trainer.training.feature_cache import open_feature_cache
+from trainer.training.feed import PixelFeed
 from trainer.training.fused import fuse
 
 
@@ -31,29 +32,41 @@ def choose_precision(wanted: str) -> str:
     return "bf16" if capabilities.get("amx_bf16") or capabilities.get("avx512_bf16") else "no"
 
 
+def check_passes(recipe: Recipe, model: CxrForImageClassification, images: int, processes: int) -> None:
+    """Refuse a training in which a pass has no image, or one where BatchNorm trains and so needs two.
+
+    Raises:
+        UsageError: with the field of the recipe to change.
+    """
+    kind = torch.nn.modules.batchnorm._BatchNorm
+    needed = 2 if any(isinstance(module, kind) and module.training for module in model.train().modules()) else 1
+    passes = recipe.gradient_accumulation * processes
+    steps = epoch_steps(np.arange(images), recipe.batch_size, passes, 0, 0)
+    if min(map(len, steps)) >= needed * passes:
+        return
+    reason = f"{images} training images: " + ("BatchNorm needs two a pass" if needed == 2 else "each pass needs one")
+    if recipe.batch_size < needed:
+        raise UsageError(f"batch_size={recipe.batch_size}, {reason}; --set batch_size=2")
+    most = images // (needed * processes)
+    cure = f"--set gradient_accumulation={most}" if most else "give more images or fewer processes"
+    raise UsageError(f"gradient_accumulation={recipe.gradient_accumulation}, {reason}; {cure}")
+
+
 def fit(
-    accelerator: Accelerator,
-    model: CxrForImageClassification,
-    feed: PixelFeed,
-    data: TrainingData,
-    recipe: Recipe,
-    folder: Path,
-    feature_cache_bytes: int = 0,
+    accelerator: Accelerator, model: CxrForImageClassification, feed: PixelFeed, folder: Path, cache_bytes: int = 0
 ) -> Progress:
     """Train until the recipe's last epoch or until it stops improving; go on from `folder` where it holds a checkpoint.
 
-    The best weights are left in `folder` (see `Checkpoints.load_best`).
-
-    Args:
-        feature_cache_bytes: the most bytes that stored activations of frozen layers may take in `folder`; 0 stores
-            none.
+    The best weights are left in `folder` (see `Checkpoints.load_best`), where activations of frozen layers may take
+    `cache_bytes` meanwhile.
 
     Raises:
         WorkError: the loss is no longer finite, or a checkpoint cannot be written.
     """
+    recipe = feed.recipe
     checkpoints = Checkpoints(folder)
     model.to(accelerator.device, memory_format=torch.channels_last)
-    cache = open_feature_cache(accelerator, model, feed, data, folder / "feature-cache", feature_cache_bytes)
+    cache = open_feature_cache(accelerator, model, feed, folder / "feature-cache", cache_bytes)
     part, batches = (cache.trainable, cache) if cache else (model, feed)
     fuse(part)
     trained, optimizer = accelerator.prepare(part, make_optimizer(model, recipe))
@@ -62,8 +75,8 @@ def fit(
         accelerator.print(f"going on after epoch {progress.epoch} of {recipe.epochs}")
     while progress.epoch < recipe.epochs and not progress.stale(recipe.patience):
         start = time.perf_counter()
-        train_loss = train_epoch(accelerator, trained, optimizer, batches, data, recipe, progress.epoch)
-        row = {"epoch": progress.epoch + 1, "train_loss": train_loss, **validate(accelerator, trained, batches, data)}
+        train_loss = train_epoch(accelerator, trained, optimizer, batches, progress.epoch)
+        row = {"epoch": progress.epoch + 1, "train_loss": train_loss, **validate(accelerator, trained, batches)}
         row |= {"lr": optimizer.param_groups[0]["lr"], "seconds": round(time.perf_counter() - start, 3)}
         if not math.isfinite(row["train_loss"] + row["validation_loss"]):
             cure = f"lower it with --set learning_rate={recipe.learning_rate / 10:g}"
@@ -74,29 +87,23 @@ def fit(
         checkpoints.save(accelerator, model, progress)
     accelerator.wait_for_everyone()
     if cache and accelerator.is_local_main_process:
-        remove_feature_cache(folder / "feature-cache")
+        shutil.rmtree(folder / "feature-cache", ignore_errors=True)
     return progress
 
 
-def validate(accelerator: Accelerator, model: torch.nn.Module, feed: Feed, data: TrainingData) -> dict[str, float]:
+def validate(accelerator: Accelerator, model: torch.nn.Module, feed: PixelFeed) -> dict[str, float]:
     """Loss and accuracy on the validation images."""
-    logits = run_model(model, feed, data.validation, accelerator, title="validating")
-    targets = torch.from_numpy(data.labels[data.validation])
+    logits = run_model(model, feed, feed.data.validation, accelerator, title="validating")
+    targets = torch.from_numpy(feed.data.labels[feed.data.validation])
     accuracy = (logits.argmax(1) == targets).double().mean().item()
     return {"validation_loss": F.cross_entropy(logits, targets).item(), "validation_accuracy": accuracy}
 
 
 def train_epoch(
-    accelerator: Accelerator,
-    model: torch.nn.Module,
-    optimizer: torch.optim.Optimizer,
-    feed: Feed,
-    data: TrainingData,
-    recipe: Recipe,
-    epoch: int,
+    accelerator: Accelerator, model: torch.nn.Module, optimizer: torch.optim.Optimizer, feed: PixelFeed, epoch: int
 ) -> float:
     """One pass over the training images; gives the mean loss of an image, class weights included."""
-    unwrapped: CxrForImageClassification = accelerator.unwrap_model(model)
+    recipe, data, unwrapped = feed.recipe, feed.data, accelerator.unwrap_model(model)
     parts = recipe.gradient_accumulation
     passes = accelerator.num_processes * parts
     steps = epoch_steps(data.train, recipe.batch_size, passes, recipe.seed, epoch)
@@ -160,8 +167,6 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, recipe: Recipe, epoch: f
 
 
 def _line(row: dict[str, float], epochs: int, best: bool) -> str:
-    return (
-        f"epoch {row['epoch']:>3}/{epochs}  train loss {row['train_loss']:.4f}  "
-        f"validation loss {row['validation_loss']:.4f}  "
-        f"accuracy {row['validation_accuracy']:.4f}  {row['seconds']:.0f} s{'  *' if best else ''}"
-    )
+    losses = f"train loss {row['train_loss']:.4f}  validation loss {row['validation_loss']:.4f}"
+    rest = f"accuracy {row['validation_accuracy']:.4f}  {row['seconds']:.0f} s{'  *' if best else ''}"
+    return f"epoch {row['epoch']:>3}/{epochs}  {losses}  {rest}"

@@ -18,12 +18,12 @@ def find_split_point(
 ) -> tuple[CxrForImageClassification, str, torch.Tensor] | None:
     """The part of a model from the first trained layer on, as a model that takes what is given to that layer.
 
-    From the trained layer outwards, the first block is taken that answers as the whole model does: one that joins a
-    side path from before it does not.
+    From that layer outwards, the first block is taken that answers as the whole model does: one that joins a side path
+    from before it does not.
 
     Returns:
-        The part that trains, the name of the module it begins with, and that module's input for `values`; None where
-        there is no such module, or nothing is computed before it.
+        The part, the name of the module it begins with, and that module's input for `values`; None where there is no
+        such module, or nothing is computed before it.
     """
     for cut in _candidates(model):
         try:
@@ -64,15 +64,12 @@ def _cut(model: CxrForImageClassification, cut: str) -> CxrForImageClassificatio
         return trainable
     owner: nn.Module = trainable
     for part in cut.split("."):
-        for earlier in list(owner._modules):
-            if earlier == part:
-                break
+        for earlier in list(owner._modules)[: list(owner._modules).index(part)]:
             if isinstance(owner, nn.ModuleDict):  # DenseNet's blocks join what each of their layers gives
                 del owner[earlier]
             else:
-                owner._modules[earlier] = (
-                    nn.ModuleList() if isinstance(owner._modules[earlier], nn.ModuleList) else nn.Identity()
-                )
+                is_list = isinstance(owner._modules[earlier], nn.ModuleList)
+                owner._modules[earlier] = nn.ModuleList() if is_list else nn.Identity()
         owner = owner.get_submodule(part)
     return trainable
 
