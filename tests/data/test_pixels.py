@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from trainer.cxr_model import CxrImageProcessor
+from trainer.data.manifest import read_manifest
 from trainer.data.pixels import decode
-from trainer.data.reading import read_manifest
 from trainer.errors import WorkError
 
 SMALL = CxrImageProcessor(size={"height": 40, "width": 56})
