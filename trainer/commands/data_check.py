@@ -3,7 +3,6 @@
 import argparse
 import json
 import sys
-from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -124,7 +123,9 @@ def main(options: argparse.Namespace) -> int:
 def to_text(report: dict[str, Any]) -> str:
     """The report as lines, worst first."""
     from hub_cards.formatting import format_metric
+    from trainer.data.pixels import count_doubts
 
+    kinds = count_doubts(case["warnings"] for case in report["doubtful"])
     counts = [
         ("patients across splits", report["patients_across_splits"]),
         ("copies across splits", report["copies_across_splits"]),
@@ -132,15 +133,13 @@ def to_text(report: dict[str, Any]) -> str:
         ("pairs of near copies", report["near_copies"]),
         ("images stored more than once, byte by byte", report["exact_copies"]),
         ("files that cannot be read", report["unreadable"]),
-        ("images that seem to be no sound radiographs", report["doubtful"]),
+        (f"doubtful images{f' ({kinds})' if kinds else ''}", report["doubtful"]),
         ("files that are not used", report["not_images"]),
     ]
     splits = f"splits: {', '.join(report['splits'])}" if report["splits"] else "no split given"
     lines = [f"{report['images']} radiographs, {splits}"]
     for name, cases in counts:
         lines.append(f"  {len(cases):>6}  {name}" + (f"   (first: {_first_file(cases[0])})" if cases else ""))
-    kinds = Counter(code for case in report["doubtful"] for code in case["warnings"].split(","))
-    lines += [f"  {count:>14}  {code}" for code, count in kinds.most_common()]
     lines += [f"note: {note}" for note in report["notes"]]
     if not report["copy_search_complete"]:
         lines.append("          the search for near copies stopped at its bound: there may be more")
