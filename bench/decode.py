@@ -38,8 +38,8 @@ def _bare_one(file: str) -> int:
 
 def ours(folder: str) -> float:
     """Seconds from the folder to arrays in the cache."""
+    from trainer.data.manifest import read_manifest
     from trainer.data.pixels import decode
-    from trainer.data.reading import read_manifest
     from trainer.recipes import get_recipe
     from trainer.training.build import build_processor
 

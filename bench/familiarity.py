@@ -20,8 +20,8 @@ from sklearn.neighbors import NearestNeighbors
 
 from trainer.cxr_model import read_radiograph
 from trainer.data.labelled import LabelledImages, label_indices
+from trainer.data.manifest import read_manifest
 from trainer.data.pixels import decode
-from trainer.data.reading import read_manifest
 from trainer.evaluation.familiarity import FALSE_ALARMS
 from trainer.evaluation.intervals import delong, wilson
 from trainer.inference import PixelBatches, for_inference, run_model

@@ -1,6 +1,7 @@
 """The command line: speed of the light commands, exit codes, messages that name the cure."""
 
 import argparse
+import hashlib
 import json
 import re
 import shutil
@@ -17,8 +18,8 @@ from PIL import Image
 import trainer
 from tests.conftest import QUICK
 from trainer.cli import build_parser, main
+from trainer.data.manifest import read_manifest
 from trainer.data.phantom import write_phantoms
-from trainer.data.reading import file_sha256, read_manifest
 
 
 def test_the_light_commands_import_nothing_heavy():
@@ -185,6 +186,10 @@ def test_evaluate_other_data_leaves_the_run_alone(run, phantoms, tmp_path, capsy
     assert shown == json.loads(target.read_text())
     assert shown["splits"]["external"]["n"] + shown["left_out"] == 48
     assert before == {file.name: file.read_bytes() for file in run.iterdir() if file.is_file()}
+
+
+def file_sha256(file: Path) -> str:
+    return hashlib.sha256(file.read_bytes()).hexdigest()
 
 
 @pytest.fixture(scope="module")

@@ -72,7 +72,9 @@ def test_planted_faults_are_each_reported(clean, tmp_path, capsys):
     assert {file.rsplit("/", 1)[1] for file in near["files"]} == {ill[0].name, "z-near.png"}
     assert {row["file"].rsplit("/", 1)[1] for row in found["unreadable"]} == {"z-cut.png", "z-empty.png"}
     assert [file.rsplit("/", 1)[1] for file in found["not_images"]] == ["notes.txt"]
-    assert [row["width"] for row in found["absurd_sizes"]] == [400]
+    strip = next(row["warnings"] for row in found["doubtful"] if row["file"].endswith("z-strip.png"))
+    assert strip == "tiny,extreme-aspect,blank"
+    assert any("1 no images (first: " in note for note in found["notes"])
     page = (tmp_path / "report" / "report.html").read_text()
     assert ("stopped at its bound" in page) is not found["copy_search_complete"]
     assert page.count("data:image/jpeg;base64,") >= 4

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trainer.data.manifest import available_cores
-from trainer.data.reading import read_manifest
+from trainer.data.manifest import read_manifest
+from trainer.data.schema import available_cores
 from trainer.errors import UsageError
 
 

@@ -18,9 +18,9 @@ from PIL import Image
 
 from tests.conftest import QUICK
 from trainer.cli import main
+from trainer.data.manifest import read_manifest
 from trainer.data.public.download import download
 from trainer.data.public.sets import PUBLIC_SETS
-from trainer.data.reading import read_manifest
 from trainer.errors import WorkError
 
 SETS = {

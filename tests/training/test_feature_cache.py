@@ -9,8 +9,8 @@ from accelerate import Accelerator
 
 from tests.conftest import TINY
 from trainer.cxr_model import CxrImageProcessor
+from trainer.data.manifest import read_manifest
 from trainer.data.pixels import decode
-from trainer.data.reading import read_manifest
 from trainer.recipes import RECIPES, get_recipe
 from trainer.tasks import TASKS
 from trainer.training.build import build_model, load_backbone

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from tests.conftest import TINY
 from trainer.cxr_model import CxrImageProcessor
 from trainer.data.labelled import LabelledImages
+from trainer.data.manifest import read_manifest
 from trainer.data.pixels import decode
-from trainer.data.reading import read_manifest
 from trainer.errors import UsageError, WorkError
 from trainer.inference import prefetch
 from trainer.recipes import get_recipe

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from pydantic import TypeAdapter
 
 from trainer.data.labelled import load_for_training
+from trainer.data.manifest import read_manifest
 from trainer.data.pixels import decode
-from trainer.data.reading import read_manifest
 from trainer.errors import UsageError
 from trainer.recipes import RECIPES, Recipe, get_recipe, override
 from trainer.tasks import TASKS

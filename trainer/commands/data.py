@@ -47,8 +47,7 @@ def split_data(
     Raises:
         UsageError: no such data, or data that the strategy does not fit.
     """
-    from trainer.data.manifest import write_manifest
-    from trainer.data.reading import read_manifest
+    from trainer.data.manifest import read_manifest, write_manifest
     from trainer.data.split import fill_groups, fill_splits, find_leaks, hold_out, source_split
 
     manifest, target = read_manifest(data), Path(output)
@@ -108,8 +107,8 @@ def push_data(data: str, repo_id: str, licence: str, private: bool = False, log:
     from hub_cards.dataset import publish_dataset
     from trainer.commands.publish import hub_errors
     from trainer.data.hub_writing import write_parquet
+    from trainer.data.manifest import read_manifest
     from trainer.data.public.layout import read_terms
-    from trainer.data.reading import read_manifest
     from trainer.data.split import fill_groups
 
     if not licence.strip():

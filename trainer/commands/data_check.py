@@ -26,14 +26,14 @@ def check_data(data: str, output: str | None = None) -> dict[str, Any]:
         UsageError: no such data.
     """
     from trainer.data import check
-    from trainer.data.reading import read_manifest
+    from trainer.data.manifest import read_manifest
     from trainer.files import write_json, write_text
 
     manifest = read_manifest(data)
     rows = manifest.rows
     infos = check.inspect_files(rows["file"])
     report = {"schema": 1, **check.find_faults(rows, infos, manifest.others), "shortcuts": _shortcuts(rows, infos)}
-    report["leaks"] = check.leaks(report)
+    report |= {"leaks": check.leaks(report), "notes": manifest.notes}
     if output:
         write_json(Path(output) / "report.json", report)
         write_text(Path(output) / "report.html", _render(report, dict(zip(rows["file"], infos, strict=True)), data))
@@ -123,7 +123,9 @@ def main(options: argparse.Namespace) -> int:
 def to_text(report: dict[str, Any]) -> str:
     """The report as lines, worst first."""
     from hub_cards.formatting import format_metric
+    from trainer.data.pixels import count_doubts
 
+    kinds = count_doubts(case["warnings"] for case in report["doubtful"])
     counts = [
         ("patients across splits", report["patients_across_splits"]),
         ("copies across splits", report["copies_across_splits"]),
@@ -131,13 +133,14 @@ def to_text(report: dict[str, Any]) -> str:
         ("pairs of near copies", report["near_copies"]),
         ("images stored more than once, byte by byte", report["exact_copies"]),
         ("files that cannot be read", report["unreadable"]),
-        ("images of an absurd size", report["absurd_sizes"]),
-        ("files that are no images", report["not_images"]),
+        (f"doubtful images{f' ({kinds})' if kinds else ''}", report["doubtful"]),
+        ("files that are not used", report["not_images"]),
     ]
     splits = f"splits: {', '.join(report['splits'])}" if report["splits"] else "no split given"
     lines = [f"{report['images']} radiographs, {splits}"]
     for name, cases in counts:
         lines.append(f"  {len(cases):>6}  {name}" + (f"   (first: {_first_file(cases[0])})" if cases else ""))
+    lines += [f"note: {note}" for note in report["notes"]]
     if not report["copy_search_complete"]:
         lines.append("          the search for near copies stopped at its bound: there may be more")
     lines.append("labels told without the lungs (cross-validated AUROC, 95 % interval):")

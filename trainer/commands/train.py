@@ -172,7 +172,7 @@ def _make_accelerator(recipe: "Recipe", run: "Run", options: TrainOptions) -> "A
     import torch
     from accelerate import Accelerator
 
-    from trainer.data.manifest import available_cores
+    from trainer.data.schema import available_cores
     from trainer.inference import best_device
     from trainer.training.loop import choose_precision
 

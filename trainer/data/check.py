@@ -8,26 +8,24 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from PIL import Image
 from tqdm.auto import tqdm
 
-from trainer.cxr_model import CxrImageProcessor, RadiographError, read_radiograph
+from trainer.cxr_model import CxrImageProcessor, RadiographError, thumbnail
 from trainer.data.copies import SIDE, Copies, find_copies
-from trainer.data.manifest import available_cores
+from trainer.data.pixels import add_comparison
+from trainer.data.schema import available_cores
 
-SMALLEST, NARROWEST = 64, 3.0  # a side below this many pixels or a longer side this many times the shorter is absurd
-BLACK = 10  # grey values below this count as black border
 SMALL = CxrImageProcessor(size={"height": SIDE, "width": SIDE})
 STATISTICS = ("mean", "standard deviation", "5th percentile", "median", "95th percentile", "mean gradient")
 
 
 @dataclass(frozen=True)
 class FileInfo:
-    """What one file is: its size, bits a sample, a thumbnail uint8 [96, 96]; or why it cannot be read."""
+    """What one file is: its size, what the reader doubts, a thumbnail uint8 [96, 96]; or why it cannot be read."""
 
     width: int = 0
     height: int = 0
-    bits: int = 0
+    warnings: str = ""
     thumbnail: np.ndarray = field(default_factory=lambda: np.zeros((SIDE, SIDE), np.uint8))
     error: str = ""
 
@@ -43,21 +41,11 @@ def inspect_files(files: Iterable[str]) -> list[FileInfo]:
 
 def _inspect(file: str) -> FileInfo:
     try:
-        pixels = read_radiograph(file).pixels
+        radiograph = SMALL.read(file)
     except (RadiographError, ImportError) as error:
         return FileInfo(error=str(error).removeprefix(f"{file}: "))
-    return FileInfo(pixels.shape[1], pixels.shape[0], _bits(file), SMALL.resize(pixels))
-
-
-def _bits(file: str) -> int:
-    """Bits of a sample as stored."""
-    try:
-        with Image.open(file) as image:
-            return {"1": 1, "I;16": 16, "I;16B": 16, "I;16L": 16, "I": 16, "F": 32}.get(image.mode, 8)
-    except OSError:  # not an image of Pillow's: DICOM
-        import pydicom
-
-        return int(pydicom.dcmread(file, stop_before_pixels=True, force=True).get("BitsStored") or 8)
+    height, width = radiograph.pixels.shape
+    return FileInfo(width, height, ",".join(radiograph.warnings), SMALL.resize(radiograph.pixels))
 
 
 def find_faults(rows: pd.DataFrame, infos: list[FileInfo], others: list[str]) -> dict[str, Any]:
@@ -66,7 +54,7 @@ def find_faults(rows: pd.DataFrame, infos: list[FileInfo], others: list[str]) ->
     Args:
         rows: the manifest, its `group` as given (empty where the data has none).
         infos: one a row.
-        others: files beside the images that are none.
+        others: files beside the images that are not used.
     """
     readable = [number for number, info in enumerate(infos) if not info.error]
     search = find_copies(thumbnails(infos, readable)) if readable else Copies([], True)
@@ -82,11 +70,7 @@ def find_faults(rows: pd.DataFrame, infos: list[FileInfo], others: list[str]) ->
             {"file": file, "error": info.error} for file, info in zip(names, infos, strict=True) if info.error
         ],
         "not_images": others,
-        "absurd_sizes": [
-            {"file": names[number], "width": infos[number].width, "height": infos[number].height}
-            for number in readable
-            if _is_absurd(infos[number])
-        ],
+        "doubtful": _doubtful(names, infos, readable),
         "exact_copies": [[names[number] for number in numbers] for numbers in exact],
         "near_copies": [{"files": [names[one], names[two]], "similarity": round(score, 4)} for one, two, score in near],
         "copy_search_complete": search.complete,
@@ -101,9 +85,15 @@ def find_faults(rows: pd.DataFrame, infos: list[FileInfo], others: list[str]) ->
     }
 
 
-def _is_absurd(info: FileInfo) -> bool:
-    short, long = sorted((info.width, info.height))
-    return short < SMALLEST or long > NARROWEST * short
+def _doubtful(names: list[str], infos: list[FileInfo], readable: list[int]) -> list[dict[str, str]]:
+    """The images that seem to be no sound radiographs, and why."""
+    if not readable:
+        return []
+    outlines = np.stack([thumbnail(infos[number].thumbnail).reshape(-1) for number in readable])
+    warnings = add_comparison([infos[number].warnings for number in readable], outlines)
+    return [
+        {"file": names[number], "warnings": codes} for number, codes in zip(readable, warnings, strict=True) if codes
+    ]
 
 
 def _patients_across_splits(rows: pd.DataFrame) -> list[dict[str, Any]]:
@@ -119,9 +109,9 @@ def leaks(report: dict[str, Any]) -> int:
     return len(report["copies_across_splits"]) + len(report["patients_across_splits"])
 
 
-def thumbnails(infos: list[FileInfo], places: list[int]) -> np.ndarray:
+def thumbnails(infos: list[FileInfo], numbers: list[int]) -> np.ndarray:
     """uint8 [N, 96, 96] of those that could be read."""
-    return np.stack([infos[place].thumbnail for place in places])
+    return np.stack([infos[number].thumbnail for number in numbers])
 
 
 def border_pixels(pictures: np.ndarray) -> np.ndarray:
@@ -154,24 +144,12 @@ def _differing(rows: pd.DataFrame, pairs: list[tuple[int, int]], column: str) ->
 
 
 def _describe_class(label: Any, part: pd.DataFrame, infos: list[FileInfo]) -> dict[str, Any]:
-    seen = [infos[place] for place in part.index if not infos[place].error]
-    sizes = pd.Series([f"{info.width}x{info.height}" for info in seen]).value_counts()
-    bits = pd.Series([info.bits for info in seen]).value_counts().sort_index()
+    readable = [infos[number] for number in part.index if not infos[number].error]
+    sizes = pd.Series([f"{info.width}x{info.height}" for info in readable]).value_counts()
     return {
         "label": label,
         "images": len(part),
         "splits": {split: int(count) for split, count in part["split"].value_counts().items()},
         "commonest_sizes": {size: int(count) for size, count in sizes.head(3).items()},
         "different_sizes": len(sizes),
-        "bits": {str(depth): int(count) for depth, count in bits.items()},
-        "black_border": round(float(np.mean([_black_border(info) for info in seen])), 4) if seen else None,
     }
-
-
-def _black_border(info: FileInfo) -> float:
-    """Share of the image that lies in black rows and columns at its edges."""
-    filled = [np.flatnonzero(info.thumbnail.max(axis=axis) >= BLACK) for axis in (0, 1)]
-    if not all(len(places) for places in filled):
-        return 1.0
-    width, height = (places[-1] - places[0] + 1 for places in filled)
-    return 1 - width * height / SIDE**2

@@ -1,96 +1,115 @@
-"""A folder of class folders as manifest rows."""
+"""A folder of class folders as manifest rows: every file below it is an image, a table, or counted as not used."""
 
+import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pandas as pd
+from PIL import Image, UnidentifiedImageError
 
-from trainer.data.manifest import COLUMNS, SPLIT_NAMES, SUFFIXES, Manifest
-from trainer.tasks import normalise_label
+from trainer.cxr_model.dicom_cxr import is_dicom
+from trainer.cxr_model.reader_cxr import FORMATS
+from trainer.data.metadata import TABLES, add_metadata
+from trainer.data.schema import COLUMNS, SPLIT_NAMES, SUFFIXES, Manifest
 
-METADATA = {"group": ("group", "patient_id", "patient"), "collection": ("collection", "source")}  # of a metadata.csv
+LITTER = {"__macosx", "@eadir", "@recycle", "#recycle", "#snapshot", "$recycle.bin", "system volume information"}
+LITTER |= {"thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r", "thumbs", "thumbnails", "lost+found"}
+ANNOTATIONS = {"source.json", "lung_masks.csv", "lesion_boxes.csv"}  # read elsewhere
 
 
 def read_folder(root: Path) -> Manifest:
-    """List ROOT/<class>/… or ROOT/<split>/<class>/…, with patients and collections of a metadata.csv beside them."""
+    """List ROOT/<class>/… or ROOT/<split>/<class>/…, links followed, with what tables beside the images say of them.
+
+    Folders are splits where one of them is `train`, or where there is nothing else and each holds folders.
+    """
     manifest = Manifest(pd.DataFrame())
-    folders = _folders(root)
-    parts = [(SPLIT_NAMES[child.name.lower()], child) for child in folders if child.name.lower() in SPLIT_NAMES]
-    nothing_else = len(parts) == len(folders) and all(_folders(child) for child in folders)
-    if nothing_else or any(split == "train" for split, _ in parts):
-        records = [row for split, folder in parts for row in _class_folders(folder, split, manifest)]
-    else:
-        records = _class_folders(root, "", manifest)
+    folders, files = _children(root, manifest)
+    sides = {folder: SPLIT_NAMES.get(folder.name.lower(), "") for folder in folders}
+    nothing_else = all(side and _children(folder, Manifest(pd.DataFrame()))[0] for folder, side in sides.items())
+    if not nothing_else and "train" not in sides.values():
+        sides = {root: ""}
+    listed: list[Path] = []
+    records: list[tuple[str, ...]] = []
+    for parent, side in sides.items():
+        if parent != root and not side:
+            manifest.leave_out("in folders that are no split", _all_below(parent))
+            continue
+        classes, loose = (folders, []) if parent == root else _children(parent, manifest)
+        files += loose
+        for folder in classes:
+            below = list(_files_below(folder, manifest, {root.resolve(), parent.resolve()}))
+            images = [file for file in below if _is_image(file)]
+            listed += sorted(set(below) - set(images))
+            records += [(str(image.absolute()), folder.name, side, "", "", "") for image in images]
+    manifest.leave_out("images beside the class folders", [file for file in files if _is_image(file)])
+    listed += [file for file in files if not _is_image(file) and file.name.lower() not in ANNOTATIONS]
+    manifest.leave_out("no images", [file for file in listed if file.suffix.lower() not in TABLES])
     manifest.rows = pd.DataFrame(records, columns=list(COLUMNS))
-    if (root / "metadata.csv").is_file():
-        _add_metadata(root / "metadata.csv", manifest)
+    add_metadata([file for file in listed if file.suffix.lower() in TABLES], manifest)
     return manifest
 
 
-def _add_metadata(path: Path, manifest: Manifest) -> None:
-    """Take patients and collections from a metadata.csv beside class folders; labels stay those of the folders."""
+def _children(folder: Path, manifest: Manifest) -> tuple[list[Path], list[Path]]:
+    """The folders and the files in a folder that are worth a look; counts the others."""
+    folders: list[Path] = []
+    files: list[Path] = []
     try:
-        table = pd.read_csv(path, dtype=str, keep_default_na=False)
-    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError):
-        manifest.notes.append(f"{path} cannot be read and is left out")
+        children = sorted(folder.iterdir())
+    except OSError:
+        manifest.leave_out("folders that cannot be opened", [folder])
+        return folders, files
+    for child in children:
+        if reason := _why_not(child):
+            manifest.leave_out(reason, _all_below(child) if os.path.isdir(child) else [child])
+        else:
+            (folders if os.path.isdir(child) else files).append(child)
+    return folders, files
+
+
+def _why_not(child: Path) -> str:
+    """Why a file or folder is not looked into, by its name or kind; empty where it is."""
+    name = child.name.lower()
+    if name.startswith(".") or name in LITTER:
+        return "hidden, or left by macOS, Windows or a file server"
+    if os.fsencode(child.name).decode("utf-8", "replace") != child.name:
+        return "with names that are not UTF-8: rename them"
+    if os.path.isdir(child):
+        return "masks" if name in ("mask", "masks") else ""
+    if not os.path.exists(child):
+        return "links that lead nowhere"
+    return "" if os.path.isfile(child) else "no images"
+
+
+def _files_below(folder: Path, manifest: Manifest, known: set[Path]) -> Iterator[Path]:
+    """The files below a folder; a folder that links lead to twice is listed once."""
+    if folder.resolve() in known:
+        manifest.leave_out("links to a folder that is listed already", [folder])
         return
-    name = next((column for column in ("file_name", "file") if column in table), None)
-    if name is None:
-        manifest.notes.append(f"{path} has no column file_name and is left out")
-        return
-    table.index = pd.Index([str((path.parent / file).absolute()) for file in table[name]])
-    table = table[~table.index.duplicated()].reindex(manifest.rows["file"]).fillna("").reset_index(drop=True)
-    taken = []
-    for column, names in METADATA.items():
-        given = next((alias for alias in names if alias in table), None)
-        if given:
-            manifest.rows[column] = table[given].str.strip()
-            taken.append(given)
-    manifest.notes.append(f"{path}: {', '.join(taken) or 'nothing'} taken from it; labels come from the folders")
-    if "label" in table:
-        other = (table["label"] != "") & (
-            table["label"].map(normalise_label) != manifest.rows["label"].map(normalise_label)
-        )
-        if other.any():
-            manifest.notes.append(
-                f"{path}: {int(other.sum())} labels are not those of the folders "
-                f"(first: {manifest.rows['file'][other].iloc[0]})"
-            )
+    known.add(folder.resolve())
+    folders, files = _children(folder, manifest)
+    yield from files
+    for child in folders:
+        yield from _files_below(child, manifest, known)
 
 
-def _folders(root: Path) -> list[Path]:
-    return sorted(child for child in root.iterdir() if child.is_dir() and not child.name.startswith("."))
+def _all_below(folder: Path) -> list[str]:
+    return [os.path.join(parent, name) for parent, _, names in os.walk(folder) for name in sorted(names)]
 
 
-def _class_folders(root: Path, split: str, manifest: Manifest) -> list[tuple[str, ...]]:
-    records: list[tuple[str, ...]] = []
-    for folder in _folders(root):
-        images, others = _images_below(folder)
-        records += [(str(image.absolute()), folder.name, split, "", "", "") for image in images]
-        manifest.others += [str(other) for other in others]
-        if others:
-            manifest.notes.append(
-                f"{folder}: {len(others)} files that are no images are left out (first: {others[0].name})"
-            )
-    return records
-
-
-def _images_below(folder: Path) -> tuple[list[Path], list[Path]]:
-    """Images and other files below a class folder; hidden files and folders named `masks` do not count."""
-    images: list[Path] = []
-    others: list[Path] = []
-    for file in sorted(folder.rglob("*")):
-        inside = file.relative_to(folder)
-        if any(part.startswith(".") for part in inside.parts) or not file.is_file():
-            continue
-        if any(part.lower() == "masks" for part in inside.parts[:-1]):
-            continue
-        (images if file.suffix.lower() in SUFFIXES or _is_bare_dicom(file) else others).append(file)
-    return images, others
-
-
-def _is_bare_dicom(file: Path) -> bool:
-    """DICOM files often carry no suffix."""
-    if file.suffix and not file.suffix[1:].isdigit():  # names that are UIDs end in .123
+def _is_image(file: Path) -> bool:
+    """By its suffix; one without (or of digits, as UIDs end) by its content; whatever begins as DICOM does."""
+    suffix = file.suffix.lower()
+    if suffix in SUFFIXES:
+        return True
+    try:
+        with file.open("rb") as stream:
+            if is_dicom(stream):
+                return True
+            if not suffix or suffix[1:].isdigit():
+                Image.open(stream, formats=FORMATS)
+                return True
+    except UnidentifiedImageError:
         return False
-    with file.open("rb") as stream:
-        return stream.read(132)[128:] == b"DICM"
+    except (OSError, Image.DecompressionBombError):
+        return True  # to be named where it is read
+    return False

@@ -8,7 +8,7 @@ import datasets
 import pandas as pd
 from tqdm.auto import tqdm
 
-from trainer.data.manifest import SPLIT_NAMES
+from trainer.data.schema import SPLIT_NAMES
 from trainer.errors import UsageError
 from trainer.files import write_bytes
 

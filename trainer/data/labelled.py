@@ -9,9 +9,9 @@ import pandas as pd
 
 from trainer.cxr_model import CxrImageProcessor
 from trainer.data.copies import Copies, copies_among
-from trainer.data.manifest import Manifest
-from trainer.data.pixels import GreyImages, decode
-from trainer.data.reading import read_manifest
+from trainer.data.manifest import read_manifest
+from trainer.data.pixels import GreyImages, decode, doubts_note
+from trainer.data.schema import Manifest
 from trainer.data.split import fill_groups, fill_splits, find_leaks, leaking_groups, leaking_pairs
 from trainer.errors import UsageError, WorkError
 from trainer.tasks import Task, choose_labels, is_negative, normalise_label
@@ -59,17 +59,16 @@ def load_for_training(
 
     Raises:
         UsageError: no such data, no train split, or a split without images of a label.
-        WorkError: with `strict`, a leak.
+        WorkError: too many damaged files, or all of a class; with `strict`, a leak.
     """
-    manifest = read_manifest(data)
-    task = _match_labels(manifest, task, positive, data)
-    rows, images, skipped = decode(manifest.rows, processor)
+    manifest = _read(data, log)
+    task, notes = _match_labels(manifest, task, positive, data)
+    _log(notes, log)
+    rows, images, skipped = _decode(manifest.rows, processor, data, log)
     copies = copies_among(images)
-    notes = [f"{len(skipped)} files cannot be read and are left out; skipped.csv names them"] if len(skipped) else []
-    notes += [*manifest.notes, *fill_splits(rows, fill_groups(rows, copies.places)), *find_leaks(rows), *copies.note]
+    _log([*fill_splits(rows, fill_groups(rows, copies.places)), *find_leaks(rows), *copies.note], log)
     leaks, leak = _across_splits(rows, copies)
-    for note in [*notes, *([leak] if leak else [])]:
-        log(f"note: {note}")
+    _log([leak] if leak else [], log)
     if leak and strict:
         raise WorkError(f"--strict: {leak}; leave one out, or empty its split cell and let cxr data split fill it")
     labelled = LabelledImages(task, rows, label_indices(rows, task), images, leaks)
@@ -77,15 +76,37 @@ def load_for_training(
     return labelled, skipped
 
 
+def _log(notes: list[str], log: Callable[[str], None]) -> None:
+    for note in notes:
+        log(f"note: {note}")
+
+
+def _read(data: str, log: Callable[[str], None]) -> Manifest:
+    manifest = read_manifest(data)
+    _log(manifest.notes, log)
+    return manifest
+
+
+def _decode(
+    rows: pd.DataFrame, processor: CxrImageProcessor, data: str, log: Callable[[str], None]
+) -> tuple[pd.DataFrame, GreyImages, pd.DataFrame]:
+    """Decode and name the files that are set aside or seem to be no sound radiographs; refuse to lose a class."""
+    readable, images, skipped = decode(rows, processor)
+    if lost := sorted(set(rows["label"]) - set(readable["label"])):
+        raise WorkError(f"{data}: no file of {', '.join(lost)} can be read (first: {skipped['error'].iloc[0]})")
+    if len(skipped):
+        _log([f"{len(skipped)} files cannot be read and are set aside: {'; '.join(skipped['error'].head(3))}"], log)
+    _log(doubts_note(readable["file"].tolist(), images.warnings()), log)
+    return readable, images, skipped
+
+
 def _check_labels(labelled: LabelledImages, data: str) -> None:
     """Refuse a split without images of a label."""
     for split in ("train", "validation", "test"):
         present = set(labelled.truth[labelled.indices(split)])
-        absent = [label for index, label in enumerate(labelled.task.labels) if index not in present]
+        absent = ", ".join(label for index, label in enumerate(labelled.task.labels) if index not in present)
         if absent:
-            raise UsageError(
-                f"{data}: the {split} split has no image of {', '.join(absent)}; give more images or another split"
-            )
+            raise UsageError(f"{data}: the {split} split has no image of {absent}; give more images or another split")
 
 
 def load_for_model(
@@ -114,43 +135,40 @@ def load_for_model(
     Raises:
         UsageError: no such split, nothing in it that is new to the model, or classes that it does not know.
     """
-    manifest = read_manifest(data)
-    if (manifest.rows["split"] == "").all():
-        manifest.rows["split"] = split
-    manifest.rows = manifest.rows[manifest.rows["split"] == split].reset_index(drop=True)
-    if manifest.rows.empty:
+    rows = _read(data, log).rows
+    if (rows["split"] == "").all():
+        rows["split"] = split
+    rows = rows[rows["split"] == split].reset_index(drop=True)
+    if rows.empty:
         raise UsageError(f"{data}: has no {split} split")
-    left_out = _leave_out_learned(manifest, learned, data, split)
-    task = _known_labels(manifest, labels)
-    fill_groups(manifest.rows)
-    rows, images, skipped = decode(choose(manifest.rows), processor)
-    for note in manifest.notes:
-        log(f"note: {note}")
+    if learned is None:
+        _log(["the run has no manifest.csv: whether the model learned from these films cannot be told"], log)
+        left_out = None
+    else:
+        rows, left_out = _leave_out_learned(rows, learned, data, split, log)
+    task = _known_labels(rows, labels)
+    fill_groups(rows)
+    rows, images, skipped = _decode(choose(rows), processor, data, log)
     counts = {"skipped": len(skipped), "left_out": left_out}
     return LabelledImages(task, rows, label_indices(rows, task), images), counts
 
 
-def _leave_out_learned(manifest: Manifest, learned: pd.DataFrame | None, data: str, split: str) -> int | None:
-    """Drop the rows that trained or tuned the model; gives how many."""
-    if learned is None:
-        manifest.notes.append("the run has no manifest.csv: whether the model learned from these films cannot be told")
-        return None
-    sides = manifest.rows["sha256"].map(learned.drop_duplicates("sha256").set_index("sha256")["split"])
+def _leave_out_learned(
+    rows: pd.DataFrame, learned: pd.DataFrame, data: str, split: str, log: Callable[[str], None]
+) -> tuple[pd.DataFrame, int]:
+    """The rows that did not train or tune the model; and how many did."""
+    sides = rows["sha256"].map(learned.drop_duplicates("sha256").set_index("sha256")["split"])
     if kept := int((sides == split).sum()) if split in LEARNED else 0:
-        manifest.notes.append(
-            f"the model {LEARNED[split]} {kept} of these films: their metrics say nothing of new ones"
-        )
+        _log([f"the model {LEARNED[split]} {kept} of these films: their metrics say nothing of new ones"], log)
     known = sides.isin(set(LEARNED) - {split})
     if known.any():
-        first = manifest.rows["file"][known].iloc[0]
+        first = rows["file"][known].iloc[0]
         note = f"{int(known.sum())} of {len(known)} films trained or tuned this model (first: {first})"
         if known.all():
-            raise UsageError(
-                f"{data}: {note}; none is left to test it on, give other data or --split train or validation"
-            )
-        manifest.notes.append(f"{note} and are left out")
-    manifest.rows = manifest.rows[~known].reset_index(drop=True)
-    return int(known.sum())
+            other = "give other data or --split train or validation"
+            raise UsageError(f"{data}: {note}; none is left to test it on, {other}")
+        _log([f"{note} and are left out"], log)
+    return rows[~known].reset_index(drop=True), int(known.sum())
 
 
 def _across_splits(rows: pd.DataFrame, copies: Copies) -> tuple[dict[str, Any], str]:
@@ -172,29 +190,30 @@ def label_indices(rows: pd.DataFrame, task: Task) -> np.ndarray:
     return rows["label"].map(index_of).to_numpy(np.int64)
 
 
-def _match_labels(manifest: Manifest, task: Task, positive: str | None, data: str) -> Task:
+def _match_labels(manifest: Manifest, task: Task, positive: str | None, data: str) -> tuple[Task, list[str]]:
+    """The task of the data's classes, to whose labels the rows are changed; and what the user should know of it."""
     splits = set(manifest.rows["split"])
     if not {"train", ""} & splits:
         raise UsageError(f"{data}: has no train split, only {', '.join(sorted(splits))}: give images to learn from")
-    found, names = choose_labels(task, manifest.rows["label"], positive)
+    chosen, names = choose_labels(task, manifest.rows["label"], positive)
     manifest.rows["label"] = manifest.rows["label"].map(names)
-    if found is not task:
-        manifest.notes.append(
-            f"the classes ({', '.join(found.labels)}) are not those of task {task.name} ({', '.join(task.labels)}): "
-            "the recipe trains a classifier of your classes"
-        )
-        if len(found.labels) == 2:
-            other, chosen = found.labels
-            odd = ", though by its name nothing is found there" if is_negative(chosen) else ""
-            manifest.notes.append(f"{chosen} is the positive class, {other} the negative one{odd}; --positive chooses")
-    return found
+    if chosen is task:
+        return task, []
+    of_task = f"those of task {task.name} ({', '.join(task.labels)})"
+    classes = ", ".join(chosen.labels)
+    notes = [f"the classes ({classes}) are not {of_task}: the recipe trains a classifier of your classes"]
+    if len(chosen.labels) == 2:
+        negative, positive = chosen.labels
+        odd = ", though by its name nothing is found there" if is_negative(positive) else ""
+        notes.append(f"{positive} is the positive class, {negative} the negative one{odd}; --positive chooses")
+    return chosen, notes
 
 
-def _known_labels(manifest: Manifest, labels: tuple[str, ...]) -> Task:
+def _known_labels(rows: pd.DataFrame, labels: tuple[str, ...]) -> Task:
     """Match data to a trained model's labels; some of them may be absent from it."""
     known = {normalise_label(label): label for label in labels}
-    unknown = sorted({name for name in manifest.rows["label"] if normalise_label(name) not in known})
+    unknown = sorted({name for name in rows["label"] if normalise_label(name) not in known})
     if unknown:
         raise UsageError(f"the model answers {', '.join(labels)}; the data has {', '.join(unknown)}")
-    manifest.rows["label"] = [known[normalise_label(name)] for name in manifest.rows["label"]]
+    rows["label"] = [known[normalise_label(name)] for name in rows["label"]]
     return Task("run", labels, "")

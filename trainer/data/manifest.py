@@ -1,31 +1,55 @@
-"""The manifest: one row an image, with its label, split, group, collection and sha256."""
+"""A folder, a CSV or a Hub dataset becomes a manifest."""
 
+import hashlib
 import os
-from dataclasses import dataclass, field
+import re
+from concurrent.futures import ThreadPoolExecutor
+from importlib.util import find_spec
 from pathlib import Path
+from typing import BinaryIO
 
 import pandas as pd
+from tqdm.auto import tqdm
 
+from trainer.cxr_model.dicom_cxr import is_dicom
+from trainer.data.folder import read_folder
+from trainer.data.metadata import read_table
+from trainer.data.schema import COLUMNS, Manifest, available_cores
+from trainer.errors import UsageError
 from trainer.files import write_table
 
-SPLITS = ("train", "validation", "test", "external")
-SPLIT_NAMES = {name: name for name in SPLITS} | {
-    "training": "train",
-    "testing": "test",
-}  # as folders and columns say it
-SPLIT_NAMES |= dict.fromkeys(("val", "valid", "dev"), "validation")
-SUFFIXES = {".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp", ".gif", ".jp2", ".dcm", ".dicom"}
-COLUMNS = ("file", "label", "split", "group", "collection", "sha256")
+HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?")
 
 
-@dataclass
-class Manifest:
-    """Rows with COLUMNS (`file` absolute; `split`, `group`, `collection` may be empty), what a user should be told, and
-    the files in the class folders that are no images."""
+def read_manifest(data: str | Path) -> Manifest:
+    """List the images of a folder of class folders (or of split folders of such), of a CSV or of a Hub dataset.
 
-    rows: pd.DataFrame
-    notes: list[str] = field(default_factory=list)
-    others: list[str] = field(default_factory=list)
+    Rows come in one canonical order, by sha256 and then by path: the order in which the data lists them changes nothing
+    of what is made of it (a split, decoded pixels, a training).
+
+    Raises:
+        UsageError: no such data, no images, a column or a file that is missing, a file listed twice, or changed.
+    """
+    path = Path(data).expanduser()
+    if str(data).encode("utf-8", "replace").decode() != str(data):
+        raise UsageError(f"{os.fsencode(data)!r}: the name is not UTF-8; rename it")
+    if path.is_dir():
+        manifest = read_folder(path)
+    elif path.is_file() and path.suffix.lower() == ".csv":
+        manifest = _read_csv(path)
+    elif not path.exists() and HUB_ID.fullmatch(str(data)):
+        from trainer.data.hub_reading import read_hub_dataset  # heavy: folders and CSVs need none of it
+
+        manifest = Manifest(read_hub_dataset(str(data)).reindex(columns=list(COLUMNS), fill_value=""))
+    else:
+        missing = "" if path.exists() else " (not found), or a Hub dataset org/name[@revision]"
+        raise UsageError(f"{data}: expected a folder of class folders or a manifest .csv{missing}")
+    _examine_files(manifest)
+    if manifest.rows.empty:
+        notes = "".join(f"; {note}" for note in manifest.notes)
+        raise UsageError(f"{data}: no images found; expected DIR/<class>/*.png (or .jpg, .tif, .dcm …){notes}")
+    manifest.rows = manifest.rows.sort_values(["sha256", *COLUMNS[:-1]], ignore_index=True)
+    return manifest
 
 
 def write_manifest(rows: pd.DataFrame, target: Path) -> None:
@@ -35,8 +59,85 @@ def write_manifest(rows: pd.DataFrame, target: Path) -> None:
     write_table(target, rows[list(COLUMNS)].assign(file=files))
 
 
-def available_cores() -> int:
-    """How many processor cores this process may use: containers and batch systems often grant fewer than the machine
-    has.
+def _read_csv(path: Path) -> Manifest:
+    table, names = read_table(path)
+    if missing := [column for column in ("file", "label") if column not in names]:
+        expected = "a manifest has file,label and optionally split,group (or patient_id),collection,sha256"
+        raise UsageError(f"{path}: no column {', '.join(missing)}; {expected}")
+    manifest = Manifest(table.reindex(columns=list(COLUMNS), fill_value=""))
+    rows = manifest.rows
+    if not rows["label"].all():
+        raise UsageError(f"{path}: {int((rows['label'] == '').sum())} rows have no label")
+    rows["file"] = [_locate(path.parent, file) for file in rows["file"]]
+    lost = [file for file in rows["file"] if not Path(file).is_file()]
+    if lost:
+        count = f"{len(lost)} of {len(rows)} files are not there"
+        raise UsageError(f"{path}: {count} (first: {lost[0]}); paths are relative to the CSV")
+    twice = rows.loc[rows["file"].duplicated(), "file"]
+    if len(twice):
+        raise UsageError(f"{path}: {len(twice)} files are listed twice (first: {twice.iloc[0]})")
+    taken, *unused = names.get("group", ["group"])
+    if taken != "group" or unused:
+        known = f"{rows['group'].replace('', None).nunique()} patients of {int((rows['group'] != '').sum())}"
+        instead = f", not from {', '.join(unused)}" if unused else ""
+        manifest.notes.append(f"{path}: {known} of {len(rows)} images are taken from column {taken}{instead}")
+    return manifest
+
+
+def _locate(folder: Path, file: str) -> str:
+    """A file's absolute path; `\\` separates where no file has it in its name."""
+    return str((folder / file if (folder / file).is_file() else folder / file.replace("\\", "/")).absolute())
+
+
+def _examine_files(manifest: Manifest) -> None:
+    """Read every file: its sha256 is put in (one that the manifest gives must still be true), and files that are no
+    images are left out.
     """
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    rows = manifest.rows
+    with ThreadPoolExecutor(available_cores()) as pool:
+        examined = pool.map(_examine, rows["file"])
+        facts = list(tqdm(examined, desc="reading files", total=len(rows), unit="file", leave=False))
+    reasons = pd.Series([reason for _, reason in facts], index=rows.index, dtype=object)
+    for reason, part in rows.groupby(reasons):
+        if reason:
+            manifest.leave_out(str(reason), part["file"])
+    known, rows["sha256"] = rows["sha256"], [sha256 for sha256, _ in facts]
+    changed = rows["file"][(known != "") & (known != rows["sha256"]) & (reasons == "")]
+    if len(changed):
+        wrong = f"{len(changed)} files are not those of the manifest"
+        raise UsageError(f"{wrong}: their sha256 differs (first: {changed.iloc[0]})")
+    manifest.rows = rows[reasons == ""].reset_index(drop=True)
+    manifest.notes += manifest.left_out_note
+
+
+def _examine(file: str) -> tuple[str, str]:
+    """A file's sha256, and why it is not used; empty where it is."""
+    try:
+        with open(file, "rb") as stream:
+            reason = "DICOM files without an image" if _lacks_image(stream) else ""
+            stream.seek(0)
+            return hashlib.file_digest(stream, "sha256").hexdigest(), reason
+    except OSError as error:
+        return "", f"that cannot be opened ({error.strerror})"
+
+
+def _lacks_image(stream: BinaryIO) -> bool:
+    """Whether a file is DICOM without pixels: a structured report, a presentation state, a DICOMDIR."""
+    if not is_dicom(stream) or not find_spec("pydicom"):
+        return False
+    import pydicom  # an extra
+
+    if b"1.2.840.10008.1.2.1.99" in stream.read(2048):  # deflated: the reader refuses it by name
+        return False
+    stream.seek(0)
+    try:
+        pydicom.dcmread(stream, stop_before_pixels=True, force=True)
+    except Exception:  # pydicom raises anything on a damaged file; the reader names it
+        return False
+    return not stream.read(1)
+
+
+def file_sha256(file: str | Path) -> str:
+    """Of a file's bytes, in hexadecimal."""
+    with open(file, "rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -12,11 +12,11 @@ import numpy as np
 from PIL import Image
 from tqdm.auto import tqdm
 
-from trainer.data.manifest import available_cores
 from trainer.data.phantom.anatomy import Chest
 from trainer.data.phantom.film import expose
 from trainer.data.phantom.findings import FINDINGS
 from trainer.data.phantom.shapes import Array, enlarge
+from trainer.data.schema import available_cores
 from trainer.errors import UsageError
 from trainer.tasks import TASKS
 

@@ -16,9 +16,9 @@ from urllib.parse import urlparse
 import pandas as pd
 from tqdm.auto import tqdm
 
-from trainer.data.manifest import SUFFIXES
 from trainer.data.public.download import fetch_archives
 from trainer.data.public.sets import INTO_THREE, MERGED, PUBLIC_SETS, ImageRecord, PublicSet
+from trainer.data.schema import SUFFIXES
 from trainer.errors import UsageError
 from trainer.files import atomic_write, read_json, write_json, write_table
 

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from trainer.data.manifest import SPLIT_NAMES
+from trainer.data.schema import SPLIT_NAMES
 from trainer.tasks import normalise_label
 
 

@@ -1,0 +1,137 @@
+"""Tables as people write them: columns by any of their usual names, files by any spelling of their path."""
+
+import json
+import os
+import unicodedata
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path, PurePosixPath
+
+import pandas as pd
+
+from trainer.data.schema import COLUMNS, SPLIT_NAMES, SPLITS, SUFFIXES, Manifest
+from trainer.errors import UsageError
+from trainer.tasks import normalise_label
+
+TABLES = {".csv", ".tsv", ".jsonl", ".parquet"}
+PERSONS = ("patient", "subject", "participant", "person", "case")
+ALIASES = {  # as `normalise_label` writes them; the first with any value is taken
+    "file": ("file", "filename", "filepath", "image", "imagename", "imagefile", "imagepath", "imageindex", "imageid"),
+    "group": ("group", "groupid", *(f"{who}{what}" for what in ("id", "", "no", "number", "name") for who in PERSONS)),
+    "collection": ("collection", "source"),
+}
+UNKNOWN = {"na", "n/a", "nan", "none", "null", "unknown", "anonymous", "anonymized", "anonymised", "?", "-"}
+
+
+def read_table(path: Path) -> tuple[pd.DataFrame, dict[str, list[str]]]:
+    """A CSV (of `,`, `;` or tabs), JSON Lines or Parquet file as text, its columns renamed to COLUMNS where an alias
+    tells.
+
+    Returns:
+        The table; and, by column of COLUMNS, the names in the file that stand for it, the first being the one taken.
+
+    Raises:
+        UsageError: it cannot be read.
+    """
+    try:
+        if path.suffix.lower() == ".jsonl":
+            lines = path.read_text(encoding="utf-8-sig").splitlines()
+            table = pd.DataFrame([json.loads(line) for line in lines if line.strip()], dtype=object)
+        elif path.suffix.lower() == ".parquet":
+            table = pd.read_parquet(path)
+        else:
+            with path.open(encoding="utf-8-sig") as stream:
+                separator = max(",;\t", key=stream.readline().count)
+            table = pd.read_csv(path, dtype=str, keep_default_na=False, sep=separator, encoding="utf-8-sig")
+    except (ValueError, OSError) as error:  # pandas' and JSON's errors are ValueErrors
+        raise UsageError(f"{path}: not a CSV that can be read; save it in UTF-8 ({error})") from error
+    table = table.astype(object).fillna("").astype(str).apply(lambda cells: cells.str.strip())
+    names: dict[str, list[str]] = {}
+    for column in COLUMNS:
+        aliases = ALIASES.get(column, (column,))
+        known = {normalise_label(str(name)): name for name in reversed(table.columns)}
+        present = [known[alias] for alias in aliases if alias in known]
+        if present:
+            names[column] = sorted(present, key=lambda name: not table[name].any())
+    table = table.assign(**{column: table[given[0]] for column, given in names.items()})
+    if "group" in names:
+        table["group"] = table["group"].mask(table["group"].str.casefold().isin(UNKNOWN), "")
+    if "split" in names:
+        table["split"] = [SPLIT_NAMES.get(split.lower(), split) for split in table["split"]]
+        if wrong := sorted(set(table["split"]) - {*SPLITS, ""}):
+            raise UsageError(f"{path}: unknown split {', '.join(wrong)}; expected {', '.join(SPLITS)}")
+    return table, names
+
+
+def add_metadata(tables: list[Path], manifest: Manifest) -> None:
+    """Take patients, collections and splits from tables beside the images; labels stay those of the folders.
+
+    Tables that are not called metadata or manifest are taken where they name patients of these images.
+    """
+    rows = manifest.rows
+    counts: Counter[str] = Counter()
+    used: list[Path] = []
+    for path in tables:
+        expected = path.stem.lower() in ("metadata", "manifest")
+        try:
+            table, names = read_table(path)
+            fault = "" if "file" in names else "has no column file_name"
+        except UsageError as error:
+            table, names, fault = pd.DataFrame(), {}, str(error)
+        cells = pd.DataFrame() if fault else _cells_of(rows["file"], table, path.parent)
+        if not fault and not (cells["file"] != "").any():
+            fault = f"none of its {len(table)} rows names an image here"
+        if fault and expected:
+            manifest.notes.append(f"{path} is left out: {fault.removeprefix(f'{path}: ')}")
+        if fault or not (expected or "group" in names):
+            manifest.leave_out("no images", [path])
+            continue
+        used.append(path)
+        for column in [column for column in ("group", "collection", "split") if column in names]:
+            rows[column] = rows[column].where(rows[column] != "", cells[column])
+            counts[names[column][0]] += int((cells[column] != "").sum())
+        _compare_labels(path, rows, cells, manifest.notes)
+    if used:
+        taken = ", ".join(f"{name} taken for {count}" for name, count in counts.items() if count) or "nothing taken"
+        others = f" and {len(used) - 1} more" if len(used) > 1 else ""
+        manifest.notes.append(f"{used[0]}{others}: {taken} of {len(rows)} images; labels come from the folders")
+
+
+def _compare_labels(path: Path, rows: pd.DataFrame, cells: pd.DataFrame, notes: list[str]) -> None:
+    if "label" not in cells:
+        return
+    other = (cells["label"] != "") & (cells["label"].map(normalise_label) != rows["label"].map(normalise_label))
+    if other.any():
+        first = rows["file"][other].iloc[0]
+        notes.append(f"{path}: {int(other.sum())} labels are not those of the folders (first: {first})")
+
+
+def _cells_of(files: pd.Series, table: pd.DataFrame, folder: Path) -> pd.DataFrame:
+    """For each image its row of the table, empty where none names it.
+
+    A row names an image by its path below the folder (`/` or `\\`, any case), else by an end of the path that is unique
+    among the images and in the table: its folder and name, its name, its name without suffix.
+    """
+    paths = files.map(lambda file: _normalise(file, folder))
+    named = table["file"].map(lambda file: _normalise(file, folder)).drop_duplicates()
+    folders = {path.parent.name for path in paths}
+    lone = named[[path.parent.name not in folders - {""} for path in named]]  # a name in another class is another image
+    match = pd.Series(-1, index=files.index)
+    ends: list[tuple[pd.Series, Callable[[PurePosixPath], str]]] = [
+        (named, str),
+        (named, lambda path: "/".join(path.parts[-2:])),
+        (lone, lambda path: path.name),
+        (lone, lambda path: path.stem if path.suffix in SUFFIXES else path.name),
+    ]
+    for candidates, end in ends:
+        keys = candidates.map(end).drop_duplicates(keep=False)
+        number_of = pd.Series(keys.index, index=keys.to_numpy())
+        found = paths.map(end).drop_duplicates(keep=False).map(number_of).dropna().astype(int)
+        match.update(found[match[found.index] < 0])
+    return table.reindex(match).fillna("").set_index(files.index)
+
+
+def _normalise(file: str, folder: Path) -> PurePosixPath:
+    """A path relative to the folder, with `/`, without case and in one form of Unicode."""
+    path = os.path.relpath(folder / file.replace("\\", "/"), folder)
+    return PurePosixPath(unicodedata.normalize("NFC", path).casefold())
