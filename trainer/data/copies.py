@@ -5,8 +5,6 @@ copies. Here local contrast is levelled first, every pair is compared, and what 
 then agrees in its fine structure, another film of the same chest does not.
 """
 
-import json
-import os
 from typing import NamedTuple
 
 import numpy as np
@@ -15,15 +13,12 @@ from torch.nn import functional as F
 from tqdm.auto import tqdm
 
 from trainer.data.pixels import GreyImages
+from trainer.files import read_json, write_json
 
 SIDE = 96  # pixels of the thumbnails
 ALIKE, COPY = 0.60, 0.90  # correlation of candidates before they are laid over each other, and of copies after it
-ROUNDS = (
-    (SIDE // 2, 10, 0.70),
-    (SIDE // 2, 20, 0.80),
-    (SIDE, 1, 0.80),
-    (SIDE, 20, COPY),
-)  # resolution, steps, correlation to go on
+# resolution, steps, correlation to go on
+ROUNDS = ((SIDE // 2, 10, 0.70), (SIDE // 2, 20, 0.80), (SIDE, 1, 0.80), (SIDE, 20, COPY))
 VERSION = 4  # to be raised when the search changes: kept results are then not used
 NEIGHBOURS = 8  # most candidates for an image, and as many candidates as images in all: the likeliest
 CHUNK = 512  # images compared with all at a time
@@ -45,21 +40,17 @@ class Copies(NamedTuple):
     def note(self) -> list[str]:
         """What a user should know of the search."""
         bound = f"{NEIGHBOURS} candidates an image, one on average"
-        return (
-            [] if self.complete else [f"the search for near copies stopped at its bound ({bound}): there may be more"]
-        )
+        note = f"the search for near copies stopped at its bound ({bound}): there may be more"
+        return [] if self.complete else [note]
 
 
 def copies_among(images: GreyImages) -> Copies:
     """Near copies among decoded images, looked for once and kept beside their cache."""
     kept = images.cache.with_name(f"{images.cache.name}-copies-{VERSION}.json")
     if not kept.is_file():
-        found = find_copies(_thumbnails(images))
-        writing = kept.with_suffix(f".{os.getpid()}")
-        writing.write_text(json.dumps(found._asdict()))
-        os.replace(writing, kept)
-    found = json.loads(kept.read_text())
-    return Copies([(one, two, score) for one, two, score in found["pairs"]], found["complete"])
+        write_json(kept, find_copies(_thumbnails(images))._asdict())
+    search = read_json(kept)
+    return Copies([(one, two, score) for one, two, score in search["pairs"]], search["complete"])
 
 
 def _thumbnails(images: GreyImages) -> np.ndarray:

@@ -8,6 +8,7 @@ import datasets
 import pandas as pd
 from tqdm.auto import tqdm
 
+from trainer.data.metadata import column_names
 from trainer.data.schema import SPLIT_NAMES
 from trainer.errors import UsageError
 from trainer.files import write_bytes
@@ -43,6 +44,7 @@ def read_hub_dataset(reference: str) -> pd.DataFrame:
 def _rows(part: datasets.Dataset, split: str, folder: Path, reference: str) -> Iterator[dict[str, str]]:
     image, label = _columns(part.features, reference)
     names = part.features[label].names if isinstance(part.features[label], datasets.ClassLabel) else None
+    others = {key: name for key in OPTIONAL for name in column_names(part.column_names, key)[:1]}
     folder.mkdir(parents=True, exist_ok=True)
     for row in tqdm(
         part.cast_column(image, datasets.Image(decode=False)), desc=f"unpacking {reference}", unit="image", leave=False
@@ -53,7 +55,12 @@ def _rows(part: datasets.Dataset, split: str, folder: Path, reference: str) -> I
         if not file.exists():
             write_bytes(file, content)
         text = names[row[label]] if names else str(row[label])
-        yield {"file": str(file), "label": text, "split": split, **{key: str(row.get(key) or "") for key in OPTIONAL}}
+        yield {
+            "file": str(file),
+            "label": text,
+            "split": split,
+            **{key: str(row.get(name) or "") for key, name in others.items()},
+        }
 
 
 def _columns(features: datasets.Features, reference: str) -> tuple[str, str]:

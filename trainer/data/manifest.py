@@ -3,6 +3,7 @@
 import hashlib
 import os
 import re
+import warnings
 from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
 from pathlib import Path
@@ -94,7 +95,8 @@ def _examine_files(manifest: Manifest) -> None:
     images are left out.
     """
     rows = manifest.rows
-    with ThreadPoolExecutor(available_cores()) as pool:
+    with ThreadPoolExecutor(available_cores()) as pool, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # pydicom's quote header fields
         examined = pool.map(_examine, rows["file"])
         facts = list(tqdm(examined, desc="reading files", total=len(rows), unit="file", leave=False))
     reasons = pd.Series([reason for _, reason in facts], index=rows.index, dtype=object)
@@ -135,9 +137,3 @@ def _lacks_image(stream: BinaryIO) -> bool:
     except Exception:  # pydicom raises anything on a damaged file; the reader names it
         return False
     return not stream.read(1)
-
-
-def file_sha256(file: str | Path) -> str:
-    """Of a file's bytes, in hexadecimal."""
-    with open(file, "rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()

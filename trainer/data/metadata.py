@@ -4,7 +4,7 @@ import json
 import os
 import unicodedata
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path, PurePosixPath
 
 import pandas as pd
@@ -48,11 +48,8 @@ def read_table(path: Path) -> tuple[pd.DataFrame, dict[str, list[str]]]:
     table = table.astype(object).fillna("").astype(str).apply(lambda cells: cells.str.strip())
     names: dict[str, list[str]] = {}
     for column in COLUMNS:
-        aliases = ALIASES.get(column, (column,))
-        known = {normalise_label(str(name)): name for name in reversed(table.columns)}
-        present = [known[alias] for alias in aliases if alias in known]
-        if present:
-            names[column] = sorted(present, key=lambda name: not table[name].any())
+        if present := column_names(table.columns, column):
+            names[column] = sorted(present, key=lambda name: not (table[name] != "").any())
     table = table.assign(**{column: table[given[0]] for column, given in names.items()})
     if "group" in names:
         table["group"] = table["group"].mask(table["group"].str.casefold().isin(UNKNOWN), "")
@@ -61,6 +58,12 @@ def read_table(path: Path) -> tuple[pd.DataFrame, dict[str, list[str]]]:
         if wrong := sorted(set(table["split"]) - {*SPLITS, ""}):
             raise UsageError(f"{path}: unknown split {', '.join(wrong)}; expected {', '.join(SPLITS)}")
     return table, names
+
+
+def column_names(names: Iterable[str], column: str) -> list[str]:
+    """Those of the names that stand for a column of COLUMNS, the likeliest first."""
+    known = {normalise_label(str(name)): name for name in reversed(list(names))}
+    return [known[alias] for alias in ALIASES.get(column, (column,)) if alias in known]
 
 
 def add_metadata(tables: list[Path], manifest: Manifest) -> None:
@@ -121,7 +124,8 @@ def _cells_of(files: pd.Series, table: pd.DataFrame, folder: Path) -> pd.DataFra
         (named, str),
         (named, lambda path: "/".join(path.parts[-2:])),
         (lone, lambda path: path.name),
-        (lone, lambda path: path.stem if path.suffix in SUFFIXES else path.name),
+        (named, lambda path: str(_without_suffix(path))),
+        (lone, lambda path: _without_suffix(path).name),
     ]
     for candidates, end in ends:
         keys = candidates.map(end).drop_duplicates(keep=False)
@@ -129,6 +133,10 @@ def _cells_of(files: pd.Series, table: pd.DataFrame, folder: Path) -> pd.DataFra
         found = paths.map(end).drop_duplicates(keep=False).map(number_of).dropna().astype(int)
         match.update(found[match[found.index] < 0])
     return table.reindex(match).fillna("").set_index(files.index)
+
+
+def _without_suffix(path: PurePosixPath) -> PurePosixPath:
+    return path.with_suffix("") if path.suffix in SUFFIXES else path  # a UID has dots, too
 
 
 def _normalise(file: str, folder: Path) -> PurePosixPath:

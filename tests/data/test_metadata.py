@@ -1,0 +1,134 @@
+"""Patients that are named are used, whatever their column is called and however the files are spelled."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from trainer.data.manifest import read_manifest
+from trainer.errors import UsageError
+
+
+@pytest.fixture
+def data(phantoms, tmp_path) -> Path:
+    """Six films of each class, of one name in both classes."""
+    for label in ("Normal", "Tuberculosis"):
+        (tmp_path / "data" / label).mkdir(parents=True)
+        for number, file in enumerate(sorted((phantoms / label).iterdir())[:6]):
+            shutil.copy(file, tmp_path / "data" / label / f"{number}.png")
+    return tmp_path / "data"
+
+
+def files_of(data: Path) -> list[str]:
+    return sorted(file.relative_to(data).as_posix() for file in data.rglob("*.png"))
+
+
+def patients(manifest) -> dict[str, str]:
+    return {"/".join(Path(row.file).parts[-2:]): row.group for row in manifest.rows.itertuples()}
+
+
+COLUMNS = ["patient_id", "PatientID", "Patient ID", "patient", "subject_id", "Subject", "participant_id", "Case ID"]
+
+
+@pytest.mark.parametrize("column", COLUMNS)
+def test_a_manifest_names_patients_by_any_usual_column(data, column):
+    table = pd.DataFrame({"file": files_of(data), "label": "x", column: ["p1", "p2", "NA"] * 4})
+    table.to_csv(data / "list.csv", index=False)
+    manifest = read_manifest(data / "list.csv")
+    assert manifest.rows["group"].value_counts().to_dict() == {"p1": 4, "p2": 4, "": 4}
+    assert manifest.notes == [
+        f"{data / 'list.csv'}: 2 patients of 8 of 12 images are taken from column {column}",
+    ]
+
+
+def test_a_second_patient_column_is_named_and_an_empty_one_gives_way(data):
+    table = pd.DataFrame({"File": files_of(data), "Label": "x", "group": "", "patient_id": "p", "Split": "Train"})
+    table.assign(subject="s").to_csv(data / "list.csv", index=False, sep=";")
+    manifest = read_manifest(data / "list.csv")
+    assert set(manifest.rows["group"]) == {"p"}
+    assert set(manifest.rows["split"]) == {"train"}
+    assert manifest.notes[0].endswith("from column patient_id, not from subject, group")
+
+
+SPELLINGS = {
+    "relative": lambda file: file,
+    "Windows": lambda file: file.replace("/", "\\"),
+    "from here": lambda file: f"./{file}",
+    "another root": lambda file: f"C:\\films\\{file}".replace("/", "\\"),
+    "upper case": lambda file: file.upper(),
+    "another suffix": lambda file: file.replace(".png", ".dcm"),
+}
+
+
+@pytest.mark.parametrize("spelling", SPELLINGS)
+def test_metadata_matches_however_the_files_are_spelled(data, spelling):
+    if spelling == "another suffix":  # names that are unique
+        for number, file in enumerate(files_of(data)):
+            (data / file).rename((data / file).with_name(f"film-{number}.png"))
+    files = files_of(data)
+    table = pd.DataFrame({"file_name": map(SPELLINGS[spelling], files), "patient_id": [f"p{n}" for n in range(12)]})
+    table.to_csv(data / "metadata.csv", index=False)
+    manifest = read_manifest(data)
+    assert patients(manifest) == {file: f"p{number}" for number, file in enumerate(files)}
+    (note,) = manifest.notes
+    assert note.endswith("metadata.csv: patient_id taken for 12 of 12 images; labels come from the folders")
+
+
+def test_bare_names_match_where_they_are_unique(data):
+    (data / "Normal" / "0.png").rename(data / "Normal" / "alone.png")
+    (data / "metadata.csv").write_text("file_name,patient_id\nalone.png,p1\n1.png,p2\nTuberculosis/7.png,p3\n")
+    manifest = read_manifest(data)
+    assert {file: patient for file, patient in patients(manifest).items() if patient} == {"Normal/alone.png": "p1"}
+    assert "patient_id taken for 1 of 12 images" in manifest.notes[0]
+    (data / "metadata.csv").write_text("file_name,patient_id\nNormal/0.png,p1\n1.png,p2\n")
+    manifest = read_manifest(data)
+    assert set(patients(manifest).values()) == {""}  # Tuberculosis/0.png is another image
+    assert any("none of its 2 rows names an image here" in note for note in manifest.notes)
+
+
+def test_metadata_in_split_folders_as_json_lines_and_parquet(data, tmp_path):
+    for split in ("train", "test", "validation"):
+        shutil.copytree(data, tmp_path / "splits" / split)
+        rows = [{"file_name": file, "PatientID": f"{split}-{n // 2}"} for n, file in enumerate(files_of(data))]
+        if split == "train":
+            lines = "\n".join(map(json.dumps, rows))
+            (tmp_path / "splits" / split / "metadata.jsonl").write_text(lines)
+        elif split == "test":
+            pd.DataFrame(rows).to_parquet(tmp_path / "splits" / split / "metadata.parquet")
+        else:
+            pd.DataFrame(rows).to_csv(tmp_path / "splits" / split / "metadata.csv", index=False)
+    manifest = read_manifest(tmp_path / "splits")
+    assert len(manifest.rows) == 36
+    assert all(group.startswith(split) for group, split in manifest.rows[["group", "split"]].itertuples(index=False))
+    (note,) = manifest.notes
+    assert "and 2 more: PatientID taken for 36 of 36 images" in note
+
+
+def test_a_table_of_another_name_is_used_where_it_names_patients(data):
+    files = files_of(data)
+    pd.DataFrame({"filename": files, "subject": "s"}).to_csv(data / "patients.csv", index=False)
+    pd.DataFrame({"filename": files, "age": "40"}).to_csv(data / "ages.csv", index=False)
+    pd.DataFrame({"file": files, "label": "x", "split": "test", "group": "t"}).to_csv(data / "manifest.csv")
+    manifest = read_manifest(data)
+    assert set(manifest.rows["group"]) == {"t"}  # the first that names them
+    assert set(manifest.rows["split"]) == {"test"}
+    assert set(manifest.rows["label"]) == {"Normal", "Tuberculosis"}
+    assert manifest.left_out == {"no images": [str(data / "ages.csv")]}
+    assert any("12 labels are not those of the folders" in note for note in manifest.notes)
+
+
+@pytest.mark.parametrize("content", [b"file_name,patient\nK\xf6hler.png,p1\n", b"", b'a,b\n"1,2\n3,4,5\n'])
+def test_metadata_that_cannot_be_read_is_named(data, content):
+    (data / "metadata.csv").write_bytes(content)
+    assert any("metadata.csv is left out: " in note for note in read_manifest(data).notes)
+
+
+def test_a_manifest_with_windows_paths_is_read(data):
+    lines = [f"{file},x".replace("/", "\\") for file in files_of(data)]
+    (data / "list.csv").write_text("\n".join(["file,label", *lines]))
+    assert len(read_manifest(data / "list.csv").rows) == 12
+    (data / "list.csv").write_bytes(b"file,label\nK\xf6hler.png,x\n")
+    with pytest.raises(UsageError, match="not a CSV that can be read; save it in UTF-8"):
+        read_manifest(data / "list.csv")
