@@ -14,7 +14,6 @@ PACKAGES = (
     "timm",
     "accelerate",
     "datasets",
-    "evaluate",
     "scikit-learn",
     "numpy",
     "Pillow",
