@@ -12,6 +12,7 @@ from trainer.evaluation.intervals import RESAMPLES, delong, intervals, weighted_
 from trainer.evaluation.metrics import classification_metrics
 from trainer.evaluation.operating_points import decided
 from trainer.evaluation.report import split_report
+from trainer.evaluation.scoring import Scored
 
 LABELS = ("a", "b", "c", "d")
 
@@ -156,7 +157,7 @@ def test_always_the_same_answer_still_leaves_a_width():
 def test_a_report_by_collection():
     truth, scores = sample(90, 3)
     rows = pd.DataFrame({"group": np.arange(90).astype(str), "collection": ["north", "south", ""] * 30})
-    report = split_report(rows, truth, scores.argmax(1), scores, ("a", "b", "c"))
+    report = split_report(Scored(rows, truth, scores, None), ("a", "b", "c"), None)
     assert report["n"] == report["groups"] == 90
     assert set(report["collections"]) == {"north", "south"}
     north = report["collections"]["north"]
@@ -170,7 +171,7 @@ def test_a_report_by_collection():
 def test_pictures_are_drawn(tmp_path):
     truth, scores = sample(40, 2)
     rows = pd.DataFrame({"group": np.arange(40).astype(str), "collection": ""})
-    report = split_report(rows, truth, scores.argmax(1), scores, ("Normal", "Tuberculosis"))
+    report = split_report(Scored(rows, truth, scores, None), ("Normal", "Tuberculosis"), None)
     history = [{"epoch": 1, "train_loss": 0.7, "validation_loss": 0.6, "validation_accuracy": 0.6}] * 2
     for name, figure in (
         ("a", figures.curves(history, 1)),
