@@ -1,6 +1,7 @@
 """`cxr compare`: runs beside each other, with paired tests, and beside their sources' published figures."""
 
 import argparse
+from collections.abc import Sequence
 from itertools import combinations
 from typing import TYPE_CHECKING
 
@@ -25,33 +26,30 @@ def compare(runs: "list[Run]", split: str = "test") -> list[str]:
 
     Tests count groups: images that one of the two runs, or a chain through both, knows to be of one group.
     """
-    tables = [(run, _predictions(run, split)) for run in runs]
-    return [line for one, other in combinations(tables, 2) for line in _compare_two(*one, *other, split)]
+    return [line for pair in combinations(runs, 2) for line in _compare_two(pair, split)]
 
 
-def _compare_two(
-    run: "Run", table: "pd.DataFrame", other_run: "Run", other_table: "pd.DataFrame", split: str
-) -> list[str]:
+def _compare_two(runs: "tuple[Run, Run]", split: str) -> list[str]:
     from trainer.evaluation.paired import compare_answers, compare_aurocs, verdict
 
-    names = (run.path.name, other_run.path.name)
-    shared = table.index.intersection(other_table.index)
-    if not len(shared) or list(table.columns) != list(other_table.columns):
+    names = (runs[0].path.name, runs[1].path.name)
+    first, second = (_predictions(run, split) for run in runs)
+    shared = first.index.intersection(second.index)
+    if not len(shared) or list(first.columns) != list(second.columns):
         return [f"{names[0]} and {names[1]}: no {split} image of the same question in both"]
-    both = (table.loc[shared], other_table.loc[shared])
-    groups = joint_groups([run, other_run], shared)
-    correct, other_correct = ((part["decision"] == part["label"]).to_numpy() for part in both)
+    first, second = first.loc[shared], second.loc[shared]
+    groups = joint_groups(runs, shared)
+    correct, other_correct = ((part["decision"] == part["label"]).to_numpy() for part in (first, second))
     tests = [compare_answers(correct, other_correct, groups)]
-    columns = _score_columns(table)
-    positive = (both[0]["label"] == columns[-1].removeprefix("p:")).to_numpy()
+    columns = _score_columns(first)
+    positive = (first["label"] == columns[-1].removeprefix("p:")).to_numpy()
     if len(columns) == 2 and positive.any() and not positive.all():
-        scores, other_scores = (part[columns[1]].to_numpy() for part in both)
-        tests.append(compare_aurocs(positive, scores, other_scores, groups))
+        tests.append(compare_aurocs(positive, first[columns[1]].to_numpy(), second[columns[1]].to_numpy(), groups))
     head = f"{names[0]} and {names[1]} on the same {len(shared)} {split} images in {groups.max() + 1} groups:"
     return [head, *(f"  {verdict(test, names)}" for test in tests)]
 
 
-def joint_groups(runs: "list[Run]", images: "pd.Index") -> "np.ndarray":
+def joint_groups(runs: "Sequence[Run]", images: "pd.Index") -> "np.ndarray":
     """The group [N], numbered from 0, of each image (by sha256): images that the groups of any run link.
 
     Names of groups are salted, so they say something within their own run's manifest.csv alone.

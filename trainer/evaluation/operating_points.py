@@ -52,19 +52,18 @@ def decided(scores: np.ndarray, labels: tuple[str, ...], point: dict[str, Any] |
 def choose_operating_points(
     truth: np.ndarray, scores: np.ndarray, labels: tuple[str, ...], task: str, collections: np.ndarray
 ) -> list[dict[str, Any]]:
-    """The thresholds for each aim on validation; None where no threshold reaches it.
-
-    Aims of a label that end at one threshold are one point: it has the name of the first, and `also` the other names.
+    """The thresholds for each aim and label of `positive_indices` on validation; None where no threshold reaches it.
 
     Args:
         truth: label indices [N].
-        scores: probabilities [N, C]; `positive_indices` says for which labels.
+        scores: probabilities [N, C].
         collections: where each image is from, [N]: an aim is reached where it is in each of them (`choose_threshold`).
 
     Returns:
-        {"name", "label", "aim", "threshold", "also", "cases", "controls", "within"} for each; an image is positive when
-        its score is the threshold or above. `within` names the collections that were looked at by themselves. Of fewer
-        than 20 cases or controls an aim of .95 asks for all of them: the counts say so.
+        {"name", "label", "aim", "threshold", "also", "cases", "controls", "within"} for each; an image is positive from
+        the threshold on. Aims that end at one threshold are one point, by the name of the first; `also` has the others.
+        `within` names the collections that were looked at by themselves. Of fewer than 20 cases or controls an aim of
+        .95 asks for all of them: the counts say so.
     """
     points: list[dict[str, Any]] = []
     for index in positive_indices(labels):

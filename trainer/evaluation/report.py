@@ -53,19 +53,19 @@ def split_report(part: Scored, labels: tuple[str, ...], decision: dict[str, Any]
     """
     decisions, collections = decided(part.scores, labels, decision), part.rows["collection"].to_numpy()
 
-    def within(rows: np.ndarray) -> tuple[dict[str, int], dict[str, int], dict[str, Any]]:
+    def within(rows: np.ndarray) -> dict[str, Any]:
         truth, groups = part.truth[rows], part.groups[rows]
-        sizes = {label: int((truth == index).sum()) for index, label in enumerate(labels)}
-        counts = {"n": len(truth), "groups": len(set(groups))}
-        return counts, sizes, intervals(truth, decisions[rows], part.scores[rows], groups)
+        report = intervals(truth, decisions[rows], part.scores[rows], groups)
+        sizes = np.bincount(truth, minlength=len(labels)).tolist()
+        per_class = {label: {"n": sizes[index], **report["per_class"][index]} for index, label in enumerate(labels)}
+        return {"n": len(truth), "groups": len(set(groups)), **report, "per_class": per_class}
 
-    counts, sizes, report = within(np.ones(len(decisions), bool))
-    per_class = {label: {"n": sizes[label], **report["per_class"][index]} for index, label in enumerate(labels)}
-    by_collection = {}
+    parts = {}
     for name in sorted(set(collections) - {""}):
-        inside, labelled, metrics = within(collections == name)
-        by_collection[name] = {**inside, "labels": labelled, "metrics": metrics["metrics"]}
-    return {**counts, "collections": by_collection, **report, "per_class": per_class}
+        inside = within(collections == name)
+        sizes = {label: metrics["n"] for label, metrics in inside["per_class"].items()}
+        parts[name] = {"n": inside["n"], "groups": inside["groups"], "labels": sizes, "metrics": inside["metrics"]}
+    return {**within(np.ones(len(decisions), bool)), "collections": parts}
 
 
 def _calibration(part: Scored, temperature: float) -> dict[str, Any]:
