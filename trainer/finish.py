@@ -1,6 +1,5 @@
 """From the best weights to a finished run: what is fitted, scores, metrics, card."""
 
-import io
 from typing import Any
 
 import numpy as np
@@ -12,13 +11,13 @@ from trainer.cxr_model import CxrForImageClassification, CxrImageProcessor
 from trainer.data.labelled import LabelledImages
 from trainer.data.phantom import FINDINGS, draw_phantom
 from trainer.evaluation import figures
-from trainer.evaluation.calibration import fit_temperature, undo_temperature
+from trainer.evaluation.calibration import fit_temperature
 from trainer.evaluation.familiarity import fit_familiarity, mean_thumbnail
-from trainer.evaluation.operating_points import SCREENING, choose_operating_points, decided, positive_indices
+from trainer.evaluation.operating_points import SCREENING, choose_operating_points, decided
 from trainer.evaluation.report import assess
 from trainer.evaluation.scoring import Scored, score
 from trainer.export import native_copy
-from trainer.files import write_bytes
+from trainer.files import atomic_write
 from trainer.inference import PixelBatches, for_inference, predict_image, run_model
 from trainer.run import Run
 from trainer.training.checkpoint import Checkpoints, Progress
@@ -37,10 +36,7 @@ def finish(
     """Fit what a decision needs, score the splits and write the run; metrics.json and the card come last.
 
     Args:
-        run: where the training left its checkpoints.
-        labelled: the data it was trained on.
         processor: as in training; what is fitted on training images is added.
-        progress: of the finished training.
         model: gives the configuration; the best weights come from the checkpoint.
     """
     history = pd.DataFrame(progress.history)
@@ -53,15 +49,18 @@ def finish(
     best, processor = run.load_model()
     if native := native_copy(best, processor):
         run.write_native(*native)
+    example = _example(run, best, processor)
+    best = for_inference(best, processor)
     parts = {split: score(best, processor, labelled, split) for split in REPORTED if len(labelled.indices(split))}
-    metrics = assess(parts, labelled.task.labels, best.config.operating_point, best.config.calibration, points)
+    metrics = assess(best, parts, points)
     for split, part in parts.items():
-        _draw(run, metrics, split, part, labelled.task.labels)
-    run.write_table(
-        "predictions.csv",
-        pd.concat([_prediction_table(part, labelled.task.labels, metrics["decision"]) for part in parts.values()]),
-    )
-    example = _example(run, best, processor, labelled.task.labels)
+        run.write_figure(f"confusion-{split}", figures.confusion(metrics["splits"][split], best.labels, split))
+        thresholds = figures.thresholds(part, best.labels, metrics["operating_points"], split)
+        run.write_figure(f"thresholds-{split}", thresholds)
+        reliability = figures.reliability(part, best.config.calibration["temperature"], split)
+        run.write_figure(f"reliability-{split}", reliability)
+    tables = [_prediction_table(part, best.labels, metrics["decision"]) for part in parts.values()]
+    run.write_table("predictions.csv", pd.concat(tables))
     run.write_json("metrics.json", {**metrics, "split": labelled.leaks, "example": example})
     run.write_card()
 
@@ -69,17 +68,13 @@ def finish(
 def fit_decisions(
     model: CxrForImageClassification, processor: CxrImageProcessor, labelled: LabelledImages
 ) -> list[dict[str, Any]]:
-    """Fit what a decision needs besides the weights, and put it where it is applied.
+    """Fit what a decision needs besides the weights, and put it where it is applied; gives the operating points.
 
     On validation: the temperature (into the last layer), the operating points (the first of two labels decides), the
     threshold of familiarity. On training radiographs: their texture and their thumbnail.
-
-    Returns:
-        The operating points.
     """
     labels, validation = labelled.task.labels, labelled.indices("validation")
     train = np.random.default_rng(0).permutation(labelled.indices("train"))[:FAMILIARITY_SAMPLE]
-
     folded = for_inference(model, processor)
     pixels = PixelBatches(labelled.images, processor, folded.device)
 
@@ -90,6 +85,7 @@ def fit_decisions(
         return torch.cat([output.logits, texture(output)], dim=1)
 
     outputs = run_model(folded, pixels, validation, title="calibrating", select=logits_and_texture).double()
+    train_textures = run_model(folded, pixels, train, title="familiarity", select=texture)
     logits, textures, truth = outputs[:, : len(labels)], outputs[:, len(labels) :], labelled.truth[validation]
     temperature = fit_temperature(logits.numpy(), truth)
     with torch.no_grad():
@@ -102,43 +98,23 @@ def fit_decisions(
     deciding = next((point for point in points if point["name"] == SCREENING), None)
     if len(labels) == 2 and deciding and deciding["threshold"] is not None:
         model.config.operating_point = {key: deciding[key] for key in ("name", "label", "threshold")}
-    train_textures = run_model(folded, pixels, train, title="familiarity", select=texture)
     fit_familiarity(model, train_textures.numpy(), textures.numpy())
     processor.mean_thumbnail = mean_thumbnail(labelled.images.batch(train[:THUMBNAIL_SAMPLE]).numpy())
     return points
 
 
-def _example(
-    run: Run, model: CxrForImageClassification, processor: CxrImageProcessor, labels: tuple[str, ...]
-) -> dict[str, Any]:
-    """A phantom for the card, figures/example.png, and what the model says of it: no radiograph of anybody is
-    published.
-    """
-    drawn = next((label for label in reversed(labels) if label in FINDINGS), "Normal")
-    pixels = draw_phantom(drawn, np.random.default_rng(0)).pixels
-    stream = io.BytesIO()
-    Image.fromarray(pixels).save(stream, "PNG")
-    write_bytes(run.path / "figures" / "example.png", stream.getvalue())
-    return {"drawn": drawn, "scores": predict_image(model, processor, pixels)["scores"]}
-
-
-def _draw(run: Run, metrics: dict[str, Any], split: str, part: Scored, labels: tuple[str, ...]) -> None:
-    truth, scores = part.truth, part.scores
-    run.write_figure(f"confusion-{split}", figures.confusion(metrics["splits"][split], labels, split))
-    run.write_figure(
-        f"thresholds-{split}",
-        figures.thresholds(truth, scores, labels, positive_indices(labels), metrics["operating_points"], split),
-    )
-    raw = undo_temperature(scores, metrics["calibration"]["temperature"])
-    run.write_figure(f"reliability-{split}", figures.reliability(truth, raw, scores, split))
+def _example(run: Run, model: CxrForImageClassification, processor: CxrImageProcessor) -> dict[str, Any]:
+    """A phantom for the card, figures/example.png, and its scores: no radiograph of anybody is published."""
+    label = next((label for label in reversed(model.labels) if label in FINDINGS), "Normal")
+    pixels = draw_phantom(label, np.random.default_rng(0)).pixels
+    with atomic_write(run.path / "figures" / "example.png") as file:
+        Image.fromarray(pixels).save(file, "PNG")
+    return {"drawn": label, "scores": predict_image(model, processor, pixels)["scores"]}
 
 
 def _prediction_table(part: Scored, labels: tuple[str, ...], decision: dict[str, Any] | None) -> pd.DataFrame:
     """`prediction` is the highest score, `decision` what the model answers at the threshold that ships."""
-    found = {"prediction": part.scores.argmax(axis=1), "decision": decided(part.scores, labels, decision)}
-    table = part.rows[["sha256", "split", "label"]].assign(
-        **{name: np.array(labels)[indices] for name, indices in found.items()}
-    )
-    for index, label in enumerate(labels):
-        table[f"p:{label}"] = part.scores[:, index]
-    return table
+    table = part.rows[["sha256", "split", "label"]].copy()
+    table["prediction"] = np.array(labels)[part.scores.argmax(axis=1)]
+    table["decision"] = np.array(labels)[decided(part.scores, labels, decision)]
+    return table.assign(**{f"p:{label}": part.scores[:, index] for index, label in enumerate(labels)})

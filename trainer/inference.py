@@ -1,6 +1,5 @@
 """A model over decoded images: in their order, in batches, on one process or on many."""
 
-import copy
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
@@ -46,10 +45,13 @@ class PixelBatches:
 
 
 def for_inference(model: CxrForImageClassification, processor: CxrImageProcessor) -> CxrForImageClassification:
-    """A copy of the model in eval mode on the best device, channels last, BatchNorm folded into its convolutions."""
-    device = best_device()
-    example = torch.rand(1, 3, processor.size["height"], processor.size["width"], device=device)
-    model = copy.deepcopy(model).to(device, memory_format=torch.channels_last)
+    """The model itself in eval mode, moved to the best device, channels last; with BatchNorm, a copy that has it folded
+    into its convolutions.
+    """
+    model = model.eval().to(best_device(), memory_format=torch.channels_last)
+    if not any(isinstance(module, nn.BatchNorm2d) for module in model.modules()):
+        return model
+    example = torch.rand(1, 3, processor.size["height"], processor.size["width"], device=model.device)
     return model.fold_batch_norm(example.contiguous(memory_format=torch.channels_last))
 
 
@@ -67,11 +69,9 @@ def run_model(
     title: str | None = None,
     select: Callable[[CxrOutput], torch.Tensor] = attrgetter("logits"),
 ) -> torch.Tensor:
-    """The logits for these rows, or what `select` takes of the output: float32 [N, C] on the CPU; every process gets
-    all.
+    """The logits for these rows, or what `select` takes of the output: float32 [N, C] on the CPU of every process.
 
-    Args:
-        title: of the progress bar; None shows none.
+    `title` is that of a progress bar; None shows none.
     """
     processes, rank = (accelerator.num_processes, accelerator.process_index) if accelerator else (1, 0)
     precision: AbstractContextManager[object] = accelerator.autocast() if accelerator else nullcontext()

@@ -16,7 +16,7 @@ from trainer.cli import main
 from trainer.data.annotations import load_lesion_masks, load_lung_masks
 from trainer.data.phantom import write_phantoms
 from trainer.errors import UsageError
-from trainer.evaluation.audit.conditions import Occlusion, ResolutionMatching, central_area, widen
+from trainer.evaluation.audit.conditions import central_area, match_resolution, occlude, widen
 from trainer.evaluation.audit.heat_maps import pointing, prior_maps
 from trainer.evaluation.audit.verdict import verdict
 
@@ -33,8 +33,6 @@ def test_a_planted_mark_is_found_out(marked_run, marked_phantoms, tmp_path, caps
     assert audit["conditions"]["lungs hidden"]["auroc"]["low"] > 0.9
     assert "it reads the source, not the disease" in told
     assert audit["verdict"]["text"] in (run / "README.md").read_text()
-    assert "figures/audit.png" in (run / "README.md").read_text()
-    assert (run / "figures" / "audit.png").stat().st_size > 5000
     schema = json.loads((Path(__file__).parents[2] / "trainer" / "evaluation/metrics.schema.json").read_text())
     jsonschema.validate(metrics, schema)
     before = (run / "metrics.json").read_bytes()
@@ -100,8 +98,7 @@ def test_hidden_is_what_lies_within_and_nothing_of_it_is_left():
     mask = np.zeros((40, 60), bool)
     mask[10:20, 10:20] = mask[12:30, 35:45] = True
     usual = torch.arange(40 * 60).reshape(40, 60).to(torch.uint8)
-    hide, only = Occlusion({7: mask}, False, usual), Occlusion({7: mask}, True, usual)
-    hidden, shown = hide(grey, np.array([7, 3])), only(grey, np.array([7, 3]))
+    hidden, shown = (occlude(grey, np.array([7, 3]), {7: mask}, keep, usual) for keep in (False, True))
     box, near, central = widen(mask, box=True), widen(mask, box=False), central_area(40, 60)
     assert box[mask].all()
     assert near[mask].all()
@@ -113,7 +110,7 @@ def test_hidden_is_what_lies_within_and_nothing_of_it_is_left():
     assert torch.equal(shown[0][torch.from_numpy(~near)], usual[torch.from_numpy(~near)])
     other = grey.clone()
     other[0][torch.from_numpy(mask)] = 0  # the lungs do not shine through
-    assert torch.equal(hide(other, np.array([7, 3]))[0], hidden[0])
+    assert torch.equal(occlude(other, np.array([7, 3]), {7: mask}, False, usual)[0], hidden[0])
     assert not central[[0, 0, -1, -1], [0, -1, 0, -1]].any()
     assert central[20, 30]
 
@@ -121,7 +118,7 @@ def test_hidden_is_what_lies_within_and_nothing_of_it_is_left():
 def test_levelled_pictures_hold_no_finer_detail():
     stripes = torch.zeros(1, 64, 64, dtype=torch.uint8)
     stripes[:, :, ::2] = 200
-    levelled = ResolutionMatching(16)(stripes, np.array([0]))
+    levelled = match_resolution(stripes, np.array([0]), 16)
     assert levelled.shape == stripes.shape
     assert levelled.unique().tolist() == [100]
 

@@ -1,12 +1,12 @@
 """`cxr audit`: are the lungs what a run reads?"""
 
 import argparse
-import json
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hub_cards.formatting import format_metric, format_number
 from trainer.commands.options import DATA, JSON, OUTPUT_FILE, RUN, Commands, add_command, log, split
+from trainer.commands.tables import headline_text, print_report
 from trainer.errors import UsageError
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ def audit(run: "Run", data: str, split: str = "test", images: int = 700, keep: b
         run: a finished run.
         data: a folder or a manifest; all of it is `split` where it names none.
         images: how many images are used, drawn at random; and as many with a known finding for the heat maps.
-        keep: write the result into the run's metrics.json, its card and figures/audit.png.
+        keep: write the result into the run's metrics.json and its card.
 
     Returns:
         {"split", "left_out", "n", "groups", "lung_masks", "level", "conditions", "collections", "heat_maps",
@@ -58,18 +58,9 @@ def audit(run: "Run", data: str, split: str = "test", images: int = 700, keep: b
     report["heat_maps"] = audit_heat_maps(model, pixels, labelled, data, pointed)
     report["verdict"] = verdict(report["conditions"], report["collections"])
     if keep:
-        _keep(run, report)
+        run.write_json("metrics.json", {**run.read_json("metrics.json"), "audit": report})
+        run.write_card()
     return report
-
-
-def _keep(run: "Run", report: dict[str, Any]) -> None:
-    """Write an audit into metrics.json, figures/audit.png and the card."""
-    from hub_cards.formatting import headline
-    from trainer.evaluation import figures
-
-    run.write_figure("audit", figures.audit(report, headline(report["conditions"]["as they are"])))
-    run.write_json("metrics.json", {**run.read_json("metrics.json"), "audit": report})
-    run.write_card()
 
 
 def _sample(data: str, rows: "pd.DataFrame", most: int) -> "pd.DataFrame":
@@ -101,7 +92,6 @@ def add_parser(commands: Commands) -> None:
 
 def main(options: argparse.Namespace) -> int:
     """Print the audit, and write it into the run or to --output."""
-    from trainer.files import write_json
     from trainer.run import load_run
 
     if options.images < 1:
@@ -110,28 +100,22 @@ def main(options: argparse.Namespace) -> int:
     run = load_run(options.model)
     if keep and not run.finished:
         raise UsageError(f"{run.path}: not a finished run; give --output FILE")
-    report = audit(run, options.data, options.split, options.images, keep)
-    if options.output:
-        write_json(options.output, report)
-    print(json.dumps(report, indent=2) if options.json else to_text(report))
+    print_report(audit(run, options.data, options.split, options.images, keep), options, to_text)
     if keep:
-        print(f"written to {run.path}: metrics.json, its card, figures/audit.png", file=sys.stderr)
+        log(f"written to {run.path}: metrics.json and its card")
     return 0
 
 
 def to_text(audit: dict[str, Any]) -> str:
     """The audit as lines; its verdict last."""
-    from hub_cards.formatting import format_metric, format_number
-    from trainer.commands.tables import headline_text
-
     counts = f"n = {audit['n']} images, {audit['groups']} groups, {audit['lung_masks']} with a lung mask"
     lines = [f"{audit['split']}: {counts}; resolution matched at {audit['level']} pixels; 95 % intervals in brackets"]
     lines += [f"  {name:<22}{headline_text(metrics)}" for name, metrics in audit["conditions"].items()]
     if audit["collections"]:
         lines.append("collections, from the model's features (AUROC of a linear probe, cross-validated):")
-        for row in audit["collections"]:
-            auroc = format_metric({**row, "value": row["auroc"]})
-            lines.append(f"  {row['collection']} among {row['among']}: {auroc}, n = {row['n']}")
+    for row in audit["collections"]:
+        auroc = format_metric({**row, "value": row["auroc"]})
+        lines.append(f"  {row['collection']} among {row['among']}: {auroc}, n = {row['n']}")
     if heat_maps := audit["heat_maps"]:
         lines.append(f"heat maps on {heat_maps['n']} known findings (mean area {format_number(heat_maps['area'])}):")
         for name, row in heat_maps["maps"].items():

@@ -1,9 +1,11 @@
 """`cxr compare`: runs beside each other, with paired tests, and beside their sources' published figures."""
 
 import argparse
+from collections.abc import Sequence
 from itertools import combinations
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from hub_cards.formatting import figure_name, format_metric, format_number
 from trainer.commands.options import Commands, add_command, split
 from trainer.errors import UsageError
 
@@ -13,8 +15,10 @@ if TYPE_CHECKING:
 
     from trainer.run import Run
 
-METRICS = ("auroc", "macro_auroc", "sensitivity", "specificity", "balanced_accuracy", "precision", "f1", "macro_f1")
-COLUMNS = (*METRICS, "accuracy")
+COLUMNS = (
+    *("auroc", "macro_auroc", "sensitivity", "specificity", "balanced_accuracy"),
+    *("precision", "f1", "macro_f1", "accuracy"),
+)
 
 
 def compare(runs: "list[Run]", split: str = "test") -> list[str]:
@@ -22,33 +26,30 @@ def compare(runs: "list[Run]", split: str = "test") -> list[str]:
 
     Tests count groups: images that one of the two runs, or a chain through both, knows to be of one group.
     """
-    tables = [(run, _predictions(run, split)) for run in runs]
-    return [line for one, other in combinations(tables, 2) for line in _compare_two(*one, *other, split)]
+    return [line for pair in combinations(runs, 2) for line in _compare_two(pair, split)]
 
 
-def _compare_two(
-    run: "Run", table: "pd.DataFrame", other_run: "Run", other_table: "pd.DataFrame", split: str
-) -> list[str]:
+def _compare_two(runs: "tuple[Run, Run]", split: str) -> list[str]:
     from trainer.evaluation.paired import compare_answers, compare_aurocs, verdict
 
-    names = (run.path.name, other_run.path.name)
-    shared = table.index.intersection(other_table.index)
-    if not len(shared) or list(table.columns) != list(other_table.columns):
+    names = (runs[0].path.name, runs[1].path.name)
+    first, second = (_predictions(run, split) for run in runs)
+    shared = first.index.intersection(second.index)
+    if not len(shared) or list(first.columns) != list(second.columns):
         return [f"{names[0]} and {names[1]}: no {split} image of the same question in both"]
-    first, second = table.loc[shared], other_table.loc[shared]
-    groups = joint_groups([run, other_run], shared)
+    first, second = first.loc[shared], second.loc[shared]
+    groups = joint_groups(runs, shared)
     correct, other_correct = ((part["decision"] == part["label"]).to_numpy() for part in (first, second))
     tests = [compare_answers(correct, other_correct, groups)]
     columns = _score_columns(first)
     positive = (first["label"] == columns[-1].removeprefix("p:")).to_numpy()
     if len(columns) == 2 and positive.any() and not positive.all():
-        scores, other_scores = (part[columns[1]].to_numpy() for part in (first, second))
-        tests.append(compare_aurocs(positive, scores, other_scores, groups))
+        tests.append(compare_aurocs(positive, first[columns[1]].to_numpy(), second[columns[1]].to_numpy(), groups))
     head = f"{names[0]} and {names[1]} on the same {len(shared)} {split} images in {groups.max() + 1} groups:"
     return [head, *(f"  {verdict(test, names)}" for test in tests)]
 
 
-def joint_groups(runs: "list[Run]", images: "pd.Index") -> "np.ndarray":
+def joint_groups(runs: "Sequence[Run]", images: "pd.Index") -> "np.ndarray":
     """The group [N], numbered from 0, of each image (by sha256): images that the groups of any run link.
 
     Names of groups are salted, so they say something within their own run's manifest.csv alone.
@@ -111,39 +112,26 @@ def main(options: argparse.Namespace) -> int:
         if not run.finished:
             raise UsageError(f"{run.path}: not a finished run")
     lines = compare(runs, options.split)
-    print("\n".join([*_table([_row(run) for run in runs], options.split), *lines]))
+    print("\n".join([*_table(runs, options.split), *lines]))
     return 0
 
 
-def _row(run: "Run") -> tuple[str, dict[str, Any], dict[str, Any]]:
-    return run.path.name, run.read_json("recipe.json"), run.read_json("metrics.json")
+def _table(runs: "list[Run]", split: str) -> list[str]:
+    """A Markdown table of runs, each followed by its source's metrics.
 
-
-def _table(runs: list[tuple[str, dict[str, Any], dict[str, Any]]], split: str) -> list[str]:
-    """A Markdown table of runs (name, recipe.json, metrics.json), each followed by its source's figures.
-
-    The source's figures are of its own data and test split, so they orient and do not compare. All but AUROC and
+    The source's metrics are of its own data and test split, so they orient and do not compare. All but AUROC and
     accuracy are of the decision, which is the argmax in the sources and in runs that are older than this column.
     """
-    from hub_cards.formatting import figure_name, format_metric, format_number
-
-    reports = [metrics["splits"].get(split, {"n": "–", "metrics": {}}) for _, _, metrics in runs]
-    keys = [key for key in COLUMNS if any(key in report["metrics"] for report in reports)]
-    rows = [[f"run ({split})", "recipe", "decision", "n", *map(figure_name, keys)]]
-    for (name, recipe, metrics), report in zip(runs, reports, strict=True):
-        values = [format_metric(report["metrics"].get(key)) for key in keys]
-        rows.append([name, recipe["name"], decision_text(metrics), str(report["n"]), *values])
+    reports = [run.read_json("metrics.json") for run in runs]
+    splits = [report["splits"].get(split, {"n": "–", "metrics": {}}) for report in reports]
+    keys = [key for key in COLUMNS if any(key in part["metrics"] for part in splits)]
+    rows = [[f"run ({split})", "recipe", "decision", "n", *map(figure_name, keys)], ["---"] * (len(keys) + 4)]
+    for run, report, part in zip(runs, reports, splits, strict=True):
+        recipe, point = run.read_json("recipe.json"), report.get("decision")
+        decision = f"{point['name']}, {point['label']} from {format_number(point['threshold'])}" if point else "argmax"
+        metrics = [format_metric(part["metrics"].get(key)) for key in keys]
+        rows.append([run.path.name, recipe["name"], decision, str(part["n"]), *metrics])
         if source := recipe["source"]:
-            published = source["figures"]
-            values = [format_number(published[key]) if key in published else "–" for key in keys]
-            rows.append(["– its source –", source["name"], "argmax", str(source["n"]), *values])
-    lines = [f"| {' | '.join(row)} |" for row in rows]
-    return [lines[0], "|---" * len(rows[0]) + "|", *lines[1:]]
-
-
-def decision_text(metrics: dict[str, Any]) -> str:
-    """What decided, where metrics.json is of a decision; older runs have metrics of the argmax."""
-    from hub_cards.formatting import format_number
-
-    point = metrics.get("decision")
-    return f"{point['name']}, {point['label']} from {format_number(point['threshold'])}" if point else "argmax"
+            published = [format_number(source["figures"][key]) if key in source["figures"] else "–" for key in keys]
+            rows.append(["– its source –", source["name"], "argmax", str(source["n"]), *published])
+    return [f"| {' | '.join(row)} |" for row in rows]

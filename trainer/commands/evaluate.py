@@ -1,11 +1,11 @@
 """`cxr evaluate`: metrics of a run on other data."""
 
 import argparse
-import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from trainer.commands.options import DATA, JSON, OUTPUT_FILE, RUN, Commands, add_command, log, split
+from trainer.commands.tables import metrics_text, print_report
 from trainer.errors import UsageError
 
 if TYPE_CHECKING:
@@ -34,18 +34,15 @@ def evaluate(run: "Run", data: str, split: str = "test", prevalences: Sequence[f
     from trainer.evaluation.operating_points import PREVALENCES
     from trainer.evaluation.report import assess
     from trainer.evaluation.scoring import score
+    from trainer.inference import for_inference
 
     if not all(0 < prevalence < 1 for prevalence in prevalences):
         raise UsageError("--prevalence: a proportion between 0 and 1, e.g. .02")
     model, processor = run.load_model()
     labelled, counts = load_for_model(data, split, model.labels, processor, run.manifest(), log)
     points = run.read_json("metrics.json").get("operating_points", []) if run.has("metrics.json") else []
-    scored = {split: score(model, processor, labelled, split)}
-    config = model.config
-    report = assess(
-        scored, model.labels, config.operating_point, config.calibration, points, tuple(prevalences) or PREVALENCES
-    )
-    return {**report, **counts}
+    scored = score(for_inference(model, processor), processor, labelled, split)
+    return {**assess(model, {split: scored}, points, tuple(prevalences) or PREVALENCES), **counts}
 
 
 def add_parser(commands: Commands) -> None:
@@ -64,12 +61,8 @@ def add_parser(commands: Commands) -> None:
 
 def main(options: argparse.Namespace) -> int:
     """Print the metrics, and write them to --output."""
-    from trainer.commands.tables import metrics_text
-    from trainer.files import write_json
     from trainer.run import load_run
 
     report = evaluate(load_run(options.model), options.data, options.split, options.prevalence)
-    if options.output:
-        write_json(options.output, report)
-    print(json.dumps(report, indent=2) if options.json else metrics_text(report))
+    print_report(report, options, metrics_text)
     return 0

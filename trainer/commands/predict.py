@@ -5,6 +5,7 @@ import json
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
+from hub_cards.formatting import format_number
 from trainer.commands.options import JSON, RUN, Commands, add_command
 
 if TYPE_CHECKING:
@@ -61,8 +62,6 @@ def main(options: argparse.Namespace) -> int:
 
 def to_text(prediction: dict[str, Any]) -> str:
     """One line: the label, the scores, the warnings; or the error."""
-    from hub_cards.formatting import format_number
-
     if "error" in prediction:
         return f"error: {prediction['error']}"
     scores = "  ".join(f"{label} {format_number(score)}" for label, score in prediction["scores"].items())

@@ -11,19 +11,17 @@ import numpy as np
 from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax, softmax
 
-from trainer.evaluation.intervals import bootstrap_interval
+from trainer.evaluation.intervals import bootstrap_interval, weighted_mean
 
 BINS = 15
-LOWEST, HIGHEST = 0.05, 20.0
+BOUNDS = np.log([0.05, 20.0])  # of log T
 
 
 def fit_temperature(logits: np.ndarray, truth: np.ndarray) -> float:
-    """The T for which softmax(logits / T) has the lowest cross-entropy to smoothed targets; logits [N, C], label
-    indices [N].
+    """The T for which softmax(logits [N, C] / T) has the lowest cross-entropy to smoothed targets of label indices [N].
 
-    An image of a label with n images has the target (n + 1) / (n + C) there and 1 / (n + C) at each other label: what
-    such a label's images are likely to be, given that n of n were of it. Without that, images that are all answered
-    right would have the lowest T there is. With many images and some errors T is that of the plain fit.
+    An image of a label with n images has the target (n + 1) / (n + C) there and 1 / (n + C) at each other label, or
+    images that are all answered right would have the lowest T there is.
     """
     classes = logits.shape[1]
     counts = np.bincount(truth, minlength=classes)[truth][:, None]
@@ -32,7 +30,7 @@ def fit_temperature(logits: np.ndarray, truth: np.ndarray) -> float:
     def loss(log_temperature: float) -> float:
         return float(-(targets * log_softmax(logits / np.exp(log_temperature), axis=1)).sum(axis=1).mean())
 
-    return float(np.exp(minimize_scalar(loss, bounds=(np.log(LOWEST), np.log(HIGHEST)), method="bounded").x))
+    return float(np.exp(minimize_scalar(loss, bounds=BOUNDS, method="bounded").x))
 
 
 def undo_temperature(scores: np.ndarray, temperature: float) -> np.ndarray:
@@ -41,26 +39,25 @@ def undo_temperature(scores: np.ndarray, temperature: float) -> np.ndarray:
 
 
 def calibration_metrics(truth: np.ndarray, scores: np.ndarray, groups: np.ndarray) -> dict[str, Any]:
-    """`ece` (15 bins of equal mass on the highest score, <= 1), `brier` (summed over the labels, <= 2) and `nll`, with
-    intervals.
-    """
-    place = np.arange(len(truth))
+    """`ece` (of the highest score, <= 1), `brier` (summed over the labels, <= 2) and `nll`, with intervals."""
     confidence, right = scores.max(axis=1), scores.argmax(axis=1) == truth
     squared = ((scores - np.eye(scores.shape[1])[truth]) ** 2).sum(axis=1)
-    surprise = -np.log(scores[place, truth].clip(np.finfo(np.float64).tiny))
+    surprise = -np.log(scores[np.arange(len(truth)), truth].clip(np.finfo(np.float64).tiny))
     bins = equal_mass_bins(confidence)
     gaps = np.eye(bins.max() + 1)[bins] * (confidence - right)[:, None]
+
+    def calibration_error(weights: np.ndarray) -> np.ndarray:
+        error: np.ndarray = np.abs(weights @ gaps).sum(axis=1) / weights.sum(axis=1)
+        return error
+
     return {
-        "ece": bootstrap_interval(
-            lambda weights: np.abs(weights @ gaps).sum(axis=1) / weights.sum(axis=1), groups, highest=1.0
-        ),
-        "brier": bootstrap_interval(lambda weights: weights @ squared / weights.sum(axis=1), groups, highest=2.0),
-        "nll": bootstrap_interval(lambda weights: weights @ surprise / weights.sum(axis=1), groups),
+        "ece": bootstrap_interval(calibration_error, groups, highest=1.0),
+        "brier": bootstrap_interval(weighted_mean(squared), groups, highest=2.0),
+        "nll": bootstrap_interval(weighted_mean(surprise), groups),
     }
 
 
 def equal_mass_bins(values: np.ndarray) -> np.ndarray:
     """The bin [N] of each value: as many values in each bin as can be, ties together."""
     edges = np.unique(np.quantile(values, np.linspace(0, 1, BINS + 1)[1:-1]))
-    found = np.searchsorted(edges, values, side="right")
-    return np.unique(found, return_inverse=True)[1]
+    return np.unique(np.searchsorted(edges, values, side="right"), return_inverse=True)[1]

@@ -1,9 +1,7 @@
-"""Is an image like the training radiographs at all? Fitted on textures and outlines; applied by the model and its
-processor.
+"""Is an image like the training radiographs at all? Fitted on textures; applied by the model and its processor.
 
 A Mahalanobis distance under a probabilistic PCA (Tipping and Bishop, J. R. Stat. Soc. B 61 (1999) 611), of the texture
-in the model's last feature map. bench/familiarity.py compares it with relative Mahalanobis, k nearest neighbours and
-ViM, and with the features' means, which flag more radiographs of other hospitals.
+in the model's last feature map. bench/familiarity.py compares it with other methods.
 """
 
 from typing import Any
@@ -13,7 +11,7 @@ import torch
 
 from trainer.cxr_model import CxrForImageClassification, thumbnail
 
-FALSE_ALARMS = 0.01  # share of validation radiographs that are called unfamiliar
+FALSE_ALARMS = 0.01  # proportion of validation radiographs that are called unfamiliar
 MOST_COMPONENTS, MOST_BYTES = 64, 150_000
 
 
@@ -27,8 +25,7 @@ def fit_familiarity(model: CxrForImageClassification, train: np.ndarray, validat
     size = train.shape[1]
     count = max(1, min(MOST_COMPONENTS, (MOST_BYTES - 4 * size) // (2 * size + 4), len(train) // 4, size - 1))
     mean = train.mean(axis=0)
-    apart = (train - mean).astype(np.float64)
-    _, lengths, axes = np.linalg.svd(apart, full_matrices=False)
+    _, lengths, axes = np.linalg.svd((train - mean).astype(np.float64), full_matrices=False)
     spread = lengths[:count] / np.sqrt(len(train))
     outside = float((lengths[count:] ** 2).sum() / len(train))
     settings: dict[str, Any] = {"components": count, "outside": max(outside, 1e-9)}
@@ -40,7 +37,7 @@ def fit_familiarity(model: CxrForImageClassification, train: np.ndarray, validat
     settings["threshold"] = max(float(np.quantile(distances, 1 - FALSE_ALARMS)), 1e-6)
 
 
-def mean_thumbnail(pictures: np.ndarray) -> list[int]:
+def mean_thumbnail(images: np.ndarray) -> list[int]:
     """The mean thumbnail of uint8 [N, H, W] training radiographs, as 256 small whole numbers."""
-    mean: Any = np.mean([thumbnail(picture) for picture in pictures], axis=0)
-    return [round(float(value)) for value in (1000 * mean / np.linalg.norm(mean)).ravel()]
+    mean = np.mean([thumbnail(image) for image in images], axis=0)
+    return (1000 * mean / np.linalg.norm(mean)).round().astype(int).ravel().tolist()

@@ -1,153 +1,87 @@
-"""Images of a training and of its results."""
+"""Figures of a training and of its results."""
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from sklearn.metrics import precision_recall_curve, roc_curve
+from sklearn.metrics import ConfusionMatrixDisplay, roc_curve
 
-from hub_cards.formatting import figure_name, format_number
-from trainer.evaluation.calibration import equal_mass_bins
+from trainer.evaluation.calibration import equal_mass_bins, undo_temperature
+from trainer.evaluation.operating_points import positive_indices
+from trainer.evaluation.scoring import Scored
 
 BLUE, ORANGE = "#1f5fa8", "#d9731a"
+REFERENCE: dict[str, Any] = {"color": "0.6", "lw": 1, "ls": "--"}  # a line to compare with
 
 
 def curves(history: list[dict[str, float]], best_epoch: int) -> Figure:
     """Loss and validation accuracy by epoch; the kept epoch is marked."""
-    epochs = [row["epoch"] for row in history]
+    table = pd.DataFrame(history)
     figure = Figure(figsize=(9, 3.6), layout="constrained")
     loss, accuracy = figure.subplots(1, 2)
-    loss.plot(
-        epochs, [row["train_loss"] for row in history], color=BLUE, marker="o", ms=3, label="train (class-weighted)"
-    )
-    loss.plot(epochs, [row["validation_loss"] for row in history], color=ORANGE, marker="o", ms=3, label="validation")
-    accuracy.plot(
-        epochs, [row["validation_accuracy"] for row in history], color=ORANGE, marker="o", ms=3, label="validation"
-    )
-    for axes, title in ((loss, "Cross-entropy"), (accuracy, "Accuracy")):
-        axes.axvline(best_epoch, color="0.6", lw=1, ls="--", label=f"kept: epoch {best_epoch}")
-        axes.set(title=title, xlabel="epoch")
+    loss.plot(table["epoch"], table["train_loss"], color=BLUE, marker="o", ms=3, label="train (class-weighted)")
+    for axes, name, title in ((loss, "loss", "Cross-entropy"), (accuracy, "accuracy", "Accuracy")):
+        axes.plot(table["epoch"], table[f"validation_{name}"], color=ORANGE, marker="o", ms=3, label="validation")
+        axes.axvline(best_epoch, label=f"kept: epoch {best_epoch}", **REFERENCE)
         axes.xaxis.get_major_locator().set_params(integer=True)
-        axes.grid(alpha=0.25)
-        axes.legend(frameon=False, fontsize=8)
+        _finish(axes, title, "epoch")
     return figure
 
 
 def confusion(report: dict[str, Any], labels: tuple[str, ...], split: str) -> Figure:
-    """The confusion matrix of a split at the decision that ships, as counts and as shares of each true class."""
+    """The confusion matrix of a split at the decision that ships, as counts and as proportions of each true class."""
     counts = np.asarray(report["confusion"])
     rows = counts.sum(axis=1, keepdims=True)
-    shares = np.divide(counts, rows, out=np.zeros(counts.shape), where=rows > 0)
+    proportions = np.divide(counts, rows, out=np.zeros(counts.shape), where=rows > 0)
     figure = Figure(figsize=(9.5, 4.4), layout="constrained")
     figure.suptitle(f"{split}, n = {report['n']}")
-    forms: tuple[Callable[[Any], str], ...] = (str, format_number)
-    for axes, values, title, form in zip(
-        figure.subplots(1, 2), (counts, shares), ("counts", "share of the true class"), forms, strict=True
-    ):
-        axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    panels = ((counts, "d", "counts"), (proportions, ".3f", "proportion of the true class"))
+    for axes, (values, form, title) in zip(figure.subplots(1, 2), panels, strict=True):
+        display = ConfusionMatrixDisplay(values, display_labels=labels)
+        display.plot(ax=axes, cmap="Blues", values_format=form, xticks_rotation=25, colorbar=False)
         axes.set(title=title, xlabel="decided", ylabel="true")
-        axes.set_xticks(range(len(labels)), labels, rotation=25, ha="right")
-        axes.set_yticks(range(len(labels)), labels)
-        for (row, column), value in np.ndenumerate(values):
-            axes.text(
-                column,
-                row,
-                form(value),
-                ha="center",
-                va="center",
-                color="white" if shares[row, column] > 0.5 else "black",
-            )
     return figure
 
 
-def reliability(truth: np.ndarray, raw: np.ndarray, scores: np.ndarray, split: str) -> Figure:
+def reliability(part: Scored, temperature: float, split: str) -> Figure:
     """How often the answer was right by its score, before and after calibration, in bins of equal mass."""
     figure = Figure(figsize=(4.6, 4.4), layout="constrained")
     axes = figure.subplots()
-    lowest = 1 / scores.shape[1]
-    axes.plot([lowest, 1], [lowest, 1], color="0.6", lw=1, ls="--", label="as sure as right")
-    for found, colour, title in ((raw, ORANGE, "before calibration"), (scores, BLUE, "after")):
-        confidence, right = found.max(axis=1), found.argmax(axis=1) == truth
-        bins = equal_mass_bins(confidence)
-        places = [bins == place for place in range(bins.max() + 1)]
-        sure, share = ([values[place].mean() for place in places] for values in (confidence, right))
-        axes.plot(sure, share, color=colour, marker="o", ms=4, label=title)
-    axes.set(title=f"Reliability, {split}, n = {len(truth)}", xlabel="highest score", ylabel="share of right answers")
-    axes.grid(alpha=0.25)
-    axes.legend(frameon=False, fontsize=8)
+    lowest, raw = 1 / part.scores.shape[1], undo_temperature(part.scores, temperature)
+    axes.plot([lowest, 1], [lowest, 1], label="as sure as right", **REFERENCE)
+    for values, colour, label in ((raw, ORANGE, "before calibration"), (part.scores, BLUE, "after")):
+        answers = pd.DataFrame({"confidence": values.max(axis=1), "right": values.argmax(axis=1) == part.truth})
+        means = answers.groupby(equal_mass_bins(answers["confidence"].to_numpy())).mean()
+        axes.plot(means["confidence"], means["right"], color=colour, marker="o", ms=4, label=label)
+    _finish(axes, f"Reliability, {split}, n = {len(part.truth)}", "highest score", "proportion of right answers")
     return figure
 
 
-def thresholds(
-    truth: np.ndarray,
-    scores: np.ndarray,
-    labels: tuple[str, ...],
-    indices: list[int],
-    points: list[dict[str, Any]],
-    split: str,
-) -> Figure:
-    """ROC and precision-recall curves of the labels that are looked for, with the operating points on them."""
-    figure = Figure(figsize=(9.5, 4.4), layout="constrained")
-    figure.suptitle(f"{split}, n = {len(truth)}")
-    roc, recall = figure.subplots(1, 2)
-    for index in indices:
-        positive = truth == index
+def thresholds(part: Scored, labels: tuple[str, ...], points: list[dict[str, Any]], split: str) -> Figure:
+    """ROC curves of the labels that are looked for, with their operating points."""
+    figure = Figure(figsize=(5.2, 4.4), layout="constrained")
+    axes = figure.subplots()
+    for index in positive_indices(labels):
+        positive = part.truth == index
         if positive.all() or not positive.any():
             continue
-        rise = roc_curve(positive, scores[:, index])
-        precision, found, _ = precision_recall_curve(positive, scores[:, index])
-        (line,) = roc.plot(rise[0], rise[1], label=f"{labels[index]} (n = {positive.sum()})")
-        recall.plot(found, precision, color=line.get_color())
+        rates = roc_curve(positive, part.scores[:, index])[:2]
+        (line,) = axes.plot(*rates, label=f"{labels[index]} (n = {positive.sum()})")
         for point in points:
             if point["label"] == labels[index] and split in point["on"]:
-                _mark_operating_point(roc, point, split, line.get_color())
-    roc.plot([0, 1], [0, 1], color="0.6", lw=1, ls="--")
-    roc.set(title="ROC", xlabel="1 - specificity", ylabel="sensitivity")
-    recall.set(
-        title="Precision and recall",
-        xlabel="recall (sensitivity)",
-        ylabel="precision at this split's prevalence",
-        ylim=(0, 1.02),
-    )
-    for axes in (roc, recall):
-        axes.grid(alpha=0.25)
-    roc.legend(frameon=False, fontsize=8, loc="lower right")
+                metrics = point["on"][split]
+                position = 1 - metrics["specificity"]["value"], metrics["sensitivity"]["value"]
+                axes.plot(*position, "o", color=line.get_color(), ms=5)
+                names = ", ".join([point["name"], *point.get("also", [])])
+                axes.annotate(names, position, fontsize=7, xytext=(5, -8), textcoords="offset points")
+    axes.plot([0, 1], [0, 1], **REFERENCE)
+    _finish(axes, f"ROC, {split}, n = {len(part.truth)}", "1 - specificity", "sensitivity")
     return figure
 
 
-def _mark_operating_point(roc: Any, point: dict[str, Any], split: str, colour: Any) -> None:
-    metrics = point["on"][split]
-    position = 1 - metrics["specificity"]["value"], metrics["sensitivity"]["value"]
-    roc.plot(*position, "o", color=colour, ms=5)
-    name = ", ".join([point["name"], *point.get("also", [])])
-    roc.annotate(name, position, fontsize=7, xytext=(5, -8), textcoords="offset points")
-
-
-def audit(report: dict[str, Any], keys: tuple[str, ...]) -> Figure:
-    """Some figures of an audit under its conditions, with intervals."""
-    figure = Figure(figsize=(7.5, 3.4), layout="constrained")
-    axes = figure.subplots()
-    names = list(report["conditions"])
-    for offset, key, colour in zip(
-        np.linspace(-0.27, 0.27, len(keys)), keys, (BLUE, ORANGE, "0.4", "#3a923a"), strict=False
-    ):
-        for place, condition in enumerate(names):
-            found = report["conditions"][condition][key]
-            if found["value"] is not None:
-                axes.plot([found["low"], found["high"]], [place + offset] * 2, color=colour, lw=2)
-                axes.plot(
-                    found["value"],
-                    place + offset,
-                    "o",
-                    color=colour,
-                    ms=5,
-                    label=figure_name(key) if not place else None,
-                )
-    axes.axvline(0.5, color="0.6", lw=1, ls="--")
-    axes.set_yticks(range(len(names)), names)
-    axes.invert_yaxis()
-    axes.set(title=f"Shortcut audit, {report['split']}, n = {report['n']}", xlim=(0, 1.02))
-    axes.grid(alpha=0.25, axis="x")
-    axes.legend(frameon=False, fontsize=8, loc="lower left")
-    return figure
+def _finish(axes: Axes, title: str, xlabel: str = "", ylabel: str = "") -> None:
+    axes.set(title=title, xlabel=xlabel, ylabel=ylabel)
+    axes.grid(alpha=0.25)
+    axes.legend(frameon=False, fontsize=8)

@@ -1,29 +1,17 @@
-"""Figures of a classifier, as a local `evaluate.Metric`: nothing is downloaded, scikit-learn computes, in float64."""
+"""Metrics of a classifier, without intervals, as a local `evaluate.Metric`: nothing is downloaded."""
 
 from typing import Any
 
 import datasets
 import evaluate
 import numpy as np
-from sklearn.metrics import (
-    accuracy_score,
-    balanced_accuracy_score,
-    confusion_matrix,
-    precision_recall_fscore_support,
-    roc_auc_score,
-)
+from sklearn.metrics import accuracy_score, confusion_matrix, roc_auc_score
 
 DESCRIPTION = "Accuracy, balanced accuracy, sensitivity, specificity, precision, F1, AUROC and the confusion matrix."
 
 
 class Classification(evaluate.Metric):
-    """`compute(references=[N], predictions=[N], scores=[N, C] probabilities)` -> {"metrics", "per_class", "confusion"}.
-
-    References and predictions are label indices; predictions are what the model decides, at the threshold that ships.
-    `accuracy` alone is of the argmax, as other people publish it; all else follows the decision. With two classes the
-    figures of `metrics` are those of the second, the positive one; with more they are averages over the classes. What
-    is undefined (a class that does not occur) is None.
-    """
+    """`compute(references=[N], predictions=[N], scores=[N, C])`: see `classification_metrics`."""
 
     def _info(self) -> evaluate.MetricInfo:
         label = datasets.Value("int64")
@@ -31,51 +19,57 @@ class Classification(evaluate.Metric):
         return evaluate.MetricInfo(description=DESCRIPTION, citation="", features=datasets.Features(features))
 
     def _compute(self, references: Any, predictions: Any, scores: Any) -> dict[str, Any]:
-        truth, predicted, probabilities = (
-            np.asarray(references),
-            np.asarray(predictions),
-            np.asarray(scores, np.float64),
-        )
-        classes = probabilities.shape[1]
-        confusion = confusion_matrix(truth, predicted, labels=range(classes))
-        per_class = _per_class(truth, predicted, probabilities, confusion)
-        present = confusion.sum(axis=1) > 0
-        metrics = {
-            "accuracy": accuracy_score(truth, probabilities.argmax(axis=1)),
-            "balanced_accuracy": balanced_accuracy_score(truth, predicted) if present.all() else None,
-        }
-        if classes == 2:
-            metrics |= per_class[1]
-        else:
-            for name, average in (("f1", "macro_f1"), ("auroc", "macro_auroc")):
-                values = [figures[name] for figures in per_class]
-                metrics[average] = None if None in values else float(np.mean(np.asarray(values, np.float64)))
-        return {"metrics": metrics, "per_class": per_class, "confusion": confusion.tolist()}
+        return classification_metrics(np.asarray(references), np.asarray(predictions), np.asarray(scores, np.float64))
 
 
 def classification_metrics(truth: np.ndarray, decisions: np.ndarray, scores: np.ndarray) -> dict[str, Any]:
-    """The point figures of `Classification` for label indices [N], decided ones [N] and scores [N, C]."""
-    return Classification(keep_in_memory=True).compute(references=truth, predictions=decisions, scores=scores)
+    """Metrics overall and of each label; what is undefined (a label that does not occur) is None.
+
+    `accuracy` alone is of the highest score, as other people publish it; all else follows the decision. With two labels
+    `metrics` holds those of the second, the positive one; with more, averages over the labels.
+
+    Args:
+        truth: label indices [N].
+        decisions: what the model decides, label indices [N].
+        scores: probabilities [N, C].
+
+    Returns:
+        {"metrics": {name: value}, "per_class": [{name: value}], "confusion": rows of counts, a row a true label}.
+    """
+    labels = range(scores.shape[1])
+    confusion = confusion_matrix(truth, decisions, labels=labels)
+    values = confusion_rates(confusion)
+    counts = confusion.sum(axis=1)
+    values["f1"] = np.where(counts > 0, values["f1"], np.nan)
+    aurocs = [
+        roc_auc_score(truth == index, scores[:, index]) if 0 < counts[index] < len(truth) else np.nan
+        for index in labels
+    ]
+    values["auroc"] = np.array(aurocs)
+    metrics = {"accuracy": accuracy_score(truth, scores.argmax(axis=1))}
+    metrics["balanced_accuracy"] = values["sensitivity"].mean()
+    if len(labels) == 2:
+        metrics |= {name: value[1] for name, value in values.items()}
+    else:
+        metrics |= {f"macro_{name}": values[name].mean() for name in ("f1", "auroc")}
+    per_class = [_defined({name: value[index] for name, value in values.items()}) for index in labels]
+    return {"metrics": _defined(metrics), "per_class": per_class, "confusion": confusion.tolist()}
 
 
-def _per_class(
-    truth: np.ndarray, predicted: np.ndarray, scores: np.ndarray, confusion: np.ndarray
-) -> list[dict[str, float | None]]:
-    classes = range(len(confusion))
-    precision, sensitivity, f1, support = precision_recall_fscore_support(
-        truth, predicted, labels=classes, zero_division=np.nan
-    )
-    rows = []
-    for index in classes:
-        negatives = truth != index
-        figures = {
-            "sensitivity": sensitivity[index] if support[index] else None,
-            "specificity": (predicted[negatives] != index).mean() if negatives.any() else None,
-            "precision": precision[index],
-            "f1": f1[index] if support[index] else None,
-            "auroc": roc_auc_score(~negatives, scores[:, index]) if negatives.any() and support[index] else None,
+def confusion_rates(confusion: np.ndarray) -> dict[str, np.ndarray]:
+    """Sensitivity, specificity, precision and F1 of each label, [..., C], of counts [..., C, C] with a row a true
+    label; nan where undefined.
+    """
+    right, actual, decided = np.diagonal(confusion, axis1=-2, axis2=-1), confusion.sum(axis=-1), confusion.sum(axis=-2)
+    negatives = actual.sum(axis=-1, keepdims=True) - actual
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return {
+            "sensitivity": right / actual,
+            "specificity": (negatives - decided + right) / negatives,
+            "precision": right / decided,
+            "f1": 2 * right / (actual + decided),
         }
-        rows.append(
-            {name: None if value is None or np.isnan(value) else float(value) for name, value in figures.items()}
-        )
-    return rows
+
+
+def _defined(values: dict[str, Any]) -> dict[str, float | None]:
+    return {name: None if np.isnan(value) else float(value) for name, value in values.items()}

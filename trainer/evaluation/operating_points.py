@@ -4,13 +4,11 @@ WHO's triage target for tuberculosis: sensitivity of at least 90 % with specific
 (WHO/HTM/TB/2014.18). Youden, Cancer 3 (1950) 32.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from trainer.evaluation.intervals import Metric, proportion
+from trainer.evaluation.intervals import UNDEFINED, Metric, proportion
 from trainer.tasks import is_negative
 
 PREVALENCES = (0.01, 0.05, 0.20)
@@ -18,9 +16,8 @@ SCREENING = "screening"  # the point that decides where there are two labels
 ENOUGH = 30  # a collection with so many cases and so many controls is looked at by itself
 
 
-@dataclass(frozen=True)
-class Aim:
-    """What a threshold is chosen for: the highest of one thing, with at least so much of the others."""
+class Aim(NamedTuple):
+    """What a threshold is chosen for: the highest of `best`, with at least this sensitivity and specificity."""
 
     name: str
     words: str
@@ -30,17 +27,11 @@ class Aim:
 
 
 AIMS = (
-    Aim(SCREENING, "highest specificity at sensitivity >= .95", "specificity", sensitivity=0.95),
-    Aim("confirming", "highest sensitivity at specificity >= .95", "sensitivity", specificity=0.95),
+    Aim(SCREENING, "highest specificity at sensitivity >= .95", "specificity", 0.95, 0.0),
+    Aim("confirming", "highest sensitivity at specificity >= .95", "sensitivity", 0.0, 0.95),
     Aim("Youden", "highest sensitivity + specificity", "sum"),
 )
-TRIAGE = Aim(
-    "WHO triage",
-    "highest specificity at sensitivity >= .90, if that is >= .70",
-    "specificity",
-    sensitivity=0.90,
-    specificity=0.70,
-)
+TRIAGE = Aim("WHO triage", "highest specificity at sensitivity >= .90, if that is >= .70", "specificity", 0.90, 0.70)
 
 
 def decided(scores: np.ndarray, labels: tuple[str, ...], point: dict[str, Any] | None) -> np.ndarray:
@@ -61,45 +52,35 @@ def decided(scores: np.ndarray, labels: tuple[str, ...], point: dict[str, Any] |
 def choose_operating_points(
     truth: np.ndarray, scores: np.ndarray, labels: tuple[str, ...], task: str, collections: np.ndarray
 ) -> list[dict[str, Any]]:
-    """The thresholds for each aim on validation; None where no threshold reaches it.
-
-    Aims of a label that end at one threshold are one point: it has the name of the first, and `also` the other names.
+    """The thresholds for each aim and label of `positive_indices` on validation; None where no threshold reaches it.
 
     Args:
         truth: label indices [N].
-        scores: probabilities [N, C]; `positive_indices` says for which labels.
+        scores: probabilities [N, C].
         collections: where each image is from, [N]: an aim is reached where it is in each of them (`choose_threshold`).
 
     Returns:
-        {"name", "label", "aim", "threshold", "also", "cases", "controls", "within"} for each; an image is called when
-        its score is the threshold or above. `within` names the collections that were looked at by themselves. Of fewer
-        than 20 cases or controls a threshold is chosen as of more, but an aim of .95 then asks for all of them: the
-        counts say so.
+        {"name", "label", "aim", "threshold", "also", "cases", "controls", "within"} for each; an image is positive from
+        the threshold on. Aims that end at one threshold are one point, by the name of the first; `also` has the others.
+        `within` names the collections that were looked at by themselves. Of fewer than 20 cases or controls an aim of
+        .95 asks for all of them: the counts say so.
     """
-    found: dict[Any, dict[str, Any]] = {}
+    points: list[dict[str, Any]] = []
     for index in positive_indices(labels):
         positive = truth == index
-        facts = {
-            "cases": int(positive.sum()),
-            "controls": int((~positive).sum()),
-            "within": large_collections(positive, collections),
-        }
+        counts = {"cases": int(positive.sum()), "controls": int((~positive).sum())}
+        facts = {**counts, "within": large_collections(positive, collections)}
+        of_label: dict[float, dict[str, Any]] = {}  # by threshold
         for aim in (*AIMS, TRIAGE) if task == "tb" else AIMS:
             threshold = choose_threshold(positive, scores[:, index], aim, collections)
-            same = found.get((index, threshold))
-            if threshold is not None and same:
+            if same := of_label.get(threshold) if threshold is not None else None:
                 same |= {"aim": f"{same['aim']}; {aim.words}", "also": [*same["also"], aim.name]}
-            else:
-                key = aim.name if threshold is None else threshold
-                found[index, key] = {
-                    "name": aim.name,
-                    "label": labels[index],
-                    "aim": aim.words,
-                    "threshold": threshold,
-                    "also": [],
-                    **facts,
-                }
-    return list(found.values())
+                continue
+            described = {"name": aim.name, "label": labels[index], "aim": aim.words}
+            points.append({**described, "threshold": threshold, "also": [], **facts})
+            if threshold is not None:
+                of_label[threshold] = points[-1]
+    return points
 
 
 def positive_indices(labels: tuple[str, ...]) -> list[int]:
@@ -108,26 +89,29 @@ def positive_indices(labels: tuple[str, ...]) -> list[int]:
 
 
 def choose_threshold(positive: np.ndarray, scores: np.ndarray, aim: Aim, collections: np.ndarray) -> float | None:
-    """The threshold that is best for an aim: half-way between two neighbouring scores, so that rounding calls none
-    otherwise.
+    """The threshold that is best for an aim: half-way between two neighbouring scores, so that rounding changes no
+    decision.
 
     Sensitivity and specificity are those of the worst part: of each collection with ENOUGH cases and controls, and of
     all other collections together; where these have too few cases (or controls), of all images. Of equally good
-    thresholds it is the one with the higher other figure, then the lower one, which misses less.
+    thresholds it is the one with the higher other rate, then the lower one, which misses less.
     """
     steps = np.unique(scores)
     large = large_collections(positive, collections)
-    sensitivity = _worst(
-        positive, collections, large, lambda part: 1 - np.searchsorted(np.sort(scores[part]), steps) / part.sum()
-    )
-    specificity = _worst(
-        ~positive, collections, large, lambda part: np.searchsorted(np.sort(scores[part]), steps) / part.sum()
-    )
+
+    def lowest_rate(members: np.ndarray, above: bool) -> np.ndarray:
+        """At each threshold: the worst part's proportion of members that score at least as much, or less."""
+        rest = members & ~np.isin(collections, large)
+        parts = [*(members & (collections == name) for name in large), rest if rest.sum() >= ENOUGH else members]
+        below = np.array([np.searchsorted(np.sort(scores[part]), steps) / part.sum() for part in parts])
+        return (1 - below if above else below).min(axis=0)
+
+    sensitivity, specificity = lowest_rate(positive, above=True), lowest_rate(~positive, above=False)
     allowed = (sensitivity >= aim.sensitivity) & (specificity >= aim.specificity)
     if not allowed.any():
         return None
-    figures = {"sensitivity": sensitivity, "specificity": specificity, "sum": (sensitivity + specificity).round(9)}
-    best = int(np.lexsort((-steps, figures["sum"], figures[aim.best], allowed))[-1])
+    rates = {"sensitivity": sensitivity, "specificity": specificity, "sum": (sensitivity + specificity).round(9)}
+    best = int(np.lexsort((-steps, rates["sum"], rates[aim.best], allowed))[-1])
     below = steps[best - 1] if best else 0.0
     return float((steps[best] + below) / 2)
 
@@ -136,15 +120,6 @@ def large_collections(positive: np.ndarray, collections: np.ndarray) -> list[str
     """Those with at least ENOUGH cases and ENOUGH controls."""
     counts = {name: np.bincount(positive[collections == name], minlength=2) for name in sorted(set(collections))}
     return [str(name) for name, count in counts.items() if name and count.min() >= ENOUGH]
-
-
-def _worst(
-    members: np.ndarray, collections: np.ndarray, large: list[str], rate: Callable[[np.ndarray], np.ndarray]
-) -> np.ndarray:
-    """The lowest rate, at each threshold, of the members of each large collection and of the others together."""
-    rest = members & ~np.isin(collections, large)
-    parts = [*(members & (collections == name) for name in large), rest if rest.sum() >= ENOUGH else members]
-    return np.min([rate(part) for part in parts], axis=0)
 
 
 def operating_point_metrics(
@@ -159,25 +134,24 @@ def operating_point_metrics(
     if point["threshold"] is None:
         return None
     index = labels.index(point["label"])
-    positive, called = truth == index, scores[:, index] >= point["threshold"]
-    sensitivity, specificity = proportion(called, positive, groups), proportion(~called, ~positive, groups)
-    values = [
-        {"prevalence": prevalence, **_predictive(sensitivity, specificity, prevalence)} for prevalence in prevalences
-    ]
+    positive, decided_positive = truth == index, scores[:, index] >= point["threshold"]
+    sensitivity = proportion(decided_positive, positive, groups)
+    specificity = proportion(~decided_positive, ~positive, groups)
+    values = [{"prevalence": value, **_predictive_values(sensitivity, specificity, value)} for value in prevalences]
     return {"n": len(truth), "sensitivity": sensitivity, "specificity": specificity, "predictive_values": values}
 
 
-def _predictive(sensitivity: Metric, specificity: Metric, prevalence: float) -> dict[str, Metric]:
+def _predictive_values(sensitivity: Metric, specificity: Metric, prevalence: float) -> dict[str, Metric]:
     """PPV and NPV at a prevalence; both grow with sensitivity and specificity, so their bounds give bounds."""
     method = "from the intervals of sensitivity and specificity"
-    found: dict[str, Metric] = {"ppv": {"method": method}, "npv": {"method": method}}
+    ppv, npv = {**UNDEFINED, "method": method}, {**UNDEFINED, "method": method}
     for key in ("value", "low", "high"):
-        one, other = sensitivity[key], specificity[key]
-        if one is None or other is None:
-            found["ppv"][key] = found["npv"][key] = None
-            continue
-        hits, alarms = one * prevalence, (1 - other) * (1 - prevalence)
-        misses, cleared = (1 - one) * prevalence, other * (1 - prevalence)
-        found["ppv"][key] = hits / (hits + alarms) if hits + alarms else None
-        found["npv"][key] = cleared / (cleared + misses) if cleared + misses else None
-    return found
+        hit, cleared = sensitivity[key], specificity[key]
+        if hit is not None and cleared is not None:
+            ppv[key] = _proportion_of(hit * prevalence, (1 - cleared) * (1 - prevalence))
+            npv[key] = _proportion_of(cleared * (1 - prevalence), (1 - hit) * prevalence)
+    return {"ppv": ppv, "npv": npv}
+
+
+def _proportion_of(right: float, wrong: float) -> float | None:
+    return right / (right + wrong) if right + wrong else None

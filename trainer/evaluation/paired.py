@@ -21,7 +21,7 @@ def compare_answers(one: np.ndarray, other: np.ndarray, groups: np.ndarray) -> d
     """McNemar's exact test for two models' answers, bool [N] each: right or wrong on the same images.
 
     If the models are equally good, then each group [N] (numbers from 0) is as likely to favour the one as the other by
-    as many images: p is the share of all ways to swap the models in whole groups that differ by as much as was seen.
+    as many images: p is the proportion of all ways to swap the models in whole groups that differ by as much as these.
     """
     gaps = np.bincount(groups, weights=one.astype(float) - other).astype(int)
     chance = np.ones(1)  # of each difference between -reach and reach
@@ -30,13 +30,7 @@ def compare_answers(one: np.ndarray, other: np.ndarray, groups: np.ndarray) -> d
     reach = len(chance) // 2
     p = float(chance[np.abs(np.arange(-reach, reach + 1)) >= abs(gaps.sum())].sum())
     method = "McNemar, exact" if _alone(groups) else "McNemar by groups, exact"
-    return {
-        "figure": "right decisions",
-        "one": float(one.mean()),
-        "other": float(other.mean()),
-        "p": min(p, 1.0),
-        "method": method,
-    }
+    return _test("right decisions", one.mean(), other.mean(), min(p, 1.0), method)
 
 
 def compare_aurocs(positive: np.ndarray, one: np.ndarray, other: np.ndarray, groups: np.ndarray) -> dict[str, Any]:
@@ -45,34 +39,32 @@ def compare_aurocs(positive: np.ndarray, one: np.ndarray, other: np.ndarray, gro
     Groups [N] are numbers from 0. With groups of several images the variance is Obuchowski's and the reference
     Student's t, as there are often few.
     """
-    placed = [placements(positive, scores) for scores in (one, other)]
-    areas = [float(above.mean()) for above, _ in placed]
-    difference = areas[0] - areas[1]
-    of_group, shares = [], []  # for cases and for controls: what each group adds to the difference, [G]
-    for members, gaps in zip(
-        (positive, ~positive), (placed[0][side] - placed[1][side] for side in (0, 1)), strict=True
-    ):
-        own = groups[members]
-        of_group.append(np.bincount(own, weights=gaps - difference, minlength=groups.max() + 1) / len(own))
-        shares.append(len(np.unique(own)))
-    variance = sum(
-        count / (count - 1) * float((part**2).sum()) for part, count in zip(of_group, shares, strict=True) if count > 1
-    )
-    count = len(np.unique(groups))
-    variance += 2 * count / max(count - 1, 1) * float((of_group[0] * of_group[1]).sum())
+    first, second = placements(positive, one), placements(positive, other)
+    difference = first[0].mean() - second[0].mean()
+    count = int(groups.max()) + 1
+    variance, contributions = 0.0, []  # of cases, then of controls: what each group adds to the difference, [G]
+    for members, gaps in ((groups[positive], first[0] - second[0]), (groups[~positive], first[1] - second[1])):
+        contribution = np.bincount(members, weights=gaps - difference, minlength=count) / len(members)
+        present = len(np.unique(members))
+        variance += present / (present - 1) * float((contribution**2).sum()) if present > 1 else 0.0
+        contributions.append(contribution)
+    variance += 2 * count / max(count - 1, 1) * float((contributions[0] * contributions[1]).sum())
     freedom = np.inf if _alone(groups) else count - 1
     p = float(2 * student.sf(abs(difference) / np.sqrt(variance), freedom)) if variance > 0 else float(difference == 0)
     method = "DeLong, paired" if _alone(groups) else "DeLong by groups, Obuchowski"
-    return {"figure": "AUROC", "one": areas[0], "other": areas[1], "p": p, "method": method}
+    return _test("AUROC", first[0].mean(), second[0].mean(), p, method)
 
 
 def verdict(test: dict[str, Any], names: tuple[str, str]) -> str:
     """In words: which is better, or that they cannot be told apart."""
     values = f"{format_number(test['one'])} and {format_number(test['other'])}"
-    said = f"{test['figure']} {values}, p = {test['p']:.2g} ({test['method']})"
-    if test["p"] >= LEVEL:
-        return f"{said}: not distinguishable"
-    return f"{said}: {names[0] if test['one'] > test['other'] else names[1]} is better"
+    better = f"{names[0] if test['one'] > test['other'] else names[1]} is better"
+    outcome = better if test["p"] < LEVEL else "not distinguishable"
+    return f"{test['metric']} {values}, p = {test['p']:.2g} ({test['method']}): {outcome}"
+
+
+def _test(metric: str, one: float, other: float, p: float, method: str) -> dict[str, Any]:
+    return {"metric": metric, "one": float(one), "other": float(other), "p": p, "method": method}
 
 
 def _alone(groups: np.ndarray) -> bool:

@@ -1,6 +1,4 @@
-"""What gives the label away besides the lungs: how well a simple model tells it from the border or from global
-statistics.
-"""
+"""What gives the label away besides the lungs: how well a linear model tells it from other features."""
 
 import warnings
 from typing import Any
@@ -22,7 +20,7 @@ def probe_auroc(features: np.ndarray, labels: np.ndarray, groups: np.ndarray) ->
     """Cross-validated AUROC of each label against the others by logistic regression on `features` [N, D].
 
     Groups stay on one side of each fold and those that hold the label are spread evenly; scores are compared within
-    folds alone, as models of different folds differ; the interval resamples groups. With two labels the second is told
+    folds alone, as models of different folds differ; the interval resamples groups. Of two labels the second is told
     from the first. A label that fewer groups than folds hold, or lack, is left out.
 
     Returns:
@@ -30,41 +28,28 @@ def probe_auroc(features: np.ndarray, labels: np.ndarray, groups: np.ndarray) ->
     """
     names = sorted(set(labels))
     groups = np.unique(groups, return_inverse=True)[1]
-    found = []
+    rows = []
     for label in names[1:] if len(names) == 2 else names:
         truth = labels == label
         if min(len(np.unique(groups[truth])), len(np.unique(groups[~truth]))) < FOLDS:
             continue
-        folds = _folds(truth, groups)
-        area = cross_validated_auroc(truth, _out_of_fold_scores(features, truth, folds), folds, groups)
-        if area["value"] is not None:
-            row = {"label": label, "n": len(labels), "positives": int(truth.sum()), "auroc": area["value"]}
-            found.append(
-                {**row, **{key: area[key] for key in ("low", "high", "method")}, "shortcut": area["low"] > WARN}
-            )
-    return found
+        auroc = cross_validated_auroc(truth, *_out_of_fold_scores(features, truth, groups), groups)
+        if auroc["value"] is not None:
+            row = {"label": label, "n": len(labels), "positives": int(truth.sum()), "auroc": auroc.pop("value")}
+            rows.append({**row, **auroc, "shortcut": auroc["low"] > WARN})
+    return rows
 
 
-def _folds(truth: np.ndarray, groups: np.ndarray) -> np.ndarray:
-    """The fold [N] of each image: groups whole, cases spread evenly."""
-    folds = np.zeros(len(truth), int)
+def _out_of_fold_scores(features: np.ndarray, truth: np.ndarray, groups: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The score [N] of each image by a model of the other folds, 0 where these hold one class; and its fold [N]."""
+    scores, folds = np.zeros(len(truth)), np.zeros(len(truth), int)
     splitter = StratifiedGroupKFold(FOLDS, shuffle=True, random_state=0)
-    for fold, (_, test) in enumerate(splitter.split(truth, truth, groups)):
+    for fold, (train, test) in enumerate(splitter.split(truth, truth, groups)):
         folds[test] = fold
-    return folds
-
-
-def _out_of_fold_scores(features: np.ndarray, truth: np.ndarray, folds: np.ndarray) -> np.ndarray:
-    """The score [N] of each image by a model of the other folds; 0 where these hold one class."""
-    scores = np.zeros(len(truth))
-    for fold in range(FOLDS):
-        train = folds != fold
-        if 0 < truth[train].sum() < train.sum():
-            model = make_pipeline(
-                StandardScaler(), LogisticRegression(class_weight="balanced", solver="newton-cholesky")
-            )
+        if 0 < truth[train].sum() < len(train):
+            regression = LogisticRegression(class_weight="balanced", solver="newton-cholesky")
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", ConvergenceWarning)
-                model.fit(features[train], truth[train])
-            scores[~train] = model.decision_function(features[~train])
-    return scores
+                model = make_pipeline(StandardScaler(), regression).fit(features[train], truth[train])
+            scores[test] = model.decision_function(features[test])
+    return scores, folds

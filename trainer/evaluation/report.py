@@ -1,10 +1,10 @@
-"""What metrics.json says of one split: figures overall, for each class, and within each collection."""
+"""What metrics.json says of each split: metrics overall, for each class, and within each collection."""
 
 from typing import Any
 
 import numpy as np
-import pandas as pd
 
+from trainer.cxr_model import CxrForImageClassification
 from trainer.evaluation.calibration import calibration_metrics, undo_temperature
 from trainer.evaluation.intervals import intervals, proportion
 from trainer.evaluation.operating_points import PREVALENCES, decided, operating_point_metrics
@@ -14,10 +14,8 @@ UNFAMILIAR = 0.5  # the familiarity below which an image is called unlike the tr
 
 
 def assess(
+    model: CxrForImageClassification,
     parts: dict[str, Scored],
-    labels: tuple[str, ...],
-    decision: dict[str, Any] | None,
-    calibration: dict[str, Any] | None,
     points: list[dict[str, Any]],
     prevalences: tuple[float, ...] = PREVALENCES,
 ) -> dict[str, Any]:
@@ -25,34 +23,55 @@ def assess(
 
     Args:
         parts: each split.
-        labels: in the order of the scores.
-        decision: the operating point that ships, or None where the highest score decides.
-        calibration: the model's record of its temperature, which the scores have in them already.
-        points: its operating points, chosen on validation.
+        points: the model's operating points, chosen on validation.
         prevalences: for predictive values.
     """
-    splits = {
-        name: split_report(part.rows, part.truth, decided(part.scores, labels, decision), part.scores, labels)
-        for name, part in parts.items()
-    }
+    decision, calibration = model.config.operating_point, model.config.calibration
+    splits = {name: split_report(part, model.labels, decision) for name, part in parts.items()}
     report: dict[str, Any] = {"schema": 1, "decision": decision, "splits": splits}
     if calibration:
-        report["calibration"] = {**calibration, "splits": _calibration(parts, calibration["temperature"])}
-    report["operating_points"] = [_operating_point(point, parts, labels, prevalences) for point in points]
-    if flagged := _unfamiliar(parts):
+        calibrated = {name: _calibration(part, calibration["temperature"]) for name, part in parts.items()}
+        report["calibration"] = {**calibration, "splits": calibrated}
+    report["operating_points"] = [_operating_point(point, parts, model.labels, prevalences) for point in points]
+    familiar = {name: part.familiarity for name, part in parts.items() if part.familiarity is not None}
+    if familiar:
+        flagged = {name: _unfamiliar(parts[name], familiarity) for name, familiarity in familiar.items()}
         method = "Mahalanobis distance of texture, probabilistic PCA"
         report["familiarity"] = {"method": method, "threshold": UNFAMILIAR, "splits": flagged}
     return report
 
 
-def _calibration(parts: dict[str, Scored], temperature: float) -> dict[str, Any]:
-    """Calibration metrics of each split, before and after temperature scaling."""
-    report = {}
-    for name, part in parts.items():
-        groups, raw = part.rows["group"].to_numpy(), undo_temperature(part.scores, temperature)
-        before, after = (calibration_metrics(part.truth, scores, groups) for scores in (raw, part.scores))
-        report[name] = {"n": len(part.truth), "before": before, "after": after}
-    return report
+def split_report(part: Scored, labels: tuple[str, ...], decision: dict[str, Any] | None) -> dict[str, Any]:
+    """The metrics of one split, each with its 95 % interval.
+
+    Args:
+        labels: in the order of the scores.
+        decision: the operating point that ships, or None where the highest score decides.
+
+    Returns:
+        {"n", "groups", "collections", "metrics", "per_class", "confusion"}.
+    """
+    decisions, collections = decided(part.scores, labels, decision), part.rows["collection"].to_numpy()
+
+    def within(rows: np.ndarray) -> dict[str, Any]:
+        truth, groups = part.truth[rows], part.groups[rows]
+        report = intervals(truth, decisions[rows], part.scores[rows], groups)
+        sizes = np.bincount(truth, minlength=len(labels)).tolist()
+        per_class = {label: {"n": sizes[index], **report["per_class"][index]} for index, label in enumerate(labels)}
+        return {"n": len(truth), "groups": len(set(groups)), **report, "per_class": per_class}
+
+    parts = {}
+    for name in sorted(set(collections) - {""}):
+        inside = within(collections == name)
+        sizes = {label: metrics["n"] for label, metrics in inside["per_class"].items()}
+        parts[name] = {"n": inside["n"], "groups": inside["groups"], "labels": sizes, "metrics": inside["metrics"]}
+    return {**within(np.ones(len(decisions), bool)), "collections": parts}
+
+
+def _calibration(part: Scored, temperature: float) -> dict[str, Any]:
+    """Calibration metrics before and after temperature scaling; the scores have the temperature in them."""
+    before = calibration_metrics(part.truth, undo_temperature(part.scores, temperature), part.groups)
+    return {"n": len(part.truth), "before": before, "after": calibration_metrics(part.truth, part.scores, part.groups)}
 
 
 def _operating_point(
@@ -60,62 +79,19 @@ def _operating_point(
 ) -> dict[str, Any]:
     """An operating point with its metrics on validation and, under `on`, on each split."""
     metrics = {
-        name: operating_point_metrics(
-            point, part.truth, part.scores, part.rows["group"].to_numpy(), labels, prevalences
-        )
+        name: operating_point_metrics(point, part.truth, part.scores, part.groups, labels, prevalences)
         for name, part in parts.items()
     }
     chosen = {key: (metrics.get("validation") or {}).get(key) for key in ("sensitivity", "specificity")}
-    return {"split": "validation", **chosen, **point, "on": {name: found for name, found in metrics.items() if found}}
-
-
-def _unfamiliar(parts: dict[str, Scored]) -> dict[str, Any]:
-    """The proportion of each split that is unfamiliar to the model; nothing where it has no familiarity."""
-    report = {}
-    for name, part in parts.items():
-        if part.familiarity is not None:
-            everyone, groups = np.ones(len(part.rows), bool), part.rows["group"].to_numpy()
-            flagged = proportion(part.familiarity < UNFAMILIAR, everyone, groups)
-            report[name] = {"n": len(part.rows), "flagged": flagged}
-    return report
-
-
-def split_report(
-    rows: pd.DataFrame, truth: np.ndarray, decisions: np.ndarray, scores: np.ndarray, labels: tuple[str, ...]
-) -> dict[str, Any]:
-    """The figures of one split.
-
-    Args:
-        rows: its manifest rows, with `group` and `collection`.
-        truth: label indices [N].
-        decisions: what the model decides, label indices [N].
-        scores: probabilities [N, C].
-        labels: in the order of the scores.
-
-    Returns:
-        {"n", "groups", "collections", "metrics", "per_class", "confusion"}, each figure with its 95 % interval.
-    """
-    groups, collections = rows["group"].to_numpy(), rows["collection"].to_numpy()
-    full = intervals(truth, decisions, scores, groups)
-    per_class = {
-        label: {"n": int((truth == index).sum()), **full["per_class"][index]} for index, label in enumerate(labels)
-    }
-    parts = {}
-    for name in sorted(set(collections) - {""}):
-        inside = collections == name
-        part = intervals(truth[inside], decisions[inside], scores[inside], groups[inside])
-        sizes = {label: int((truth[inside] == index).sum()) for index, label in enumerate(labels)}
-        parts[name] = {
-            "n": int(inside.sum()),
-            "groups": len(set(groups[inside])),
-            "labels": sizes,
-            "metrics": part["metrics"],
-        }
     return {
-        "n": len(rows),
-        "groups": len(set(groups)),
-        "collections": parts,
-        "metrics": full["metrics"],
-        "per_class": per_class,
-        "confusion": full["confusion"],
+        "split": "validation",
+        **chosen,
+        **point,
+        "on": {name: values for name, values in metrics.items() if values},
     }
+
+
+def _unfamiliar(part: Scored, familiarity: np.ndarray) -> dict[str, Any]:
+    """The proportion that is unfamiliar to the model."""
+    flagged = proportion(familiarity < UNFAMILIAR, np.ones(len(part.rows), bool), part.groups)
+    return {"n": len(part.rows), "flagged": flagged}

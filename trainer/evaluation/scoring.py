@@ -8,7 +8,7 @@ import torch
 
 from trainer.cxr_model import CxrForImageClassification, CxrImageProcessor
 from trainer.data.labelled import LabelledImages
-from trainer.inference import PixelBatches, for_inference, run_model
+from trainer.inference import PixelBatches, run_model
 
 
 class Scored(NamedTuple):
@@ -19,12 +19,16 @@ class Scored(NamedTuple):
     scores: np.ndarray
     familiarity: np.ndarray | None
 
+    @property
+    def groups(self) -> np.ndarray:
+        """What must stay together, [N]."""
+        return self.rows["group"].to_numpy()
+
 
 def score(
     model: CxrForImageClassification, processor: CxrImageProcessor, labelled: LabelledImages, split: str
 ) -> Scored:
-    """The scores and familiarity of a split, computed in fp32."""
-    model = for_inference(model, processor)
+    """The scores and familiarity of a split by a model `for_inference`, in fp32."""
     indices, has_familiarity = labelled.indices(split), bool(model.config.familiarity)
 
     def select(output: Any) -> torch.Tensor:

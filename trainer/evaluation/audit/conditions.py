@@ -3,7 +3,9 @@
 Hidden lungs: Maguolo and Nanni, Inf. Fusion 76 (2021) 1.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -11,11 +13,10 @@ import pandas as pd
 import torch
 from torch.nn import functional as F
 
-from trainer.cxr_model import CxrForImageClassification, CxrOutput
+from trainer.cxr_model import CxrForImageClassification
 from trainer.data.annotations import Masks, load_lung_masks
 from trainer.data.check import inspect_files
 from trainer.data.labelled import LabelledImages
-from trainer.data.pixels import GreyImages
 from trainer.evaluation.intervals import intervals
 from trainer.evaluation.operating_points import decided
 from trainer.evaluation.probe import probe_auroc
@@ -39,35 +40,30 @@ def audit_conditions(
         {"n", "groups", "lung_masks": images with a mask of their own, "level": pixels a side after resolution matching,
         "conditions": {name: metrics with intervals}, "collections": a list of probes}.
     """
-    table, labels = labelled.rows.iloc[rows], labelled.task.labels
-    lungs = load_lung_masks(data, labelled.rows, labelled.images.height, labelled.images.width)
-    level = _common_resolution(list(table["file"]), labelled.images)
-    mean = labelled.images.mean(rows)
-    changes = (Occlusion(lungs, False, mean), Occlusion(lungs, True, mean), ResolutionMatching(level))
-    changed = [ChangedPixels(pixels.images, pixels.processor, pixels.device, change) for change in changes]
-    outputs = {
-        name: run_model(model, batches, rows, title=name, select=_logits_and_features).double()
-        for name, batches in zip(CONDITIONS, (pixels, *changed), strict=True)
-    }
-    conditions = {}
-    for name, output in outputs.items():
-        scores = output[:, : len(labels)].softmax(dim=1).numpy()
+    table, labels, images = labelled.rows.iloc[rows], labelled.task.labels, labelled.images
+    lungs, mean = load_lung_masks(data, labelled.rows, images.height, images.width), images.mean(rows)
+    sides = [min(info.width, info.height) for info in inspect_files(list(table["file"])) if not info.error]
+    level = min(images.height // 2, images.width // 2, *sides)
+    changes = (
+        *(partial(occlude, lungs=lungs, keep_lungs=keep, usual=mean) for keep in (False, True)),
+        partial(match_resolution, side=level),
+    )
+    changed = [ChangedPixels(images, pixels.processor, pixels.device, change) for change in changes]
+    conditions, features = {}, np.empty(0)
+    for name, batches in zip(CONDITIONS, (pixels, *changed), strict=True):
+        outputs = run_model(model, batches, rows, title=name, select=_logits_and_features).double()
+        scores = outputs[:, : len(labels)].softmax(dim=1).numpy()
         decisions = decided(scores, labels, model.config.operating_point)
         conditions[name] = intervals(labelled.truth[rows], decisions, scores, table["group"].to_numpy())["metrics"]
+        features = outputs[:, len(labels) :].numpy() if batches is pixels else features
     return {
         "n": len(rows),
         "groups": table["group"].nunique(),
         "lung_masks": len(set(lungs) & set(rows)),
         "level": level,
         "conditions": conditions,
-        "collections": _probe_collections(outputs[CONDITIONS[0]][:, len(labels) :].numpy(), table),
+        "collections": _probe_collections(features, table),
     }
-
-
-def _common_resolution(files: list[str], images: GreyImages) -> int:
-    """Half the side that the model sees, or less where a file has less."""
-    sides = [min(info.width, info.height) for info in inspect_files(files) if not info.error]
-    return min(images.height // 2, images.width // 2, *sides)
 
 
 def _probe_collections(features: np.ndarray, rows: pd.DataFrame) -> list[dict[str, Any]]:
@@ -75,60 +71,45 @@ def _probe_collections(features: np.ndarray, rows: pd.DataFrame) -> list[dict[st
     probes = []
     for label in sorted(set(rows["label"])):
         inside = (rows["label"] == label).to_numpy()
-        part = rows[inside]
-        for row in probe_auroc(features[inside], part["collection"].to_numpy(), part["group"].to_numpy()):
+        collections, groups = (rows[inside][name].to_numpy() for name in ("collection", "group"))
+        for row in probe_auroc(features[inside], collections, groups):
             probes.append({"among": label, "collection": row["label"], **{key: row[key] for key in PROBE_FIELDS}})
     return probes
 
 
-def _logits_and_features(output: CxrOutput) -> torch.Tensor:
-    assert output.logits is not None and output.feature_map is not None  # noqa: PT018  a model gives both
+def _logits_and_features(output: Any) -> torch.Tensor:
     return torch.cat([output.logits, output.feature_map.mean(dim=(2, 3))], dim=1)
 
 
 @dataclass(frozen=True)
-class Occlusion:
-    """Hides the lungs of images, or all but the lungs: there `usual`, the mean image uint8 [H, W], is shown
-    instead.
-
-    A mean of all classes tells none of them, and is less strange to a network than an even grey. `lungs` by row; other
-    rows have `central_area`.
-    """
-
-    lungs: Masks
-    keep_lungs: bool
-    usual: torch.Tensor
-
-    def __call__(self, grey: torch.Tensor, samples: np.ndarray) -> torch.Tensor:
-        """uint8 [B, H, W] -> the same, with the usual image in what is hidden."""
-        height, width = grey.shape[1:]
-        central = central_area(height, width)
-        areas = [widen(self.lungs[row], box=not self.keep_lungs) if row in self.lungs else central for row in samples]
-        hidden = torch.from_numpy(np.stack(areas) != self.keep_lungs).to(grey.device)
-        return torch.where(hidden, self.usual.to(grey.device), grey)
-
-
-@dataclass(frozen=True)
-class ResolutionMatching:
-    """Shrinks images to `side` pixels and enlarges them again: no source is sharper than another."""
-
-    side: int
-
-    def __call__(self, grey: torch.Tensor, samples: np.ndarray) -> torch.Tensor:
-        """uint8 [B, H, W] -> the same, blurred."""
-        small = F.interpolate(grey[:, None].float(), size=(self.side, self.side), mode="area")
-        return F.interpolate(small, size=grey.shape[1:], mode="bilinear").round().to(torch.uint8)[:, 0]
-
-
-@dataclass(frozen=True)
 class ChangedPixels(PixelBatches):
-    """Pixel values of images after `change`."""
+    """Pixel values of images after `change` of their grey values uint8 [B, H, W], given their row numbers."""
 
-    change: Occlusion | ResolutionMatching
+    change: Callable[[torch.Tensor, np.ndarray], torch.Tensor]
 
     def eval_batch(self, samples: np.ndarray) -> torch.Tensor:
         """Changed, not augmented."""
         return self.processor.to_pixel_values(self.change(self.grey(samples), samples))
+
+
+def occlude(
+    grey: torch.Tensor, samples: np.ndarray, lungs: Masks, keep_lungs: bool, usual: torch.Tensor
+) -> torch.Tensor:
+    """Hide the lungs of images uint8 [B, H, W], or all but the lungs, behind the mean image `usual` uint8 [H, W].
+
+    A mean of all classes tells none of them, and is less strange to a network than an even grey. `lungs` by row number;
+    other rows have `central_area`.
+    """
+    central = central_area(*grey.shape[1:])
+    areas = [widen(lungs[row], box=not keep_lungs) if row in lungs else central for row in samples]
+    hidden = torch.from_numpy(np.stack(areas) != keep_lungs).to(grey.device)
+    return torch.where(hidden, usual.to(grey.device), grey)
+
+
+def match_resolution(grey: torch.Tensor, samples: np.ndarray, side: int) -> torch.Tensor:
+    """Shrink images uint8 [B, H, W] to `side` pixels and enlarge them again: no source is sharper than another."""
+    small = F.interpolate(grey[:, None].float(), size=(side, side), mode="area")
+    return F.interpolate(small, size=grey.shape[1:], mode="bilinear").round().to(torch.uint8)[:, 0]
 
 
 def central_area(height: int, width: int) -> np.ndarray:

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from trainer.cxr_model import CxrForImageClassification, CxrOutput
 from trainer.data.annotations import load_lesion_masks
 from trainer.data.labelled import LabelledImages
-from trainer.evaluation.intervals import bootstrap_interval, proportion
+from trainer.evaluation.intervals import bootstrap_interval, proportion, weighted_mean
 from trainer.inference import PixelBatches, run_model
 
 GRID = 112  # maps and findings are compared on this many pixels a side
@@ -38,9 +38,12 @@ def audit_heat_maps(
     with torch.random.fork_rng():
         torch.manual_seed(0)
         untrained = CxrForImageClassification(model.config).to(model.device).eval()
-    networks = {"the model": model, "untrained network": untrained}
-    maps = {name: _heat_maps(network, pixels, rows, labelled.truth) for name, network in networks.items()}
-    pointed = {name: pointing(heat, lesions, groups) for name, heat in {**maps, **prior_maps(lesions)}.items()}
+    maps = {
+        "the model": _heat_maps(model, pixels, rows, labelled.truth),
+        "untrained network": _heat_maps(untrained, pixels, rows, labelled.truth),
+        **prior_maps(lesions),
+    }
+    pointed = {name: pointing(heat, lesions, groups) for name, heat in maps.items()}
     return {"n": len(rows), "area": float(lesions.mean()), "maps": pointed}
 
 
@@ -62,22 +65,19 @@ def _heat_maps(
 
 
 def pointing(heat: np.ndarray, lesions: np.ndarray, groups: np.ndarray) -> dict[str, Any]:
-    """How often the highest point of a map lies in a finding, and the proportion of the map that does.
+    """{"hits", "inside"}: how often a map's highest point lies in a finding, and how much of the map does.
 
     Args:
-        heat: [N, H, W], not negative.
+        heat: [N, H, W], not negative; an all-zero map points nowhere, which is a miss.
         lesions: bool [N, H, W], the findings.
         groups: what is resampled, [N].
-
-    Returns:
-        {"hits", "inside"}; an all-zero map points nowhere, which is a miss.
     """
     flat, inside = heat.reshape(len(heat), -1), lesions.reshape(len(lesions), -1)
     total = flat.sum(axis=1)
     hits = inside[np.arange(len(flat)), flat.argmax(axis=1)] & (total > 0)
     within = (flat * inside).sum(axis=1) / np.maximum(total, 1e-12)
-    mean = bootstrap_interval(lambda weights: weights @ within / weights.sum(axis=1), groups, highest=1.0)
-    return {"hits": proportion(hits, np.ones(len(hits), bool), groups), "inside": mean}
+    every = np.ones(len(hits), bool)
+    return {"hits": proportion(hits, every, groups), "inside": bootstrap_interval(weighted_mean(within), groups, 1.0)}
 
 
 def prior_maps(lesions: np.ndarray) -> dict[str, np.ndarray]:
