@@ -1,29 +1,30 @@
-"""Phantoms: drawn chest radiographs with a known finding and its mask. They are drawings, not patients.
+"""Phantoms: procedurally drawn chest radiographs with a known finding and its mask. They are drawings, not patients.
 
-What the body absorbs is seen through a film: exposure, contrast, blur, grain, borders and marker vary from image to
-image and never with the label.
+A phantom is a sum of attenuations (soft tissue, spine, heart, ribs, vessels, abdomen) seen through a film: exposure,
+contrast, blur, grain, border and marker vary from image to image and never with the label.
 """
 
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
-from scipy.ndimage import gaussian_filter
+from PIL import Image
 from tqdm.auto import tqdm
 
 from trainer.data.manifest import available_cores
-from trainer.data.phantom.chest import Array, Chest
+from trainer.data.phantom.anatomy import Chest
+from trainer.data.phantom.film import expose
 from trainer.data.phantom.findings import FINDINGS
+from trainer.data.phantom.shapes import Array, enlarge
 from trainer.errors import UsageError
 from trainer.tasks import TASKS
 
 __all__ = ["FINDINGS", "Phantom", "draw_phantom", "write_phantoms"]
-SIZE = 320  # pixels along a side
 
 
-class Phantom(NamedTuple):
+@dataclass(frozen=True)
+class Phantom:
     """`pixels` uint8 [320, 320] and `mask` bool [320, 320], True where the finding is."""
 
     pixels: Array
@@ -33,35 +34,9 @@ class Phantom(NamedTuple):
 def draw_phantom(label: str, rng: np.random.Generator) -> Phantom:
     """Draw one phantom of a task's label; the same generator state gives the same image."""
     chest = Chest.draw(rng)
-    opacity = chest.lungs * FINDINGS[label](chest, rng)
-    attenuation, finding = (_enlarge(values) for values in (chest.attenuation + opacity, opacity))
-    film = Image.fromarray(_expose(attenuation, rng))
-    mask = Image.fromarray(finding > 0.25 * max(float(finding.max()), 1e-6))
-    if rng.random() < 0.5:  # a side marker in an upper corner: the patient's left is the image's right
-        letter, left = [("R", rng.integers(8, 24)), ("L", rng.integers(SIZE - 36, SIZE - 20))][rng.integers(2)]
-        font = ImageFont.load_default(size=int(rng.integers(18, 26)))
-        ImageDraw.Draw(film).text((left, rng.integers(8, 40)), letter, int(rng.integers(225, 256)), font)
-    angle = rng.normal(0, 2) if rng.random() < 0.3 else 0  # now and then it is laid in a little turned
-    borders = rng.integers(1, 18, size=4) * (rng.random(4) < 0.4)
-    top, bottom, left, right = (int(border) for border in borders)
-    inside = np.zeros((SIZE, SIZE), bool)
-    inside[top : SIZE - bottom, left : SIZE - right] = True
-    return Phantom(np.where(inside, film.rotate(angle, Image.Resampling.BILINEAR), 0), inside & mask.rotate(angle))
-
-
-def _enlarge(values: Array) -> Array:
-    return np.asarray(Image.fromarray(values.astype(np.float32)).resize((SIZE, SIZE), Image.Resampling.BILINEAR))
-
-
-def _expose(attenuation: Array, rng: np.random.Generator) -> Array:
-    """Blur, exposure, contrast and grain; gives uint8 [320, 320]."""
-    image = gaussian_filter(attenuation, rng.uniform(0.4, 1.1))
-    low, high = np.percentile(image, [rng.uniform(0.5, 4), rng.uniform(98, 99.8)])
-    image = np.clip((image - low) / (high - low), 0, 1.05) ** rng.uniform(0.75, 1.3)
-    grain = gaussian_filter(rng.standard_normal(image.shape), rng.uniform(0.4, 0.9)).astype(np.float32)
-    image = image + rng.uniform(0.015, 0.045) * grain / grain.std() * (1.1 - 0.6 * image)
-    image = rng.uniform(0.0, 0.06) + image * rng.uniform(0.82, 0.98)
-    return np.rint(np.clip(image, 0, 1) * 255).astype(np.uint8)
+    opacity = FINDINGS[label](chest, rng)
+    mask = enlarge(opacity) > 0.25 * max(float(opacity.max()), 1e-6)
+    return Phantom(*expose(enlarge(chest.attenuation + opacity), mask, rng))
 
 
 def write_phantoms(output: Path, task: str, count: int, seed: int) -> dict[str, int]:
@@ -94,8 +69,8 @@ def write_phantoms(output: Path, task: str, count: int, seed: int) -> dict[str, 
 
 def _write_one(job: tuple[Path, str, str, int, int]) -> None:
     output, task, label, number, seed = job
-    position = (list(TASKS).index(task), TASKS[task].labels.index(label))
-    phantom = draw_phantom(label, np.random.default_rng([seed, *position, number]))
+    place = (list(TASKS).index(task), TASKS[task].labels.index(label))
+    phantom = draw_phantom(label, np.random.default_rng([seed, *place, number]))
     name = f"phantom-{number:05d}.png"
     Image.fromarray(phantom.pixels).save(output / label / name)
     if phantom.mask.any():
