@@ -6,20 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from trainer.commands import data_check
-from trainer.commands.options import (
-    DATA_ARGUMENT,
-    LICENCE,
-    PRIVATE,
-    REPO_ID,
-    TASKS,
-    Commands,
-    add_command,
-    parent,
-)
+from trainer.commands.options import DATA_ARGUMENT, LICENCE, PRIVATE, REPO_ID, TASKS, Commands, add_command, parent
 from trainer.errors import UsageError
-
-if TYPE_CHECKING:
-    pass
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -27,14 +27,9 @@ def write_parquet(rows: pd.DataFrame, folder: Path, salt: bytes) -> tuple[dict[s
         Images of each split, images of each label, and the errors of files that were left out.
     """
     labels = sorted(set(rows["label"]))
-    features = datasets.Features(
-        {
-            "image": datasets.Image(),
-            "label": datasets.ClassLabel(names=labels),
-            "group": datasets.Value("string"),
-            "collection": datasets.Value("string"),
-        }
-    )
+    text = datasets.Value("string")
+    columns = {"image": datasets.Image(), "label": datasets.ClassLabel(names=labels), "group": text, "collection": text}
+    features = datasets.Features(columns)
     errors: list[str] = []
     splits: Counter[str] = Counter()
     classes: Counter[str] = Counter()

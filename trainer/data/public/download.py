@@ -77,24 +77,19 @@ def _transfer(url: str, part: Path) -> None:
     have = part.stat().st_size if part.exists() else 0
     headers = {"Range": f"bytes={have}-"} if have else {}
     with httpx.stream("GET", url, headers=headers, follow_redirects=True, timeout=60) as answer:
-        if answer.status_code == 416:  # nothing is left to to_device
+        if answer.status_code == 416:  # nothing is left to fetch
             return
         answer.raise_for_status()
         goes_on = answer.status_code == 206
         total = int(answer.headers.get("Content-Length", 0)) + (have if goes_on else 0)
         with part.open("ab" if goes_on else "wb") as stream:
             bar = tqdm(
-                total=total or None,
-                initial=have if goes_on else 0,
-                unit="B",
-                unit_scale=True,
-                desc=part.stem,
-                leave=False,
+                total=total or None, initial=stream.tell(), unit="B", unit_scale=True, desc=part.stem, leave=False
             )
-            for chunk in answer.iter_raw():  # as it arrives: what came before a break is kept
-                stream.write(chunk)
-                bar.update(len(chunk))
-            bar.close()
+            with bar:
+                for chunk in answer.iter_raw():  # as it arrives: what came before a break is kept
+                    stream.write(chunk)
+                    bar.update(len(chunk))
     if total and part.stat().st_size < total:
         raise httpx.ReadError("the connection ended early")
     published = _published_md5(answer.headers)
@@ -107,8 +102,5 @@ def _transfer(url: str, part: Path) -> None:
 
 
 def _published_md5(headers: httpx.Headers) -> bytes:
-    marks = [
-        headers.get("Content-MD5", ""),
-        *(part.strip().removeprefix("md5=") for part in headers.get("x-goog-hash", "").split(",") if "md5=" in part),
-    ]
-    return next((base64.b64decode(mark) for mark in marks if mark), b"")
+    google = (part.strip().partition("md5=")[2] for part in headers.get("x-goog-hash", "").split(","))
+    return base64.b64decode(next(filter(None, [headers.get("Content-MD5", ""), *google]), ""))

@@ -54,7 +54,7 @@ def get_set(name: str, output: Path, origins: list[str], log: Callable[[str], No
         archives = origins_of[part.name] or fetch_archives(part, output)
         part_rows = _lay_out(part, output, archives, merged=name in MERGED)
         if not part_rows:
-            raise UsageError(f"{', '.join(archives)}: holds no image of {part.name} ({part.read_path.__doc__})")
+            raise UsageError(f"{', '.join(archives)}: holds no image of {part.name} ({part.layout})")
         log(f"{part.name}: {len(part_rows)} radiographs")
         rows += part_rows
     table = pd.DataFrame(rows)
@@ -87,9 +87,8 @@ def _lay_out(public_set: PublicSet, output: Path, origins: list[str], merged: bo
     for origin in origins:
         with _open_origin(origin) as files:
             collections = _read_collections(files)
-            for path, opener in tqdm(
-                sorted(files.items()), desc=f"laying out {public_set.name}", unit="file", leave=False
-            ):
+            bar = tqdm(sorted(files.items()), desc=f"laying out {public_set.name}", unit="file", leave=False)
+            for path, opener in bar:
                 record = _read_record(public_set, path, merged)
                 if record is None:
                     continue
@@ -183,9 +182,7 @@ def _read_collections(files: Files) -> dict[str, str]:
 
 def read_terms(files: Iterable[str]) -> list[dict[str, Any]]:
     """The public sets that these images were laid out from, with licence and citation; empty for a user's own."""
-    folders = {
-        folder for file in files for folder in Path(file).parents[:3]
-    }  # below <split>/<label>/, or one of the two
+    folders = {folder for file in files for folder in Path(file).parents[:3]}  # above <split>/<label>/ or one of them
     terms: dict[str, dict[str, Any]] = {}
     for file in sorted(folder / TERMS for folder in folders):
         if file.is_file():
