@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from trainer.errors import UsageError
+from trainer.errors import UsageError, hub_errors
 from trainer.files import atomic_write, read_json, write_bytes, write_json, write_table, write_text, writing_errors
 
 
@@ -134,18 +134,13 @@ def load_run(reference: str, into: str | None = None) -> Run:
         into: where a repository of the Hub is copied to, by whoever changes it; without it, it is read from the cache.
 
     Raises:
-        UsageError: there is no such folder, and no such repository that can be reached.
+        UsageError: there is no such folder, and no such repository that this account may read.
+        WorkError: the Hub cannot be reached, or went away half-way.
     """
     if Path(reference).is_dir():
         return Run(reference)
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     name, _, revision = reference.partition("@")
-    try:
+    with hub_errors(f"{reference}: no such folder here; on the Hub", unreadable=UsageError):
         return Run(snapshot_download(name, revision=revision or None, local_dir=into))
-    except (HFValidationError, HfHubHTTPError, LocalEntryNotFoundError) as error:
-        reason = (str(error).splitlines() or [""])[0]
-        raise UsageError(
-            f"{reference}: no such folder, and no model on the Hub that can be reached ({reason})"
-        ) from error

@@ -162,7 +162,7 @@ def test_pushed_twice_it_is_one_commit_and_a_change_is_a_second(hub, cxr, finish
     assert len(hub.commits["models/org/tb"]) == 3
     assert "figures/confusion-validation.png" not in hub.files("models", "org/tb")
     assert "figures/confusion-validation.png" in hub.files("models", "org/tb", first)
-    pinned = told(cxr("predict", f"org/tb@{first}", film, "--json", token=False, home="pinned"))
+    pinned = told(cxr("predict", f"org/tb@{first}", film, "--json", home="pinned"))  # with the token: it is private
     assert pinned["scores"] == pytest.approx(told(cxr("predict", finished, film, "--json"))["scores"], abs=1e-6)
     assert cxr(*words, "--revision", "candidate").returncode == 0
     assert hub.files("models", "org/tb", "candidate") == hub.files("models", "org/tb")

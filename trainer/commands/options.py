@@ -66,7 +66,9 @@ LICENCE = parent(
     default="",
     help="under which it may be used, e.g. cc-by-nc-4.0; nothing is published without",
 )
-PRIVATE = parent("--private", action="store_true", help="make the repository private")
+PRIVATE = parent(
+    "--private", action="store_true", help="in a private repository, never in a public one (default: as its owner set)"
+)
 REPO_ID = parent(
     "--repo-id", required=True, metavar="ORG/NAME", help="the repository on the Hub; made where there is none"
 )

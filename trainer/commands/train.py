@@ -258,13 +258,13 @@ def add_parser(commands: Commands) -> None:
 
 def main(options: argparse.Namespace) -> int:
     """Train, print the metrics, and publish where asked."""
-    from trainer.commands.publish import push
+    from trainer.commands.publish import check_target, push
     from trainer.commands.tables import metrics_text
     from trainer.recipes import get_recipe, override
 
     recipe = override(get_recipe(options.recipe), options.set)
-    if options.push_to_hub and not options.licence.strip():
-        raise UsageError("--push-to-hub: needs --licence, under which the model may be used")
+    if options.push_to_hub:
+        check_target(options.push_to_hub, options.licence, options.private)
     settings = {
         field.name: getattr(options, field.name) for field in fields(TrainOptions) if hasattr(options, field.name)
     }
