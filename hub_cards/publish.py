@@ -27,16 +27,11 @@ class Published(NamedTuple):
 
 
 def check_repository(repo_id: str, repo_type: str, private: bool, writing: bool = True) -> None:
-    """Ask the Hub for a repository before anything is sent there; it may be missing.
-
-    Args:
-        repo_type: model, dataset or space.
-        private: nobody else may read it.
-        writing: ask for an account, too.
+    """Look at a repository (of type model, dataset or space; it may be missing) before anything is sent there.
 
     Raises:
         ValueError: it is public, and a private one is asked for.
-        HfHubHTTPError: the Hub does not know the account.
+        HfHubHTTPError: the Hub does not know the account that a writer needs.
     """
     if "/" not in repo_id:
         raise HFValidationError("a name without its owner")
@@ -61,11 +56,8 @@ def check_card(card: str, repo_type: str) -> None:
     try:
         RepoCard(card).validate(repo_type)
     except ValueError as error:
-        try:
-            reasons = "; ".join(reason["message"] for reason in json.loads(str(error))["errors"])
-        except (ValueError, KeyError, TypeError):
-            reasons = str(error)
-        raise ValueError(f"the Hub does not take the card: {reasons}") from error
+        reasons = json.loads(str(error)).get("errors") or [{"message": str(error)}]
+        raise ValueError(f"the Hub does not take it: {'; '.join(reason['message'] for reason in reasons)}") from error
 
 
 def contract_files(run: Path) -> list[str]:
@@ -93,14 +85,12 @@ def publish_files(
 ) -> Published:
     """Bring a repository to these files in one commit; none where it holds them already.
 
-    A file is sent again only where its bytes differ, and large ones that an interrupted push had sent are not sent
-    again. Where no visibility is asked for, none is sent: an organisation's default holds.
+    A file is sent only where its bytes differ, and a large one that an interrupted push had sent is not sent again.
+    Where no visibility is asked for, none is sent: an organisation's default holds.
 
     Args:
         files: paths or contents by their place in the repository; README.md is the card.
-        private: make a new repository private.
         owned: patterns of files that are deleted where `files` has them no more; others in the repository stay.
-        revision: a branch other than main.
 
     Raises:
         ValueError: the Hub does not take the card; no repository was made.

@@ -49,6 +49,9 @@ def split(*choices: str) -> argparse.ArgumentParser:
 
 
 RUN = parent("model", metavar="RUN", help="a run's folder, or org/name[@revision] on the Hub")
+RUN_FOLDER = parent(
+    "model", metavar="RUN", help="a run's folder; of a model on the Hub: hf download ID --local-dir RUN"
+)
 DATA = parent(
     "--data",
     required=True,

@@ -2,11 +2,10 @@
 
 import argparse
 import re
-import tempfile
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from trainer.commands.options import DRY_RUN, LICENCE, PRIVATE, REPO_ID, RUN, TASKS, Commands, add_command, log
+from trainer.commands.options import DRY_RUN, LICENCE, PRIVATE, REPO_ID, RUN_FOLDER, TASKS, Commands, add_command, log
 from trainer.errors import UsageError, WorkError, hub_errors
 
 if TYPE_CHECKING:
@@ -16,12 +15,8 @@ if TYPE_CHECKING:
 def check_target(repo_id: str, licence: str, private: bool = False, repo_type: str = "model", send: bool = True) -> str:
     """Ask the Hub whether it would take this, before any work is done and before anything is made there.
 
-    Args:
-        repo_type: model or dataset.
-        send: False where nothing will be sent: no account is needed, and a Hub that is away is noted only.
-
-    Returns:
-        The licence as the Hub writes it: "CC BY 4.0" is cc-by-4.0.
+    Gives the licence as the Hub writes it: "CC BY 4.0" is cc-by-4.0. With `send` False nothing will be sent: no account
+    is needed, and a Hub that is away is noted only.
 
     Raises:
         UsageError: no licence, one that the Hub does not know, or a public repository where `private` is asked for.
@@ -70,7 +65,7 @@ def push(
     from hub_cards.publish import contract_files, publish_run
 
     if not run.finished:
-        raise UsageError(f"{run.path}: not a finished run; finish it with cxr train … --resume")
+        raise UsageError(f"{run.path}: not a finished run's folder; finish it with cxr train … --resume")
     if revision and not re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)*", revision):
         raise UsageError(f"--revision {revision}: not the name of a branch; letters, digits, . _ - and / make one")
     recipe = run.read_json("recipe.json")
@@ -141,7 +136,7 @@ def add_parser(commands: Commands) -> None:
         commands,
         "push",
         "publish a finished run as a Hub model, in one commit",
-        *(RUN, REPO_ID, LICENCE, PRIVATE, DRY_RUN),
+        *(RUN_FOLDER, REPO_ID, LICENCE, PRIVATE, DRY_RUN),
         example="cxr push runs/tb --repo-id org/tb --licence cc-by-nc-4.0 --dry-run",
     )
     parser.add_argument("--revision", metavar="R", help="a branch other than main; made where there is none")
@@ -161,11 +156,9 @@ def add_parser(commands: Commands) -> None:
 
 def main(options: argparse.Namespace) -> int:
     """Publish and print the address."""
-    from trainer.run import load_run
+    from trainer.run import Run
 
-    with tempfile.TemporaryDirectory() as folder:  # for a run of the Hub, which may get another licence
-        run = load_run(options.model, folder)
-        push(run, options.repo_id, options.licence, options.private, options.revision, options.dry_run)
+    push(Run(options.model), options.repo_id, options.licence, options.private, options.revision, options.dry_run)
     return 0
 
 
