@@ -101,12 +101,12 @@ def publish_files(
     url = api.create_repo(repo_id, repo_type=repo_type, space_sdk=sdk, private=private or None, exist_ok=True)
     if revision:
         api.create_branch(repo_id, repo_type=repo_type, branch=revision, exist_ok=True)
-    before = api.repo_info(repo_id, repo_type=repo_type, revision=revision)
-    held = {file.rfilename for file in before.siblings or []}
-    stale = {name for name in held - set(files) if any(PurePosixPath("/", name).match(f"/{p}") for p in owned)}
+    before = api.repo_info(repo_id, repo_type=repo_type, revision=revision).sha
+    old = set(api.list_repo_files(repo_id, repo_type=repo_type, revision=revision)) - set(files)
+    stale = {name for name in old if any(PurePosixPath("/", name).match(f"/{pattern}") for pattern in owned)}
     operations: list[CommitOperationAdd | CommitOperationDelete] = [
         CommitOperationAdd(name, path_or_fileobj=content) for name, content in files.items()
     ]
     operations += [CommitOperationDelete(name) for name in sorted(stale)]
     commit = api.create_commit(repo_id, operations, commit_message=message, repo_type=repo_type, revision=revision)
-    return Published(str(url), str(commit.commit_url), commit.oid != before.sha)
+    return Published(str(url), str(commit.commit_url), commit.oid != before)

@@ -52,14 +52,12 @@ def push(
 
     Args:
         licence: under which the model may be used; kept in the run, so that a later push needs none.
-        private: nobody else may read it; refused where the repository is public.
+        private: refused where the repository is public.
         revision: a branch other than `main`.
         dry_run: log what would be published, and send nothing.
-        log: receives the files and the address.
 
     Raises:
-        UsageError: the run is not finished, its model cannot be loaded, it lacks what its card must say, or something
-            that the Hub does not take: see `check_target`.
+        UsageError: the run is not finished, cannot be loaded or lacks what its card must say, or see `check_target`.
         WorkError: the upload failed; the same command goes on.
     """
     from hub_cards.publish import contract_files, publish_run
