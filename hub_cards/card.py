@@ -1,12 +1,14 @@
 """The model card: rendered from a run's own files, so that no number on it is typed by hand."""
 
-import csv
 import json
 from collections import Counter
+from importlib.metadata import requires
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 from huggingface_hub import EvalResult, ModelCardData
+from packaging.requirements import Requirement
 
 from hub_cards.rendering import render
 
@@ -16,6 +18,8 @@ QUESTIONS = {
     "three-class": "Does this frontal chest radiograph suggest COVID-19 or pneumonia?",
 }
 HIGH_CONFIDENCE = 0.9
+PACKAGES = ("transformers", "torch", "torchvision", "timm", "pillow", "pydicom")  # of the code that travels
+METRIC_TYPES = {"accuracy": "accuracy", "auroc": "roc_auc", "macro_auroc": "roc_auc", "f1": "f1", "macro_f1": "f1"}
 REQUIRED = (  # what a card must say, by file and key
     *("recipe.name", "recipe.labels", "recipe.backbone", "recipe.image_size", "config.id2label"),
     *("metrics.splits.test.n", "metrics.splits.test.metrics.accuracy.value", "metrics.calibration.temperature"),
@@ -30,129 +34,118 @@ def render_card(run: Path, repo_id: str = "THIS_REPOSITORY") -> str:
         FileNotFoundError: the run lacks a file that the card needs.
         ValueError: one of these files lacks what a card must say.
     """
-    facts = {
-        name: json.loads((run / f"{name}.json").read_text(encoding="utf-8"))
-        for name in ("recipe", "metrics", "environment", "config")
-    }
-    _complain_of_gaps(run, facts)
+    names = ("recipe", "metrics", "environment", "config")
+    facts = {name: json.loads((run / f"{name}.json").read_text(encoding="utf-8")) for name in names}
+    _check_facts(run, facts)
     recipe, splits = facts["recipe"], facts["metrics"]["splits"]
+    labels = ", ".join(recipe["labels"])
     rows = _read_table(run / "manifest.csv")
-    data, example = facts["environment"].get("dataset"), facts["metrics"].get("example")
     return render(
         "model_card.md.jinja",
         **facts,
         repo_id=repo_id,
-        example=example,
+        requirements=" ".join(f'"{name}>={version}"' for name, version in lowest_versions().items()),
+        example=facts["metrics"].get("example"),
         partition=_partition(rows),
-        leaks=_leaks(rows),
-        mistakes=_mistakes(run),
+        leaks=int((rows.groupby("group")["split"].nunique() > 1).sum()),
+        mistakes=_mistakes(_read_table(run / "predictions.csv")),
         native=(run / "native" / "config.json").is_file(),
         onnx=(run / "onnx" / "model.onnx").is_file(),
-        front_matter=_front_matter(recipe, splits, data, example, repo_id).to_yaml(),
+        front_matter=_front_matter(facts, repo_id).to_yaml(),
         labels=recipe["labels"],
-        question=QUESTIONS.get(
-            recipe["task"], f"Which of {', '.join(recipe['labels'])} does this chest radiograph show?"
-        ),
+        question=QUESTIONS.get(recipe["task"], f"Which of {labels} does this chest radiograph show?"),
         splits={name: splits[name] for name in ("test", "external", "validation") if name in splits},
         figures=sorted(path.name for path in (run / "figures").glob("*.png") if path.stem != "example"),
     )
 
 
-def _complain_of_gaps(run: Path, facts: dict[str, Any]) -> None:
+def lowest_versions() -> dict[str, str]:
+    """The lowest version of each package that a published model needs, as this project pins it."""
+    pins = {pin.name: pin.specifier for pin in map(Requirement, requires("cxr-hub") or [])}
+    return {name: next(pin.version for pin in pins[name] if pin.operator == ">=") for name in PACKAGES}
+
+
+def _check_facts(run: Path, facts: dict[str, Any]) -> None:
     for path in REQUIRED:
-        found: Any = facts
+        value: Any = facts
         for part in path.split("."):
-            found = found.get(part) if isinstance(found, dict) else None
-        if found in (None, "", [], {}):
+            value = value.get(part) if isinstance(value, dict) else None
+        if value in (None, "", [], {}):
             name, _, rest = path.partition(".")
             raise ValueError(f"{run / name}.json does not say {rest}: a model card without it is worth nothing")
 
 
-def _read_table(file: Path) -> list[dict[str, str]]:
-    with file.open(encoding="utf-8", newline="") as stream:
-        return list(csv.DictReader(stream))
+def _read_table(file: Path) -> pd.DataFrame:
+    return pd.read_csv(file, dtype=str, keep_default_na=False)
 
 
-def _partition(rows: list[dict[str, str]]) -> list[dict[str, Any]]:
-    """Images, groups and labels of each split."""
-    found = []
-    for split in ("train", "validation", "test", "external"):
-        part = [row for row in rows if row["split"] == split]
-        collections = sorted({row["collection"] for row in part} - {""})
-        facts = {
-            "split": split,
+def _partition(rows: pd.DataFrame) -> dict[str, dict[str, Any]]:
+    """Images, groups, labels and collections of each split."""
+    parts = {split: rows[rows["split"] == split] for split in ("train", "validation", "test", "external")}
+    return {
+        split: {
             "n": len(part),
-            "groups": len({row["group"] for row in part}),
-            "collections": collections,
+            "groups": part["group"].nunique(),
+            "labels": Counter(part["label"]),
+            "collections": sorted(set(part["collection"]) - {""}),
         }
-        found += [{**facts, "labels": Counter(row["label"] for row in part)}] if part else []
-    return found
+        for split, part in parts.items()
+        if len(part)
+    }
 
 
-def _leaks(rows: list[dict[str, str]]) -> int:
-    """How many groups stand in more than one split."""
-    return sum(
-        count > 1 for count in Counter(group for group, _ in {(row["group"], row["split"]) for row in rows}).values()
-    )
-
-
-def _mistakes(run: Path) -> dict[str, dict[str, Any]]:
+def _mistakes(rows: pd.DataFrame) -> dict[str, dict[str, Any]]:
     """Of test and external: how many answers are wrong, how many of these are sure, and the commonest three mistakes.
 
     An answer is the decision; older runs have the argmax alone.
     """
-    found = {}
-    rows = [{**row, "answer": row.get("decision", row["prediction"])} for row in _read_table(run / "predictions.csv")]
+    rows = rows.assign(answer=rows.get("decision", rows["prediction"]))
+    mistakes = {}
     for split in ("test", "external"):
-        part = [row for row in rows if row["split"] == split]
-        wrong = [row for row in part if row["answer"] != row["label"]]
-        sure = sum(float(row[f"p:{row['answer']}"]) >= HIGH_CONFIDENCE for row in wrong)
-        pairs = Counter((row["label"], row["answer"]) for row in wrong).most_common(3)
-        found[split] = {"n": len(part), "wrong": len(wrong), "sure": sure, "pairs": pairs}
-    return {split: facts for split, facts in found.items() if facts["n"]}
+        part = rows[rows["split"] == split]
+        wrong = part[part["answer"] != part["label"]]
+        sure = sum(float(row[f"p:{row['answer']}"]) >= HIGH_CONFIDENCE for _, row in wrong.iterrows())
+        pairs = Counter(zip(wrong["label"], wrong["answer"], strict=True)).most_common(3)
+        if len(part):
+            mistakes[split] = {"n": len(part), "wrong": len(wrong), "sure": sure, "pairs": pairs}
+    return mistakes
 
 
-def _front_matter(
-    recipe: dict[str, Any], splits: dict[str, Any], data: str | None, example: dict[str, Any] | None, repo_id: str
-) -> ModelCardData:
+def _front_matter(facts: dict[str, Any], repo_id: str) -> ModelCardData:
+    recipe, metrics = facts["recipe"], facts["metrics"]
     base = recipe["backbone"] if recipe["pretrained"] and "/" in recipe["backbone"] else None
-    scores = [
-        {"label": label, "score": round(score, 4)} for label, score in (example or {"scores": {}})["scores"].items()
-    ]
-    picture = f"https://huggingface.co/{repo_id}/resolve/main/figures/example.png"
-    known: dict[str, Any] = {
-        "base_model_relation": "finetune" if base else None,
-        "widget": [{"src": picture, "example_title": "A phantom (drawn)", "output": scores}]
-        if scores and "/" in repo_id
-        else None,
-    }
+    dataset, example = facts["environment"].get("dataset"), metrics.get("example")
+    optional: dict[str, Any] = {"base_model_relation": "finetune"} if base else {}
+    if example and "/" in repo_id:
+        image = f"https://huggingface.co/{repo_id}/resolve/main/figures/example.png"
+        scores = [{"label": label, "score": round(score, 4)} for label, score in example["scores"].items()]
+        optional["widget"] = [{"src": image, "example_title": "A phantom (drawn)", "output": scores}]
     return ModelCardData(
         language="en",
         license=recipe.get("licence"),
         library_name="transformers",
         pipeline_tag="image-classification",
         tags=["chest-x-ray", "radiology", "medical-imaging", "research-only", recipe["task"]],
-        datasets=[data] if data else None,
+        datasets=[dataset] if dataset else None,
         base_model=base,
         metrics=["accuracy", "roc_auc"],
         model_name=f"cxr-{recipe['name']}",
-        eval_results=_eval_results(recipe, splits["test"]["metrics"]),
-        **{key: value for key, value in known.items() if value},
+        eval_results=_eval_results(recipe["task"], metrics["splits"]["test"]["metrics"]),
+        **optional,
     )
 
 
-def _eval_results(recipe: dict[str, Any], metrics: dict[str, Any]) -> list[EvalResult]:
-    known = {"accuracy": "accuracy", "auroc": "roc_auc", "macro_auroc": "roc_auc", "f1": "f1", "macro_f1": "f1"}
+def _eval_results(task: str, metrics: dict[str, Any]) -> list[EvalResult]:
     return [
         EvalResult(
             task_type="image-classification",
-            dataset_type=recipe["task"],
-            dataset_name=f"{recipe['task']}, test split",
+            dataset_type=task,
+            dataset_name=f"{task}, test split",
             dataset_split="test",
-            metric_type=known[name],
+            metric_type=METRIC_TYPES[name],
             metric_name=name.replace("_", " "),
-            metric_value=figure["value"],
+            metric_value=metric["value"],
         )
-        for name, figure in metrics.items()
-        if name in known and figure["value"] is not None
+        for name, metric in metrics.items()
+        if name in METRIC_TYPES and metric["value"] is not None
     ]

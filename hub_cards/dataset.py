@@ -3,8 +3,9 @@
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import CommitOperationAdd, DatasetCardData, HfApi
+from huggingface_hub import DatasetCardData
 
+from hub_cards.publish import publish_files
 from hub_cards.rendering import render
 
 
@@ -34,15 +35,7 @@ def render_dataset_card(repo_id: str, licence: str, facts: dict[str, Any]) -> st
 
 def publish_dataset(folder: Path, repo_id: str, licence: str, private: bool, facts: dict[str, Any]) -> str:
     """Upload FOLDER/data/*.parquet and the card to a dataset repository in one commit; gives its address."""
-    api = HfApi()
-    url = api.create_repo(repo_id, repo_type="dataset", private=private, exist_ok=True)
-    operations = [
-        CommitOperationAdd(path.relative_to(folder).as_posix(), path_or_fileobj=path)
-        for path in sorted(folder.rglob("*.parquet"))
-    ]
-    card = render_dataset_card(url.repo_id, licence, facts)
-    operations.append(CommitOperationAdd("README.md", path_or_fileobj=card.encode()))
-    api.create_commit(
-        url.repo_id, operations, commit_message=f"{sum(facts['splits'].values())} radiographs", repo_type="dataset"
-    )
-    return str(url)
+    files: dict[str, Path | bytes] = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*.parquet")}
+    files["README.md"] = render_dataset_card(repo_id, licence, facts).encode()
+    message = f"{sum(facts['splits'].values())} radiographs"
+    return publish_files(repo_id, "dataset", files, private, message, ("data/*-of-*.parquet",)).url

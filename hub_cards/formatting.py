@@ -1,39 +1,40 @@
-"""How a figure of metrics.json is written for people: always with its interval."""
+"""How a metric of metrics.json is written for people: always with its interval."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 HEADLINE = (("auroc", "sensitivity", "specificity", "accuracy"), ("macro_auroc", "balanced_accuracy", "accuracy"))
+NAMES = {
+    "accuracy": "accuracy (argmax)",
+    "macro_auroc": "mean AUROC",
+    "auroc": "AUROC",
+    "f1": "F1",
+    "macro_f1": "mean F1",
+}
+NAMES |= {"hits": "highest point in the finding", "inside": "proportion of the map in it"}
 
 
 def headline(metrics: Iterable[str]) -> tuple[str, ...]:
-    """The figures that speak for a model: its AUROC, what it does at the threshold that ships, and its accuracy."""
+    """The metrics that speak for a model: its AUROC, what it does at the threshold that ships, and its accuracy."""
     return HEADLINE["auroc" not in metrics]
 
 
 def figure_name(key: str) -> str:
-    """What a figure is called: `accuracy` is of the highest score, all else of the decision."""
-    named = {
-        "accuracy": "accuracy (argmax)",
-        "macro_auroc": "mean AUROC",
-        "auroc": "AUROC",
-        "f1": "F1",
-        "macro_f1": "mean F1",
-    }
-    return named.get(key, key.replace("_", " "))
+    """What a metric is called: `accuracy` is of the highest score, all else of the decision."""
+    return NAMES.get(key, key.replace("_", " "))
 
 
-def format_metric(figure: dict[str, Any] | None) -> str:
+def format_metric(metric: dict[str, Any] | None) -> str:
     """`.952 (.930–.968)`, or a dash where it is undefined."""
-    if figure is None or figure["value"] is None:
+    if metric is None or metric["value"] is None:
         return "–"
-    if figure["low"] is None:
-        return format_number(figure["value"])
-    return f"{format_number(figure['value'])} ({format_number(figure['low'])}–{format_number(figure['high'])})"
+    if metric["low"] is None:
+        return format_number(metric["value"])
+    return f"{format_number(metric['value'])} ({format_number(metric['low'])}–{format_number(metric['high'])})"
 
 
 def format_number(value: float) -> str:
-    """A share in 0..1 with three places and no leading zero.
+    """A proportion in 0..1 with three places and no leading zero.
 
     What is neither 0 nor 1 is not written so: it gets more places, `.9999` and `.00004`, and below a millionth an
     exponent.
@@ -44,3 +45,12 @@ def format_number(value: float) -> str:
     while 0 < value < 1 and float(f"{value:.{places}f}") in (0, 1):
         places += 1
     return f"{value:.{places}f}".removeprefix("0")
+
+
+def format_table(rows: dict[str, dict[str, Any]], title: str, keys: Sequence[str]) -> str:
+    """A Markdown table with a row for each name: its n and these metrics, or those in its `metrics`."""
+    lines = [[title, *map(figure_name, keys)], ["---"] * (len(keys) + 1)]
+    for name, row in rows.items():
+        cells = {**row, **row.get("metrics", {})}
+        lines.append([name, *(str(cells[key]) if key == "n" else format_metric(cells[key]) for key in keys)])
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)

@@ -20,22 +20,16 @@ CLOSE = 1e-4  # largest difference of a logit that passes
 
 
 def native_copy(model: CxrForImageClassification, processor: CxrImageProcessor) -> tuple[PreTrainedModel, Any] | None:
-    """The same classifier as a model class of transformers' own, with its image processor; None where its head is
-    another.
+    """The same classifier as transformers' own class, with its image processor; None where its head is another.
 
     One neuron z of a two-label model becomes the rows [0; w]: the logits, and so the scores, stay the same.
     """
     config = model.config
-    if (
-        config.hidden_sizes
-        or config.features != "map"
-        or config.pooling != "avg"
-        or config.backbone_config.model_type not in NATIVE
-    ):
+    is_linear = not config.hidden_sizes and config.features == "map" and config.pooling == "avg"
+    if not is_linear or config.backbone_config.model_type not in NATIVE:
         return None
-    own = type(config.backbone_config).from_dict(
-        {**config.backbone_config.to_dict(), "id2label": config.id2label, "label2id": config.label2id}
-    )
+    labels = {"id2label": config.id2label, "label2id": config.label2id}
+    own = type(config.backbone_config).from_dict({**config.backbone_config.to_dict(), **labels})
     native = AutoModelForImageClassification.from_config(own, dtype=torch.float32).eval()
     native.base_model.load_state_dict(model.backbone.state_dict())
     linear = next(module for module in native.classifier.modules() if isinstance(module, nn.Linear))
@@ -65,9 +59,11 @@ def export_onnx(run: Run) -> float:
     sides = processor.size["height"], processor.size["width"]
     grey = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (3, *sides), dtype=np.uint8))
     values = processor.to_pixel_values(grey).contiguous()
+    names: Any = {"input_names": ["pixel_values"], "output_names": ["logits"]}
+    batches: Any = {"dynamic_shapes": ({0: torch.export.Dim("batch")},), "dynamo": True, "external_data": False}
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "model.onnx"
-        _write_onnx(model, values, file)
+        torch.onnx.export(_Logits(model).eval(), (values,), str(file), verbose=False, **names, **batches)
         session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
         difference = max(_difference(session, model, part) for part in (values, values[:1]))
         if difference > CLOSE:
@@ -76,20 +72,6 @@ def export_onnx(run: Run) -> float:
     if run.finished:
         run.write_card()
     return difference
-
-
-def _write_onnx(model: CxrForImageClassification, values: torch.Tensor, file: Path) -> None:
-    torch.onnx.export(
-        _Logits(model).eval(),
-        (values,),
-        str(file),
-        input_names=["pixel_values"],
-        output_names=["logits"],
-        dynamic_shapes=({0: torch.export.Dim("batch")},),
-        dynamo=True,
-        external_data=False,
-        verbose=False,
-    )
 
 
 def _difference(session: Any, model: CxrForImageClassification, values: torch.Tensor) -> float:

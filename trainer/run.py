@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from trainer.errors import UsageError
+from trainer.errors import UsageError, hub_errors
 from trainer.files import atomic_write, read_json, write_bytes, write_json, write_table, write_text, writing_errors
 
 
@@ -92,10 +92,8 @@ class Run:
 
     def write_model(self, model: Any, processor: Any) -> None:
         """Write the weights, both configurations, and the code that travels with them."""
-        code = Path(__file__).parent / "cxr_model" / "pipeline_cxr.py"
-        write_bytes(
-            self.path / code.name, code.read_bytes()
-        )  # auto_map does not name it, so transformers leaves it out
+        code = Path(__file__).parent / "cxr_model" / "pipeline_cxr.py"  # auto_map, which is followed, does not name it
+        write_bytes(self.path / code.name, code.read_bytes())
         self._save(".", model, processor)
 
     def write_native(self, model: Any, processor: Any) -> None:
@@ -116,6 +114,8 @@ class Run:
         Raises:
             UsageError: the folder holds no model, or weights that are not this model's.
         """
+        if not self.path.is_dir():  # a name would be looked for on the Hub
+            raise UsageError(f"{self.path}: no such folder; of a model on the Hub: hf download ID --local-dir RUN")
         from safetensors import SafetensorError
 
         from trainer.cxr_model import CxrForImageClassification, CxrImageProcessor
@@ -127,25 +127,17 @@ class Run:
             raise UsageError(f"{self.path}: no model can be loaded from here ({error})") from error
 
 
-def load_run(reference: str, into: str | None = None) -> Run:
-    """A run by its folder, else by its Hub id `org/name[@revision]`.
-
-    Args:
-        into: where a repository of the Hub is copied to, by whoever changes it; without it, it is read from the cache.
+def load_run(reference: str) -> Run:
+    """A run by its folder, else by its Hub id `org/name[@revision]`: that is read from the cache, never changed.
 
     Raises:
-        UsageError: there is no such folder, and no such repository that can be reached.
+        UsageError: there is no such folder, and no such repository that this account may read.
+        WorkError: the Hub cannot be reached, or went away half-way.
     """
     if Path(reference).is_dir():
         return Run(reference)
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     name, _, revision = reference.partition("@")
-    try:
-        return Run(snapshot_download(name, revision=revision or None, local_dir=into))
-    except (HFValidationError, HfHubHTTPError, LocalEntryNotFoundError) as error:
-        reason = (str(error).splitlines() or [""])[0]
-        raise UsageError(
-            f"{reference}: no such folder, and no model on the Hub that can be reached ({reason})"
-        ) from error
+    with hub_errors(f"{reference}: no such folder here; on the Hub", unreadable=UsageError):
+        return Run(snapshot_download(name, revision=revision or None))

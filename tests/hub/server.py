@@ -21,6 +21,8 @@ from fastapi import FastAPI, HTTPException, Request, Response
 from fastapi.responses import JSONResponse, RedirectResponse
 
 TOKEN = "hf_localtesttoken"
+OTHER = "hf_anotheraccount"  # may read what is public, and write nothing
+LICENCES = ("apache-2.0", "mit", "cc0-1.0", "cc-by-4.0", "cc-by-nc-4.0", "other")
 KINDS = {"models": "model", "datasets": "dataset", "spaces": "space"}
 
 
@@ -28,7 +30,8 @@ KINDS = {"models": "model", "datasets": "dataset", "spaces": "space"}
 class Hub:
     """Where the repositories lie and what was asked; `fail` maps a part of a path to the status it answers with, once each.
 
-    `commits` holds the commits of each repository in their order, `heads` the newest of each branch.
+    `commits` holds the commits of each repository in their order, `heads` the newest of each branch; `private` and
+    `gated` name repositories (`models/org/tb`) that only the owner of TOKEN reads, `created` what was asked for.
     """
 
     root: Path
@@ -38,6 +41,9 @@ class Hub:
     requests: list[str] = field(default_factory=list)
     fail: dict[str, list[int]] = field(default_factory=dict)
     stored: dict[str, bytes] = field(default_factory=dict)
+    private: set[str] = field(default_factory=set)
+    gated: set[str] = field(default_factory=set)
+    created: list[dict[str, Any]] = field(default_factory=list)
 
     def forget(self, root: Path) -> None:
         """Begin anew, in another folder, at the same address."""
@@ -100,11 +106,14 @@ def build_app(hub: Hub) -> FastAPI:
         return await call_next(request)
 
     def repository(kind: str, name: str, request: Request, write: bool = False) -> Path:
-        if write and request.headers.get("authorization") != f"Bearer {TOKEN}":
-            raise HTTPException(401, "a token is needed")
+        account = request.headers.get("authorization")
+        if write and account != f"Bearer {TOKEN}":
+            raise HTTPException(403 if account else 401, "a token is needed")
         folder = hub.folder(kind, name)
-        if not folder.is_dir():
-            raise HTTPException(404, headers={"X-Error-Code": "RepoNotFound", "X-Error-Message": "no such repository"})
+        hidden = f"{kind}/{name}" in hub.private and account != f"Bearer {TOKEN}"
+        if hidden or not folder.is_dir():
+            headers = {"X-Error-Code": "RepoNotFound", "X-Error-Message": "no such repository"}
+            raise HTTPException(404 if account else 401, headers=headers)
         return folder
 
     def head(kind: str, name: str, revision: str = "main") -> str:
@@ -115,7 +124,7 @@ def build_app(hub: Hub) -> FastAPI:
 
     @app.get("/api/whoami-v2")
     def whoami(request: Request) -> Any:
-        if request.headers.get("authorization") != f"Bearer {TOKEN}":
+        if request.headers.get("authorization") not in (f"Bearer {TOKEN}", f"Bearer {OTHER}"):
             raise HTTPException(401)
         return {"type": "user", "name": "tester", "orgs": [{"name": "org"}], "auth": {"accessToken": {"role": "write"}}}
 
@@ -124,11 +133,14 @@ def build_app(hub: Hub) -> FastAPI:
         if request.headers.get("authorization") != f"Bearer {TOKEN}":
             raise HTTPException(401)
         asked = await request.json()
+        hub.created.append(asked)
         kind, name = f"{asked.get('type') or 'model'}s", f"{asked.get('organization') or 'tester'}/{asked['name']}"
         folder, url = hub.folder(kind, name), f"{hub.endpoint}/{'' if kind == 'models' else kind + '/'}{name}"
         if folder.is_dir():
             return JSONResponse({"error": "exists", "url": url, "name": name}, 409)
         hub.commit(kind, name, "main")
+        if asked.get("private") or asked.get("visibility") == "private":
+            hub.private.add(f"{kind}/{name}")
         return {"url": url, "name": name, "id": secrets.token_hex(12)}
 
     @app.delete("/api/repos/delete")
@@ -139,8 +151,11 @@ def build_app(hub: Hub) -> FastAPI:
         return {}
 
     @app.post("/api/validate-yaml")
-    async def validate() -> Any:
-        return {"errors": [], "warnings": []}
+    async def validate(request: Request) -> Any:
+        licence = yaml.safe_load((await request.json())["content"].split("---")[1]).get("license")
+        wrong = f'"license" must be one of [{", ".join(LICENCES)}]'
+        errors = [] if licence in (None, *LICENCES) else [{"message": wrong}]
+        return JSONResponse({"errors": errors, "warnings": []}, 400 if errors else 200)
 
     @app.get("/api/{kind}/{org}/{repo}")
     @app.get("/api/{kind}/{org}/{repo}/revision/{revision:path}")
@@ -157,7 +172,9 @@ def build_app(hub: Hub) -> FastAPI:
         siblings = [
             {"rfilename": path, "size": len(content)} for path, content in hub.files(kind, name, commit_id).items()
         ]
-        facts = {"id": name, "sha": commit_id, "private": False, "tags": [], "downloads": 0, "likes": 0}
+        key = f"{kind}/{name}"
+        facts = {"id": name, "sha": commit_id, "private": key in hub.private, "tags": [], "downloads": 0, "likes": 0}
+        facts["gated"] = "manual" if key in hub.gated else False
         return {
             **facts,
             "modelId": name,
@@ -286,6 +303,9 @@ def build_app(hub: Hub) -> FastAPI:
 
     def resolve(kind: str, name: str, revision: str, path: str, request: Request) -> Response:
         repository(kind, name, request)
+        account = request.headers.get("authorization")
+        if f"{kind}/{name}" in hub.gated and account != f"Bearer {TOKEN}":
+            raise HTTPException(403 if account else 401, headers={"X-Error-Code": "GatedRepo"})
         commit_id = head(kind, name, revision)
         files = hub.files(kind, name, commit_id)
         if path not in files:

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -53,16 +54,12 @@ def answer(words, hub, folder) -> str:
     return done.stdout.strip().splitlines()[-1]
 
 
-def snippets(card: str, language: str) -> list[str]:
-    return re.findall(rf"```{language}\n(.*?)```", card, flags=re.DOTALL)
-
-
 def test_the_python_snippets_run_with_the_packages_that_the_card_names(hub, published):
     card, work, ours = published
-    with_torch, without = (found.split() for found in re.findall(r"`?pip install ([\w -]+)`?", card))
-    assert "torch" in with_torch
-    assert "torch" not in without
-    first, native, onnx = snippets(card, "python")
+    with_torch, without = (shlex.split(words) for words in re.findall(r"`pip install ([^`]+)`", card))
+    assert [name for name in with_torch if name.startswith("torch>=")]
+    assert not [name for name in without if name.startswith("torch")]
+    first, native, onnx = re.findall(r"```python\n(.*?)```", card, flags=re.DOTALL)
     for names, texts in ((with_torch, (first, native)), (without, (onnx,))):
         place = work / ("torch" if names is with_torch else "onnx")
         install(sys.executable, "-m", "venv", str(place), folder=work)
@@ -73,17 +70,3 @@ def test_the_python_snippets_run_with_the_packages_that_the_card_names(hub, publ
             assert scores == pytest.approx(
                 ours, abs=0.01 if text is native else 1e-4
             )  # the native copy has another resize
-
-
-def test_javascript_gives_the_same_label(hub, published):
-    card, work, ours = published
-    if not shutil.which("npm"):
-        pytest.skip("no npm on this machine")
-    (text,) = snippets(card, "javascript")
-    (package,) = re.findall(r"npm install (\S+?)`", card)
-    install("npm", "install", "--ignore-scripts", "--no-audit", "--no-fund", package, folder=work)
-    pointed = f'import {{ env }} from "{package}";\nenv.remoteHost = "{hub.endpoint}";\n{text}'
-    (work / "answer.mjs").write_text(pointed)
-    scores = json.loads(answer(["node", "answer.mjs"], hub, work))
-    assert max(scores, key=scores.get) == max(ours, key=ours.get)
-    assert scores == pytest.approx(ours, abs=0.05)  # a third library's resize

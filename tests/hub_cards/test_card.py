@@ -3,14 +3,17 @@
 import csv
 import json
 import re
+import shlex
 import shutil
+import tomllib
+from pathlib import Path
 
 import pytest
 import yaml
 from huggingface_hub import ModelCard
 
-from hub_cards.card import render_card
-from hub_cards.formatting import format_metric, format_number
+from hub_cards.card import lowest_versions, render_card
+from hub_cards.formatting import format_metric, format_number, format_table
 from trainer.run import Run
 
 
@@ -177,3 +180,22 @@ def test_a_run_of_before_there_were_decisions_has_a_card_that_says_so(run, tmp_p
     assert "are of the decision: a score of .5 for Tuberculosis." in card
     wrong = sum(row["split"] == "test" and row["prediction"] != row["label"] for row in rows)
     assert f"- test: {wrong} of {metrics['splits']['test']['n']} wrong" in card
+
+
+def test_the_card_names_the_lowest_versions_that_do(run):
+    """As pyproject.toml pins them; an older transformers breaks on the code that travels."""
+    with (Path(__file__).parents[2] / "pyproject.toml").open("rb") as file:
+        pins = tomllib.load(file)["project"]["dependencies"]
+    lowest = lowest_versions()
+    for name, version in lowest.items():
+        assert any(pin.startswith(f"{name}>={version},") for pin in pins)
+    (words,) = re.findall(r"needs `pip install ([^`]+)`", (run / "README.md").read_text())
+    assert shlex.split(words) == [f"{name}>={version}" for name, version in lowest.items()]
+    assert {"transformers", "torch"} <= set(lowest)
+
+
+def test_a_table_has_a_row_for_each_name():
+    metric = {"value": 0.5, "low": 0.25, "high": 0.75}
+    rows = {"north": {"n": 3, "metrics": {"auroc": metric}}, "south": {"n": 0, "auroc": None}}
+    table = "| collection | n | AUROC |\n| --- | --- | --- |\n| north | 3 | .500 (.250–.750) |\n| south | 0 | – |"
+    assert format_table(rows, "collection", ["n", "auroc"]) == table

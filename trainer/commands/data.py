@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from trainer.commands import data_check
 from trainer.commands.options import DATA_ARGUMENT, LICENCE, PRIVATE, REPO_ID, TASKS, Commands, add_command, parent
-from trainer.errors import UsageError
+from trainer.errors import UsageError, hub_errors
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -86,21 +86,20 @@ def push_data(data: str, repo_id: str, licence: str, private: bool = False, log:
     Images go as 8-bit grey PNG without headers or names, groups under salted names.
 
     Raises:
-        UsageError: no such data, an empty licence, or a repository name or token that the Hub does not take.
+        UsageError: no such data, or something that the Hub does not take: see `check_target`.
         WorkError: the upload failed.
     """
     import secrets
     import tempfile
 
     from hub_cards.dataset import publish_dataset
-    from trainer.commands.publish import hub_errors
+    from trainer.commands.publish import check_target
     from trainer.data.hub_writing import write_parquet
     from trainer.data.manifest import read_manifest
     from trainer.data.public.layout import read_terms
     from trainer.data.split import fill_groups
 
-    if not licence.strip():
-        raise UsageError("--licence: say under which licence the images may be published; without one they are not")
+    licence = check_target(repo_id, licence, private, "dataset")
     rows = read_manifest(data).rows
     if 0 < (rows["split"] == "").sum() < len(rows):
         raise UsageError(f"{data}: some rows have no split: cxr data split {data} --output NEW.csv fills them")
@@ -114,9 +113,9 @@ def push_data(data: str, repo_id: str, licence: str, private: bool = False, log:
         splits, classes, errors = write_parquet(rows, Path(folder), secrets.token_bytes(16))
         if errors:
             log(f"note: {len(errors)} files cannot be read and are left out (first: {errors[0]})")
-        with hub_errors(repo_id):
+        with hub_errors(f"--repo-id {repo_id}"):
             facts |= {"splits": splits, "classes": classes}
-            return publish_dataset(Path(folder), repo_id, licence.strip(), private, facts)
+            return publish_dataset(Path(folder), repo_id, licence, private, facts)
 
 
 def add_parser(commands: Commands) -> None:

@@ -48,13 +48,16 @@ DATA_HELP = """DIR/<class>/*.png, DIR/{train,validation,test}/<class>/*.png, a C
 file,label[,split,group,collection], or org/name[@revision] of a Hub dataset"""
 LICENCE_HELP = "under which it may be used, e.g. cc-by-nc-4.0; nothing is published without"
 REPO_HELP = "the repository on the Hub; made where there is none"
+PRIVATE_HELP = "in a private repository, never in a public one (default: as its owner set)"
+RUN_FOLDER_HELP = "a run's folder; of a model on the Hub: hf download ID --local-dir RUN"
 OUTPUT_HELP = "write the result as JSON there; the run stays as it is"
 RUN = parent("model", metavar="RUN", help="a run's folder, or org/name[@revision] on the Hub")
+RUN_FOLDER = parent("model", metavar="RUN", help=RUN_FOLDER_HELP)
 DATA = parent("--data", required=True, help=DATA_HELP)
 DATA_ARGUMENT = parent("data", metavar="DATA", help="a folder or a manifest, as for cxr train")
 JSON = parent("--json", action="store_true", help="print JSON instead of text")
 OUTPUT_FILE = parent("--output", metavar="FILE", type=Path, help=OUTPUT_HELP)
 LICENCE = parent("--licence", "--license", default="", help=LICENCE_HELP)
-PRIVATE = parent("--private", action="store_true", help="make the repository private")
+PRIVATE = parent("--private", action="store_true", help=PRIVATE_HELP)
 REPO_ID = parent("--repo-id", required=True, metavar="ORG/NAME", help=REPO_HELP)
 DRY_RUN = parent("--dry-run", action="store_true", help="say what would be published; send nothing")

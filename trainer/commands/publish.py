@@ -1,16 +1,42 @@
 """`cxr push` and `cxr push-space`: a finished run to the Hub, and the app that serves such runs."""
 
 import argparse
-import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import re
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from trainer.commands.options import DRY_RUN, LICENCE, PRIVATE, REPO_ID, RUN, TASKS, Commands, add_command
-from trainer.errors import UsageError, WorkError
+from trainer.commands.options import DRY_RUN, LICENCE, PRIVATE, REPO_ID, RUN_FOLDER, TASKS, Commands, add_command, log
+from trainer.errors import UsageError, WorkError, hub_errors
 
 if TYPE_CHECKING:
     from trainer.run import Run
+
+
+def check_target(repo_id: str, licence: str, private: bool = False, repo_type: str = "model", send: bool = True) -> str:
+    """Ask the Hub whether it would take this, before any work is done and before anything is made there.
+
+    Gives the licence as the Hub writes it: "CC BY 4.0" is cc-by-4.0. With `send` False nothing will be sent: no account
+    is needed, and a Hub that is away is noted only.
+
+    Raises:
+        UsageError: no licence, one that the Hub does not know, or a public repository where `private` is asked for.
+        WorkError: no account, or the Hub cannot be reached.
+    """
+    from hub_cards.publish import check_card, check_repository
+
+    licence = "-".join(licence.lower().split())
+    if not licence:
+        raise UsageError("--licence: say which licence it is published under, e.g. cc-by-nc-4.0; without one it is not")
+    try:
+        with hub_errors(f"--repo-id {repo_id}"):
+            check_repository(repo_id, repo_type, private, send)
+        with hub_errors(f"--licence {licence}"):
+            check_card(f"---\nlicense: {licence}\n---\n", repo_type)
+    except WorkError as error:
+        if send:
+            raise
+        log(f"note: neither the licence nor the repository could be checked ({error})")
+    return licence
 
 
 def push(
@@ -26,21 +52,24 @@ def push(
 
     Args:
         licence: under which the model may be used; kept in the run, so that a later push needs none.
+        private: refused where the repository is public.
         revision: a branch other than `main`.
         dry_run: log what would be published, and send nothing.
-        log: receives the files and the address.
 
     Raises:
-        UsageError: the run is not finished, its model cannot be loaded, it has no licence or lacks what its card must
-            say, or a repository name that the Hub does not take.
+        UsageError: the run is not finished, cannot be loaded or lacks what its card must say, or see `check_target`.
         WorkError: the upload failed; the same command goes on.
     """
     from hub_cards.publish import contract_files, publish_run
 
     if not run.finished:
-        raise UsageError(f"{run.path}: not a finished run; finish it with cxr train … --resume")
-    _keep_licence(run, licence.strip())
+        raise UsageError(f"{run.path}: not a finished run's folder; finish it with cxr train … --resume")
+    if revision and not re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)*", revision):
+        raise UsageError(f"--revision {revision}: not the name of a branch; letters, digits, . _ - and / make one")
+    recipe = run.read_json("recipe.json")
+    licence = check_target(repo_id, licence.strip() or recipe.get("licence") or "", private, send=not dry_run)
     run.load_model()  # what cannot be loaded is not published
+    run.write_json("recipe.json", {**recipe, "licence": licence})
     try:
         run.write_card()
     except (FileNotFoundError, ValueError) as error:
@@ -50,20 +79,10 @@ def push(
     if dry_run:
         log(f"nothing was sent: this is what {repo_id} would hold")
         return
-    with hub_errors(repo_id):
+    with hub_errors(f"--repo-id {repo_id}"):
         published = publish_run(run.path, repo_id, private, revision)
     unchanged = "" if published.changed else "   (held this already: no commit was made)"
     log(f"{published.url}\n{published.commit}{unchanged}")
-
-
-def _keep_licence(run: "Run", licence: str) -> None:
-    recipe = run.read_json("recipe.json")
-    if not licence and not recipe.get("licence"):
-        raise UsageError(
-            "--licence: say under which licence the model may be used, e.g. cc-by-nc-4.0; it is not published without"
-        )
-    if licence and licence != recipe.get("licence"):
-        run.write_json("recipe.json", {**recipe, "licence": licence})
 
 
 def push_space(
@@ -76,45 +95,37 @@ def push_space(
     """Deploy the app as a Space that serves these models, `org/name[@revision]` by task.
 
     Raises:
-        UsageError: no model is named, or the app's source is not here.
+        UsageError: no model is named, one is no model of this project, the app's source is not here, or the Space is
+            public where `private` is asked for.
         WorkError: a model cannot be found on the Hub, or the upload failed.
     """
-    from hub_cards.space import publish_space, space_files
+    from hub_cards.publish import check_repository, publish_files
+    from hub_cards.space import find_model, needs_token, space_files
 
     if not models:
         raise UsageError("no model is named: give --tb, --covid or --three-class org/name[@revision]")
-    with hub_errors(repo_id):
-        try:
-            files = space_files(models)
-        except FileNotFoundError as error:
-            raise UsageError(str(error)) from error
-        for name, content in files.items():
-            log(f"  {len(content):>12,}  {name}")
-        if dry_run:
-            log(files["models.toml"].decode() + f"nothing was sent: this is what {repo_id} would hold")
-            return
-        log("\n".join(publish_space(repo_id, files, private)))
-
-
-@contextmanager
-def hub_errors(repo_id: str) -> Iterator[None]:
-    """Turns what the Hub refuses into one sentence with the cure."""
-    import httpx
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
-
+    found = {}
+    for task, reference in models.items():
+        with hub_errors(f"--{task} {reference}"):
+            found[task] = find_model(reference)
     try:
-        yield
-    except HFValidationError as error:
-        raise UsageError(f"--repo-id {repo_id}: expected ORG/NAME ({str(error).splitlines()[0]})") from error
-    except (HfHubHTTPError, httpx.HTTPError, RuntimeError) as error:
-        # the client wraps an upload that was cut off in a RuntimeError
-        cause = error.__cause__ if type(error) is RuntimeError else error
-        if cause is None:
-            raise
-        status = getattr(getattr(cause, "response", None), "status_code", None)
-        cure = "log in (hf auth login) or set HF_TOKEN" if status in (401, 403) else "run the command again, it goes on"
-        reason = f"{type(cause).__name__}: {(str(cause).splitlines() or [''])[0]}"
-        raise WorkError(f"the Hub did not take it ({reason}): {cure}") from error
+        files = space_files(found)
+    except FileNotFoundError as error:
+        raise UsageError(str(error)) from error
+    with hub_errors(f"--repo-id {repo_id}"):
+        check_repository(repo_id, "space", private, writing=not dry_run)
+    for name, content in files.items():
+        log(f"  {len(content):>12,}  {name}")
+    for info in found.values():
+        if state := needs_token(info):
+            cure = "give the Space a secret HF_TOKEN of an account that may (its Settings > Variables and secrets)"
+            log(f"note: {info.id} is {state}, and the Space cannot read it by itself: {cure}")
+    if dry_run:
+        log(files["models.toml"].decode() + f"nothing was sent: this is what {repo_id} would hold")
+        return
+    with hub_errors(f"--repo-id {repo_id}"):
+        published = publish_files(repo_id, "space", files, private, "The Space of cxr-hub")
+    log(f"{published.url}\n{published.commit}")
 
 
 def add_parser(commands: Commands) -> None:
@@ -123,7 +134,7 @@ def add_parser(commands: Commands) -> None:
         commands,
         "push",
         "publish a finished run as a Hub model, in one commit",
-        *(RUN, REPO_ID, LICENCE, PRIVATE, DRY_RUN),
+        *(RUN_FOLDER, REPO_ID, LICENCE, PRIVATE, DRY_RUN),
         example="cxr push runs/tb --repo-id org/tb --licence cc-by-nc-4.0 --dry-run",
     )
     parser.add_argument("--revision", metavar="R", help="a branch other than main; made where there is none")
@@ -143,11 +154,9 @@ def add_parser(commands: Commands) -> None:
 
 def main(options: argparse.Namespace) -> int:
     """Publish and print the address."""
-    from trainer.run import load_run
+    from trainer.run import Run
 
-    with tempfile.TemporaryDirectory() as folder:  # for a run of the Hub, which may get another licence
-        run = load_run(options.model, folder)
-        push(run, options.repo_id, options.licence, options.private, options.revision, options.dry_run)
+    push(Run(options.model), options.repo_id, options.licence, options.private, options.revision, options.dry_run)
     return 0
 
 

@@ -249,13 +249,13 @@ def add_parser(commands: Commands) -> None:
 
 def main(options: argparse.Namespace) -> int:
     """Train, print the metrics, and publish where asked."""
-    from trainer.commands.publish import push
+    from trainer.commands.publish import check_target, push
     from trainer.commands.tables import metrics_text
     from trainer.recipes import get_recipe, override
 
     recipe = override(get_recipe(options.recipe), options.set)
-    if options.push_to_hub and not options.licence.strip():
-        raise UsageError("--push-to-hub: needs --licence, under which the model may be used")
+    if options.push_to_hub:
+        check_target(options.push_to_hub, options.licence, options.private)
     settings = {name: getattr(options, name) for name in TrainOptions._fields}
     run = train(recipe, options.data, options.output, TrainOptions(**settings))
     if int(os.environ.get("RANK", "0")) == 0:
