@@ -34,7 +34,8 @@ def check_size(width: int, height: int) -> None:
 
 def to_uint8(values: np.ndarray, low: float, high: float) -> np.ndarray:
     """Map low..high to 0..255, clipped and rounded."""
-    scaled = (values.astype(np.float32) - low) * (255 / max(high - low, 1e-6))
+    values = values.astype(np.float32 if values.itemsize <= 2 else np.float64)
+    scaled = (values - low) * (255 / max(high - low, 1e-30))
     return np.rint(scaled.clip(0, 255)).astype(np.uint8)
 
 

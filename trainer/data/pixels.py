@@ -12,7 +12,15 @@ import pandas as pd
 import pyarrow as pa
 import torch
 
-from trainer.cxr_model import CxrImageProcessor, RadiographError, dicom_cxr, grey_cxr, read_radiograph, reader_cxr
+from trainer.cxr_model import (
+    CxrImageProcessor,
+    RadiographError,
+    dicom_cxr,
+    display_cxr,
+    grey_cxr,
+    read_radiograph,
+    reader_cxr,
+)
 from trainer.data.manifest import available_cores
 from trainer.errors import WorkError
 
@@ -106,7 +114,7 @@ def data_fingerprint(rows: pd.DataFrame) -> str:
 def _fingerprint(rows: pd.DataFrame, processor: CxrImageProcessor) -> str:
     """Changes with the files' bytes and order, the size, the filter, the reader's own code and the decoders at hand."""
     digest = hashlib.sha256()
-    for module in (grey_cxr, dicom_cxr, reader_cxr):
+    for module in (grey_cxr, display_cxr, dicom_cxr, reader_cxr):
         digest.update(Path(str(module.__file__)).read_bytes())
     digest.update(str([name for name in ("pydicom", "gdcm", "pylibjpeg") if find_spec(name)]).encode())
     digest.update(f"{processor.size} {processor.resample}".encode())
