@@ -237,7 +237,11 @@ def test_advice_is_never_to_install_what_is_there(dicom_of, monkeypatch):
     dataset = dicom_of(GREY, bits=8)
     dataset.file_meta.TransferSyntaxUID = pydicom.uid.JPEGExtended12Bit
     dataset.PixelData = pydicom.encaps.encapsulate([b"\0" * 100])
-    for installed, advice in (((), "pip install python-gdcm, or"), (("gdcm",), "pip install pylibjpeg"), (("gdcm", "pylibjpeg"), ": store it")):
+    for installed, advice in (
+        ((), "pip install python-gdcm, or"),
+        (("gdcm",), "pip install pylibjpeg"),
+        (("gdcm", "pylibjpeg"), ": store it"),
+    ):
         monkeypatch.setattr(dicom_cxr, "find_spec", lambda name, there=installed: name in there or None)
         with pytest.raises(RadiographError, match=advice):
             read(dataset)

@@ -5,7 +5,10 @@ Research demonstration, not a medical device.
 
 from typing import Any
 
-from transformers import AutoConfig, PreTrainedConfig
+from .versions_cxr import LOWEST  # noqa: F401  checks the versions
+
+# isort: split
+from transformers import AutoConfig, PreTrainedConfig, __version__
 
 CXR_VERSION = 1
 
@@ -18,6 +21,7 @@ class CxrConfig(PreTrainedConfig):
     """
 
     model_type = "cxr"
+    keys_to_ignore_at_inference = ["familiarity", "feature_map"]  # noqa: RUF012  transformers' own convention
 
     backbone_config: dict[str, Any] | PreTrainedConfig | None = None  # a transformers vision backbone
     feature_size: int = 1280  # channels D of its last feature map
@@ -49,5 +53,10 @@ class CxrConfig(PreTrainedConfig):
             raise ValueError(f"features={self.features!r}, pooling={self.pooling!r}: no such features or pooling")
         if not isinstance(self.backbone_config, PreTrainedConfig):
             settings = dict(self.backbone_config or {"model_type": "mobilenet_v2"})
-            self.backbone_config = AutoConfig.for_model(settings.pop("model_type")).from_dict(settings)
+            kind = settings.pop("model_type", None)
+            try:
+                self.backbone_config = AutoConfig.for_model(kind).from_dict(settings)
+            except (KeyError, ValueError) as error:
+                reason = str(error).splitlines()[0][:100]
+                raise ValueError(f"transformers {__version__} makes no backbone {kind!r}: {reason}") from error
         super().__post_init__(**kwargs)

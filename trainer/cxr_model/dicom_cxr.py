@@ -27,7 +27,11 @@ OTHER_MODALITIES = {"CT", "MR", "US", "PT", "NM", "MG", "XA", "RF", "SM", "OP"}
 GREY = ("MONOCHROME1", "MONOCHROME2")
 COLOUR = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT")
 DECODERS = {"gdcm": "python-gdcm", "pylibjpeg": "pylibjpeg pylibjpeg-libjpeg pylibjpeg-openjpeg"}
-FRAME_STARTS = {*range(0xC0, 0xD0), 0xF7} - {0xC4, 0xC8, 0xCC}  # the JPEG markers that say how many components there are
+FRAME_STARTS = {*range(0xC0, 0xD0), 0xF7} - {
+    0xC4,
+    0xC8,
+    0xCC,
+}  # the JPEG markers that say how many components there are
 
 
 def is_dicom(file: BinaryIO) -> bool:

@@ -1,7 +1,7 @@
 """A chest X-ray classifier: backbone, pooling, head, heat map. Research demonstration, not a medical device."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +11,11 @@ from transformers.utils import ModelOutput
 
 from .configuration_cxr import CxrConfig
 from .folding_cxr import fold_batch_norm
+
+if TYPE_CHECKING:  # transformers saves the files that are named in imports: so this one goes along
+    from .pipeline_cxr import CxrImageClassificationPipeline  # noqa: F401
+
+PIPELINE = {"impl": "pipeline_cxr.CxrImageClassificationPipeline", "pt": ["AutoModelForImageClassification"]}
 
 
 def _is_finite(tensor: Tensor) -> bool:
@@ -39,7 +44,14 @@ class CxrForImageClassification(PreTrainedModel):
     input_modalities = ("image",)
 
     def __init__(self, config: CxrConfig) -> None:
+        if (channels := getattr(config.backbone_config, "num_channels", 3)) != 3:
+            raise ValueError(f"the backbone takes images of {channels} channels, this model gives it 3")
         super().__init__(config)
+        config.custom_pipelines = {"image-classification": PIPELINE}
+        if config.operating_point and config.operating_point["label"] not in config.label2id:  # of other labels
+            config.operating_point = None
+        if config.class_weights and len(config.class_weights) != config.num_labels:
+            config.class_weights = None
         self.update_statistics = False  # only a training from random weights moves BatchNorm statistics
         self.backbone = AutoModel.from_config(config.backbone_config, dtype=torch.get_default_dtype())
         for name in config.drop_modules or []:
@@ -81,23 +93,18 @@ class CxrForImageClassification(PreTrainedModel):
     @classmethod
     def from_pretrained(cls, *args: Any, **kwargs: Any) -> Any:
         """Load a run or a Hub repository; weights that are missing, left over or not finite raise OSError, none are
-        made up.
+        made up but a head of other labels, where `ignore_mismatched_sizes=True` asks for it.
         """
         wants_info = kwargs.pop("output_loading_info", False)
         model, info = super().from_pretrained(*args, output_loading_info=True, **kwargs)
-        wrong = {
-            key: sorted(map(str, info[key]))
-            for key in ("missing_keys", "unexpected_keys", "mismatched_keys")
-            if info[key]
-        }
-        if wrong:
-            raise OSError(f"{args[0] if args else cls.__name__}: the weights do not fit the configuration: {wrong}")
-        broken = [name for name, tensor in model.state_dict().items() if not _is_finite(tensor)]
-        if broken:
-            raise OSError(
-                f"{args[0] if args else cls.__name__}: weights that are not finite: {', '.join(broken[:3])}; "
-                "train it anew"
-            )
+        name = args[0] if args else cls.__name__
+        kinds = {"missing_keys", "unexpected_keys", "mismatched_keys"}
+        if kwargs.get("ignore_mismatched_sizes"):
+            kinds.remove("mismatched_keys")
+        if wrong := {kind: sorted(map(str, info[kind])) for kind in sorted(kinds) if info[kind]}:
+            raise OSError(f"{name}: the weights do not fit the configuration: {wrong}")
+        if broken := [name for name, tensor in model.state_dict().items() if not _is_finite(tensor)]:
+            raise OSError(f"{name}: weights that are not finite: {', '.join(broken[:3])}; train it anew")
         return (model, info) if wants_info else model
 
     def train(self, mode: bool = True) -> "CxrForImageClassification":

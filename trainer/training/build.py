@@ -16,13 +16,6 @@ from trainer.data.labelled import LabelledImages
 from trainer.errors import UsageError
 from trainer.recipes import Recipe
 
-PIPELINE = {
-    "image-classification": {
-        "impl": "pipeline_cxr.CxrImageClassificationPipeline",
-        "pt": ["AutoModelForImageClassification"],
-    }
-}
-
 
 def build_processor(recipe: Recipe, backbone: str) -> CxrImageProcessor:
     """The image processor of a recipe: its size and filter, and the normalisation that the backbone was trained with.
@@ -98,7 +91,6 @@ def _make_config(
         id2label=dict(enumerate(labels)),
         label2id={label: index for index, label in enumerate(labels)},
         problem_type="single_label_classification",
-        custom_pipelines=PIPELINE,
         **{name: getattr(recipe, name) for name in same},
     )
 
@@ -170,7 +162,10 @@ def _unreachable(backbone: str, error: Exception) -> UsageError:
 def _offline_config(backbone: str) -> PreTrainedConfig:
     """The architecture without its weights: from the folder where it is one, else from the table below."""
     if Path(backbone).is_dir():
-        return AutoConfig.from_pretrained(backbone)
+        try:
+            return AutoConfig.from_pretrained(backbone)
+        except (OSError, ValueError, KeyError) as error:
+            raise _unreachable(backbone, error) from error
     if backbone not in ARCHITECTURES:
         raise UsageError(
             f"--no-pretrained knows no architecture for {backbone}; give a folder with its config.json by --backbone"
@@ -211,8 +206,15 @@ def _without_labels(config: PreTrainedConfig) -> dict[str, Any]:
 
 
 def _feature_size(backbone: nn.Module, image_size: int) -> int:
-    with torch.no_grad():
-        output = backbone.eval()(torch.zeros(1, 3, image_size, image_size))
+    try:
+        with torch.no_grad():
+            output = backbone.eval()(torch.zeros(1, 3, image_size, image_size))
+    except (RuntimeError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise UsageError(
+            f"this backbone takes no images of 3 channels and {image_size} pixels ({reason}); another one is named by "
+            "--backbone, another size by --set image_size=N"
+        ) from error
     if output.last_hidden_state.ndim != 4:
         raise UsageError("this backbone gives no feature map [B, D, h, w]: only convolutional ones are supported")
     return int(output.last_hidden_state.shape[1])
