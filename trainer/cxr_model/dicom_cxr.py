@@ -27,11 +27,8 @@ OTHER_MODALITIES = {"CT", "MR", "US", "PT", "NM", "MG", "XA", "RF", "SM", "OP"}
 GREY = ("MONOCHROME1", "MONOCHROME2")
 COLOUR = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT")
 DECODERS = {"gdcm": "python-gdcm", "pylibjpeg": "pylibjpeg pylibjpeg-libjpeg pylibjpeg-openjpeg"}
-FRAME_STARTS = {*range(0xC0, 0xD0), 0xF7} - {
-    0xC4,
-    0xC8,
-    0xCC,
-}  # the JPEG markers that say how many components there are
+# The JPEG markers that say how many components there are.
+FRAME_STARTS = {*range(0xC0, 0xD0), 0xF7} - {0xC4, 0xC8, 0xCC}
 
 
 def is_dicom(file: BinaryIO) -> bool:
@@ -44,16 +41,12 @@ def is_dicom(file: BinaryIO) -> bool:
 def read_dicom(file: BinaryIO) -> Radiograph:
     """The first frame of a DICOM file.
 
-    Raises:
-        ImportError: pydicom is not installed.
-        RadiographError: no image in it, one that cannot be unpacked, or a required element that is missing or untrue.
+    Raises ImportError without pydicom; RadiographError without an image that can be unpacked or a required element.
     """
     if pydicom is None:
         raise ImportError("this is a DICOM file; reading it needs pydicom 3 or newer: pip install pydicom -U")
     if b"1.2.840.10008.1.2.1.99" in file.read(2048):
-        raise RadiographError(
-            "deflated DICOM is not read (it can unpack without bound): store it uncompressed or as JPEG"
-        )
+        raise RadiographError("deflated DICOM is not read (it can unpack without bound): store it uncompressed")
     file.seek(0)
     dataset = pydicom.dcmread(file, force=True)
     if "TransferSyntaxUID" not in dataset.file_meta:  # a bare data set, without the header of a file
@@ -65,25 +58,18 @@ def read_dicom(file: BinaryIO) -> Radiograph:
     stored, bits = _stored_values(header)
     photometric = dataset.PhotometricInterpretation
     if photometric == "PALETTE COLOR":
-        stored = apply_color_lut(stored, dataset)
-    elif photometric in GREY and stored.ndim == 3:
-        if (stored == stored[:, :, :1]).all():
-            stored = stored[:, :, 0]
-        else:
-            header.untrue.add("PhotometricInterpretation")
-    if stored.ndim == 3:
-        grey = array_to_grey(stored.astype(np.uint8) << (8 - bits) if bits <= 8 else stored)
+        grey = array_to_grey(apply_color_lut(stored, dataset))
+    elif photometric in GREY and (stored.ndim == 2 or (stored == stored[..., :1]).all()):
+        grey = grey_from_stored(stored if stored.ndim == 2 else stored[..., 0], header, bits)
     else:
-        grey = grey_from_stored(stored, header, bits)
+        if photometric in GREY:
+            header.untrue.add("PhotometricInterpretation")
+        grey = array_to_grey(stored.astype(np.uint8) << (8 - bits) if bits <= 8 else stored)
     return Radiograph(grey, _header_warnings(header))
 
 
 def _required(header: Header, keyword: str, known: Any) -> int:
-    """An element without which no image can be read.
-
-    Raises:
-        RadiographError: it is missing, or none of the `known` values; names it.
-    """
+    """An element without which no image can be read; where it is none of `known`, RadiographError names it."""
     number = (header.numbers(keyword) or [float("nan")])[0]
     if number not in known:
         raise RadiographError(f"its header holds no usable {keyword}, which every DICOM image needs: export it again")
@@ -118,35 +104,31 @@ def _stored_values(header: Header) -> tuple[np.ndarray, int]:
 
 
 def _settle_colour(header: Header, plane: int) -> None:
-    """Bring SamplesPerPixel and PhotometricInterpretation to what the pixel data holds. `plane`: bytes of one sample.
-
-    Raises:
-        RadiographError: one of them is missing, or the pixel data is too short or too long for all it is said to be.
-    """
+    """Bring SamplesPerPixel and PhotometricInterpretation to what the pixel data holds, `plane` bytes a sample."""
     dataset = header.dataset
+    syntax = dataset.file_meta.TransferSyntaxUID
     samples = _required(header, "SamplesPerPixel", (1, 3))
     photometric = header.text("PhotometricInterpretation")
     if not photometric:
         raise RadiographError("its header holds no PhotometricInterpretation, which every DICOM image needs")
-    if dataset.file_meta.TransferSyntaxUID.is_encapsulated:
+    if syntax.is_encapsulated:
         held = _components(get_frame(dataset.PixelData, 0, number_of_frames=dataset.NumberOfFrames)) or samples
     else:
         size, whole = len(dataset.PixelData), plane * dataset.NumberOfFrames
         held = 1 if samples == 3 and plane <= size <= plane + 1 else samples
         shortest = 2 * whole if photometric == "YBR_FULL_422" and held == 3 else held * whole
         if size < shortest or size >= max(2 * held * whole, 3):
-            raise RadiographError(
-                f"its pixel data has {size:,} bytes, Rows, Columns, SamplesPerPixel, BitsAllocated and NumberOfFrames "
-                f"say {held * whole:,}: export it again"
-            )
+            said = "Rows, Columns, SamplesPerPixel, BitsAllocated and NumberOfFrames"
+            raise RadiographError(f"has {size:,} bytes of pixel data, {held * whole:,} by {said}: export it again")
     if held != samples:
         header.untrue.add("SamplesPerPixel")
-        photometric = "MONOCHROME2" if held == 1 else "YBR_FULL_422"
+        lossy = syntax in (pydicom.uid.JPEGBaseline8Bit, pydicom.uid.JPEGExtended12Bit)
+        photometric = "MONOCHROME2" if held == 1 else "YBR_FULL_422" if lossy else "RGB"
         dataset.PlanarConfiguration = 0
     elif held == 3:
         dataset.PlanarConfiguration = _required(header, "PlanarConfiguration", (0, 1))
-    palette = photometric == "PALETTE COLOR" and "RedPaletteColorLookupTableData" in dataset
-    if photometric not in (GREY + COLOUR if held == 3 else GREY) and not (palette and held == 1):
+    palette = ("PALETTE COLOR",) if held == 1 and "RedPaletteColorLookupTableData" in dataset else ()
+    if photometric not in (*GREY, *(COLOUR if held == 3 else palette)):
         header.untrue.add("PhotometricInterpretation")
         photometric = "MONOCHROME2" if held == 1 else "RGB"
     dataset.SamplesPerPixel, dataset.PhotometricInterpretation = held, photometric
@@ -165,10 +147,9 @@ def _components(frame: bytes) -> int:
 
 
 def _used_bits(words: np.ndarray, bits: int, high: int, header: Header) -> tuple[np.ndarray, int]:
-    """The values in allocated words, and how many bits they have (PS3.5, 8.1.1), by BitsStored and HighBit as far as
-    the pixels agree.
+    """The values in allocated words, and how many bits they have (PS3.5, 8.1.1), where the pixels agree.
 
-    Bits above are left out where that makes the image smoother: these hold something else, else BitsStored is untrue.
+    Bits above BitsStored are left out where that makes the image smoother; elsewhere it is untrue.
     """
     allocated = 8 * words.itemsize
     used = int(np.bitwise_or.reduce(words, axis=None)) % 2**allocated

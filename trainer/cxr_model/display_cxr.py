@@ -3,6 +3,7 @@
 Each value of the header is checked against the pixels that it describes; what cannot be true of them is left out.
 """
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -22,10 +23,8 @@ class Header:
         self.untrue: set[str] = set()
 
     def get(self, keyword: str, dataset: Any = None) -> Any:
-        """The value of an element of the data set or of an item in it: None where it is absent, text where it does not
-        convert.
-        """
-        dataset = dataset or self.dataset
+        """The value of an element, here or in an item: None where it is absent, text where it does not convert."""
+        dataset = self.dataset if dataset is None else dataset
         try:
             return dataset.get(keyword)
         except Exception:  # pydicom raises anything on what does not convert
@@ -43,10 +42,6 @@ class Header:
         """An element in capitals; empty where it is absent."""
         return str(self.get(keyword) or "").strip(" \0").upper()
 
-    def items(self, keyword: str) -> list[Any]:
-        """The items of a sequence that hold anything."""
-        return [item for item in self.get(keyword) or [] if len(item)]
-
 
 def _to_float(value: Any) -> float:
     try:
@@ -56,23 +51,17 @@ def _to_float(value: Any) -> float:
 
 
 def grey_from_stored(stored: np.ndarray, header: Header, bits: int) -> np.ndarray:
-    """Modality LUT, then VOI LUT or window, then polarity (DICOM PS3.4, N.2); padding is black.
-
-    Args:
-        stored: integers [H, W] of `bits` bits.
-    """
+    """Integers [H, W] of `bits` bits -> uint8: modality LUT, VOI LUT or window, polarity (DICOM PS3.4, N.2)."""
     lowest = -(2 ** (bits - 1)) if header.dataset.PixelRepresentation else 0
     padding = _padding_mask(stored, header, lowest, bits)
     film = stored if padding is None else stored[~padding]
-    values = _apply_modality(stored, film, header)
+    values = _apply_modality(stored, header)
     grey = _apply_voi(values, film, padding, header)
-    if grey is None:
-        if bits <= 8:
-            shown = _apply_modality(np.arange(lowest, lowest + 2**bits), film, header)
-            black, white = float(shown.min()), float(shown.max())
-        else:
-            black, white = value_range(values if padding is None else values[~padding])
-        grey = to_uint8(values, black, white)
+    if grey is None and bits <= 8:
+        shown = _apply_modality(np.arange(lowest, lowest + 2**bits), header)
+        grey = to_uint8(values, float(shown.min()), float(shown.max()))
+    elif grey is None:
+        grey = to_uint8(values, *value_range(values if padding is None else values[~padding]))
     if header.dataset.PhotometricInterpretation == "MONOCHROME1":
         grey = 255 - grey
     if padding is not None:
@@ -98,12 +87,12 @@ def _padding_mask(stored: np.ndarray, header: Header, lowest: int, bits: int) ->
     return None
 
 
-def _apply_modality(values: np.ndarray, film: np.ndarray, header: Header) -> np.ndarray:
-    """The modality LUT, else slope and intercept. `film`: the stored values that are no padding."""
-    for item in header.items("ModalityLUTSequence"):
-        table = _read_table(item, film, header)
-        if table and np.ptp(_look_up(film, *table)) > 0:
-            return _look_up(values, *table)
+def _apply_modality(values: np.ndarray, header: Header) -> np.ndarray:
+    """The modality LUT, else slope and intercept."""
+    for item in header.get("ModalityLUTSequence") or []:
+        table = _look_up(values, item, header)
+        if table and np.ptp(table[0]) > 0:
+            return table[0]
         header.untrue.add("ModalityLUTSequence")
     slope = (header.numbers("RescaleSlope") or [1.0])[0]
     intercept = (header.numbers("RescaleIntercept") or [0.0])[0]
@@ -115,24 +104,20 @@ def _apply_modality(values: np.ndarray, film: np.ndarray, header: Header) -> np.
 
 def _apply_voi(values: np.ndarray, film: np.ndarray, padding: np.ndarray | None, header: Header) -> np.ndarray | None:
     """The first VOI LUT or window (DICOM PS3.3, C.11.2) that shows the film: uint8 [H, W]; None without one."""
-
-    def shows(grey: np.ndarray | None, keyword: str) -> bool:
+    for keyword, grey in _renderings(values, header):
         if grey is not None and _has_contrast(grey if padding is None else grey[~padding], film):
-            return True
+            return grey
         header.untrue.add(keyword)
-        return False
-
-    for item in header.items("VOILUTSequence"):
-        table = _read_table(item, values, header)
-        grey = to_uint8(_look_up(values, *table), 0, float(table[1].max())) if table else None
-        if shows(grey, "VOILUTSequence"):
-            return grey
-    function = header.text("VOILUTFunction")
-    for center, width in zip(header.numbers("WindowCenter"), header.numbers("WindowWidth"), strict=False):
-        grey = _apply_window(values, center, width, function)
-        if shows(grey, "WindowWidth"):
-            return grey
     return None
+
+
+def _renderings(values: np.ndarray, header: Header) -> Iterator[tuple[str, np.ndarray | None]]:
+    for item in header.get("VOILUTSequence") or []:
+        table = _look_up(values, item, header)
+        yield "VOILUTSequence", to_uint8(table[0], 0, table[1]) if table else None
+    function = header.text("VOILUTFunction")
+    for window in zip(header.numbers("WindowCenter"), header.numbers("WindowWidth"), strict=False):
+        yield "WindowWidth", _apply_window(values, *window, function)
 
 
 def _has_contrast(grey: np.ndarray, film: np.ndarray) -> bool:
@@ -155,8 +140,8 @@ def _apply_window(values: np.ndarray, center: float, width: float, function: str
     return to_uint8(values, center - width / 2, center + width / 2)
 
 
-def _read_table(item: Any, values: np.ndarray, header: Header) -> tuple[int, np.ndarray] | None:
-    """The first value that a LUT item maps, and its entries [N], as wide as these are; None without a usable table."""
+def _look_up(values: np.ndarray, item: Any, header: Header) -> tuple[np.ndarray, int] | None:
+    """A LUT item's entries for values [H, W], and the largest entry of all; None without a usable table."""
     descriptor, data = header.numbers("LUTDescriptor", item), header.get("LUTData", item)
     if len(descriptor) != 3 or not np.isfinite(descriptor).all() or not data:
         return None
@@ -167,11 +152,6 @@ def _read_table(item: Any, values: np.ndarray, header: Header) -> tuple[int, np.
     elif not header.dataset.original_encoding[1]:
         data = np.frombuffer(data, ">u2").astype("<u2").tobytes()
     narrow = len(data) < 2 * count and (depth <= 8 or len(data) - count in (0, 1))
-    entries = np.frombuffer(data, np.uint8 if narrow else "<u2")
+    entries = np.frombuffer(data, np.uint8 if narrow else "<u2").astype(np.int64)
     first -= 2**16 if first >= 2**15 and values.min() < 0 else 0
-    return (first, entries) if len(entries) > 1 and np.ptp(entries) > 0 else None
-
-
-def _look_up(values: np.ndarray, first: int, entries: np.ndarray) -> np.ndarray:
-    places = np.rint(values).astype(np.int64) - first
-    return entries[places.clip(0, len(entries) - 1)].astype(np.int64)
+    return entries[(np.rint(values).astype(np.int64) - first).clip(0, len(entries) - 1)], int(entries.max())

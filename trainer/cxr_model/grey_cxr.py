@@ -1,7 +1,6 @@
-"""From values of any depth to uint8 grey. Research demonstration, not a medical device.
+"""From values of any depth to uint8 grey: what is deeper than 8 bits is stretched between percentiles.
 
-8 bits stay as they are. What is deeper and has no window is stretched between percentiles, so no pixel rules the
-others.
+Research demonstration, not a medical device.
 """
 
 from dataclasses import dataclass

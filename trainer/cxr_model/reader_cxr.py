@@ -55,9 +55,7 @@ def read_radiograph(source: Any) -> Radiograph:
     except (RadiographError, ImportError) as error:
         raise type(error)(f"{name}: {error}") from error
     except UnidentifiedImageError as error:
-        raise RadiographError(
-            f"{name}: not an image that can be read; use PNG, JPEG, TIFF (8 or 16 bit) or DICOM"
-        ) from error
+        raise RadiographError(f"{name}: not an image that can be read; use PNG, JPEG, TIFF or DICOM") from error
     except MemoryError:  # one file's fault: it ends no batch
         raise RadiographError(f"{name}: reading it needs more memory than there is; scale it down") from None
     except Exception as error:  # decoders raise anything on a damaged file, and may quote its header
@@ -80,7 +78,7 @@ def _open(source: Any) -> BinaryIO:
         file = open(source, "rb")  # noqa: SIM115  the caller closes it
     except OSError as error:
         reasons = {IsADirectoryError: "a folder, not a file", PermissionError: "no permission to read it"}
-        raise RadiographError(reasons.get(type(error), "no such file")) from error
+        raise RadiographError(reasons.get(type(error), str(error.strerror).lower())) from error
     if os.fstat(file.fileno()).st_size == 0:
         file.close()
         raise RadiographError("the file is empty")
@@ -114,10 +112,7 @@ def _read_image(image: Image.Image) -> Radiograph:
         grey, coloured = np.asarray(flat if flat.mode == "L" else flat.convert("L")), _is_coloured(flat)
         grey = grey if deep is None else array_to_grey(deep)
     if not opened and image.mode == "RGB" and (grey == 255).mean() > MOST_WHITE:
-        raise RadiographError(
-            "most of it is pure white, as of a 16-bit film that was converted to 8 bits: give the file itself; "
-            "a pipeline made of objects needs its pipeline_class, or model= by name"
-        )
+        raise RadiographError("is mostly white, as a 16-bit film in 8 bits: give the file itself, pipelines by name")
     codes = {"multi-frame": frames > 1, "coloured": coloured}
     return Radiograph(grey, tuple(code for code, present in codes.items() if present))
 
@@ -130,8 +125,6 @@ def _deep_colour(image: Any) -> np.ndarray | None:
     tiles = getattr(image, "tile", [])
     arguments = tiles[0][3] if tiles else ""
     rawmode = arguments if isinstance(arguments, str) else str(arguments[0])
-    if image.format == "PPM" and tiles and tiles[0][0] == "ppm" and rawmode == "RGB" and arguments[1] > 255:
-        rawmode, tiles = "RGB;16B", [("raw", *tiles[0][1:3], ("RGB;16B", 0, 1))]
     kind, _, order = rawmode.partition(";16")
     if kind not in ("LA", "RGB", "RGBX", "RGBA", "RGBa") or order not in ("B", "L", "N"):
         return None
