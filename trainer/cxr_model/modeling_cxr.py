@@ -45,7 +45,9 @@ class CxrForImageClassification(PreTrainedModel):
             raise ValueError(f"the backbone takes images of {channels} channels, this model gives it 3")
         super().__init__(config)
         config.custom_pipelines = {"image-classification": PIPELINE}
-        if config.operating_point and config.operating_point["label"] not in config.label2id:  # of other labels
+        if (
+            config.operating_point and config.operating_point["label"] not in config.id2label.values()
+        ):  # of other labels
             config.operating_point = None
         if config.class_weights and len(config.class_weights) != config.num_labels:
             config.class_weights = None
