@@ -20,6 +20,7 @@ WARNINGS = {
     "not-chest": "The file says it is not a chest radiograph.",
     "unfamiliar": "This image is unlike the radiographs that the model learned from: do not trust the answer.",
     "coloured": "This image is coloured; a radiograph is grey.",
+    "implausible-header": "Values of the file's header cannot be true and were left out: check the image.",
     "tiny": "This image is very small.",
     "extreme-aspect": "This image is much longer than wide, or wider than long.",
     "blank": "This image is almost blank.",

@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 
 from trainer.errors import UsageError, hub_errors
-from trainer.files import atomic_write, read_json, write_bytes, write_json, write_table, write_text, writing_errors
+from trainer.files import atomic_write, read_json, write_json, write_table, write_text, writing_errors
 
 
 class Run:
@@ -92,8 +92,6 @@ class Run:
 
     def write_model(self, model: Any, processor: Any) -> None:
         """Write the weights, both configurations, and the code that travels with them."""
-        code = Path(__file__).parent / "cxr_model" / "pipeline_cxr.py"  # auto_map, which is followed, does not name it
-        write_bytes(self.path / code.name, code.read_bytes())
         self._save(".", model, processor)
 
     def write_native(self, model: Any, processor: Any) -> None:

@@ -231,3 +231,43 @@ def test_a_loaded_model_saves_its_code_along(run, tmp_path):
     model.save_pretrained(tmp_path / "two")
     again = AutoModelForImageClassification.from_pretrained(tmp_path / "two", trust_remote_code=True)
     assert torch.equal(model(PIXELS).logits, again(PIXELS).logits)
+
+
+def test_a_new_head_is_made_only_where_it_is_asked_for(tmp_path):
+    point = {"name": "x", "label": "Tuberculosis", "threshold": 0.3}
+    make(operating_point=point, class_weights=[1.0, 2.0]).save_pretrained(tmp_path)
+    with pytest.raises((OSError, RuntimeError)):
+        CxrForImageClassification.from_pretrained(tmp_path, num_labels=3)
+    model = CxrForImageClassification.from_pretrained(tmp_path, num_labels=3, ignore_mismatched_sizes=True)
+    output = model(PIXELS, labels=torch.tensor([0, 1, 2]))
+    assert output.logits.shape == (3, 3)
+    assert output.loss.isfinite()
+    assert {answer["decision"]["name"] for answer in model.decide(output)} == {"argmax"}  # the old threshold is gone
+
+
+def test_what_is_saved_names_code_that_lies_beside_it_and_outputs_a_trainer_leaves_out(tmp_path):
+    make().save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    assert (tmp_path / f"{config['custom_pipelines']['image-classification']['impl'].split('.')[0]}.py").exists()
+    assert CxrConfig.keys_to_ignore_at_inference == ["familiarity", "feature_map"]
+
+
+def test_older_libraries_are_refused_by_name(monkeypatch):
+    from importlib import reload
+
+    import transformers
+
+    from trainer.cxr_model import versions_cxr
+
+    monkeypatch.setattr(transformers, "__version__", "5.0.0")
+    with pytest.raises(ImportError, match=r"needs transformers>=5\.17, here is 5\.0\.0: pip install"):
+        reload(versions_cxr)
+    monkeypatch.setattr(transformers, "__version__", "5.100.0.dev0")
+    reload(versions_cxr)
+
+
+def test_a_backbone_that_does_not_fit_is_refused_in_one_sentence():
+    with pytest.raises(ValueError, match="makes no backbone 'resnt'"):
+        CxrConfig(backbone_config={"model_type": "resnt"})
+    with pytest.raises(ValueError, match="takes images of 1 channels"):
+        make(backbone_config={**RESNET, "num_channels": 1}, feature_size=16)

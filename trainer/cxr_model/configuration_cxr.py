@@ -1,11 +1,11 @@
-"""Configuration of a chest X-ray classifier: a backbone, a pooling, a head.
-
-Research demonstration, not a medical device.
-"""
+"""Configuration of a chest X-ray classifier. Research demonstration, not a medical device."""
 
 from typing import Any
 
-from transformers import AutoConfig, PreTrainedConfig
+from .versions_cxr import LOWEST  # noqa: F401  checks the versions
+
+# isort: split
+from transformers import AutoConfig, PreTrainedConfig, __version__
 
 CXR_VERSION = 1
 
@@ -18,12 +18,11 @@ class CxrConfig(PreTrainedConfig):
     """
 
     model_type = "cxr"
+    keys_to_ignore_at_inference = ["familiarity", "feature_map"]  # noqa: RUF012  transformers' own convention
 
     backbone_config: dict[str, Any] | PreTrainedConfig | None = None  # a transformers vision backbone
     feature_size: int = 1280  # channels D of its last feature map
-    drop_modules: list[str] | None = (
-        None  # dotted names of backbone parts that are never used: removed, without weights
-    )
+    drop_modules: list[str] | None = None  # dotted names of backbone parts that are never used: they have no weights
     features: str = "map"  # `probabilities`: classify the softmax of a projection to `projection_size` classes instead
     projection_size: int = 0
     pooling: str = "avg"  # or `max`, over the feature map
@@ -34,20 +33,21 @@ class CxrConfig(PreTrainedConfig):
     class_weights: list[float] | None = None  # one loss weight a label, in label order
     operating_point: dict[str, Any] | None = None  # {"name", "label", "threshold"}: the decision; None: the argmax
     calibration: dict[str, Any] | None = None  # a record of the temperature in the last layer; `forward` never reads it
-    familiarity: dict[str, Any] | None = (
-        None  # {"components", "outside", "threshold"}: numbers of `CxrForImageClassification.familiarity`
-    )
+    familiarity: dict[str, Any] | None = None  # {"components", "outside", "threshold"}, as `add_familiarity` takes them
     cxr_version: int = CXR_VERSION
 
     def __post_init__(self, **kwargs: Any) -> None:
         """Check the fields and build the backbone's configuration."""
         if self.cxr_version > CXR_VERSION:
-            raise ValueError(
-                f"this model has format {self.cxr_version}, this code reads up to {CXR_VERSION}: update cxr-hub"
-            )
+            raise ValueError(f"the model has format {self.cxr_version}, this code up to {CXR_VERSION}: update cxr-hub")
         if self.features not in ("map", "probabilities") or self.pooling not in ("avg", "max"):
             raise ValueError(f"features={self.features!r}, pooling={self.pooling!r}: no such features or pooling")
         if not isinstance(self.backbone_config, PreTrainedConfig):
             settings = dict(self.backbone_config or {"model_type": "mobilenet_v2"})
-            self.backbone_config = AutoConfig.for_model(settings.pop("model_type")).from_dict(settings)
+            kind = settings.pop("model_type", None)
+            try:
+                self.backbone_config = AutoConfig.for_model(kind).from_dict(settings)
+            except (KeyError, ValueError) as error:
+                reason = str(error).splitlines()[0][:100]
+                raise ValueError(f"transformers {__version__} makes no backbone {kind!r}: {reason}") from error
         super().__post_init__(**kwargs)

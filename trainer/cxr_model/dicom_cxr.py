@@ -1,18 +1,21 @@
 """DICOM files. Research demonstration, not a medical device.
 
-No header field leaves this module, except as a warning code.
+No header field leaves this module, except as a warning code; errors name elements, never their values.
 """
 
 import logging
+from importlib.util import find_spec
 from typing import Any, BinaryIO
 
 import numpy as np
 
-from .grey_cxr import Radiograph, RadiographError, array_to_grey, check_size, to_uint8, value_range
+from .display_cxr import Header, grey_from_stored
+from .grey_cxr import Radiograph, RadiographError, array_to_grey, check_size
 
 try:
     import pydicom
-    from pydicom.pixels import apply_color_lut, apply_modality_lut, apply_voi, pixel_array
+    from pydicom.encaps import get_frame
+    from pydicom.pixels import apply_color_lut, pixel_array
 
     logging.getLogger("pydicom").setLevel(logging.CRITICAL)  # its warnings quote header fields
 except ImportError:
@@ -21,6 +24,11 @@ except ImportError:
 LATERAL_VIEWS = {"LL", "RL", "LLD", "RLD", "LATERAL", "LAT", "LPO", "RPO", "LAO", "RAO"}
 CHEST_PARTS = ("CHEST", "THORAX", "LUNG", "TORAX")
 OTHER_MODALITIES = {"CT", "MR", "US", "PT", "NM", "MG", "XA", "RF", "SM", "OP"}
+GREY = ("MONOCHROME1", "MONOCHROME2")
+COLOUR = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT")
+DECODERS = {"gdcm": "python-gdcm", "pylibjpeg": "pylibjpeg pylibjpeg-libjpeg pylibjpeg-openjpeg"}
+# The JPEG markers that say how many components there are.
+FRAME_STARTS = {*range(0xC0, 0xD0), 0xF7} - {0xC4, 0xC8, 0xCC}
 
 
 def is_dicom(file: BinaryIO) -> bool:
@@ -33,94 +41,143 @@ def is_dicom(file: BinaryIO) -> bool:
 def read_dicom(file: BinaryIO) -> Radiograph:
     """The first frame of a DICOM file.
 
-    Raises:
-        ImportError: pydicom is not installed.
-        RadiographError: no image in it, or one that cannot be unpacked.
+    Raises ImportError without pydicom; RadiographError without an image that can be unpacked or a required element.
     """
     if pydicom is None:
-        raise ImportError("this is a DICOM file; reading it needs pydicom: pip install pydicom")
+        raise ImportError("this is a DICOM file; reading it needs pydicom 3 or newer: pip install pydicom -U")
     if b"1.2.840.10008.1.2.1.99" in file.read(2048):
-        raise RadiographError(
-            "deflated DICOM is not read (it can unpack without bound): store it uncompressed or as JPEG"
-        )
+        raise RadiographError("deflated DICOM is not read (it can unpack without bound): store it uncompressed")
     file.seek(0)
     dataset = pydicom.dcmread(file, force=True)
     if "TransferSyntaxUID" not in dataset.file_meta:  # a bare data set, without the header of a file
         syntaxes = (pydicom.uid.ExplicitVRLittleEndian, pydicom.uid.ImplicitVRLittleEndian)
         dataset.file_meta.TransferSyntaxUID = syntaxes[bool(dataset.original_encoding[0])]
-    if "PixelData" not in dataset:
+    if not dataset.get("PixelData"):
         raise RadiographError("this DICOM file holds no image")
-    check_size(int(dataset.Columns), int(dataset.Rows))
-    stored = _stored_pixels(dataset)
-    if stored.ndim == 3 or dataset.PhotometricInterpretation == "PALETTE COLOR":
-        grey = array_to_grey(apply_color_lut(stored, dataset) if stored.ndim == 2 else stored)
+    header = Header(dataset)
+    stored, bits = _stored_values(header)
+    photometric = dataset.PhotometricInterpretation
+    if photometric == "PALETTE COLOR":
+        grey = array_to_grey(apply_color_lut(stored, dataset))
+    elif photometric in GREY and (stored.ndim == 2 or (stored == stored[..., :1]).all()):
+        grey = grey_from_stored(stored if stored.ndim == 2 else stored[..., 0], header, bits)
     else:
-        grey = _grey_from_stored(stored, dataset)
-    return Radiograph(grey, _header_warnings(dataset))
+        if photometric in GREY:
+            header.untrue.add("PhotometricInterpretation")
+        grey = array_to_grey(stored.astype(np.uint8) << (8 - bits) if bits <= 8 else stored)
+    return Radiograph(grey, _header_warnings(header))
 
 
-def _stored_pixels(dataset: Any) -> np.ndarray:
-    """The first frame as stored, [H, W] or [H, W, 3]."""
+def _required(header: Header, keyword: str, known: Any) -> int:
+    """An element without which no image can be read; where it is none of `known`, RadiographError names it."""
+    number = (header.numbers(keyword) or [float("nan")])[0]
+    if number not in known:
+        raise RadiographError(f"its header holds no usable {keyword}, which every DICOM image needs: export it again")
+    return int(number)
+
+
+def _stored_values(header: Header) -> tuple[np.ndarray, int]:
+    """The first frame as stored, [H, W] or [H, W, 3], and how many bits its values have."""
+    dataset = header.dataset
+    side = range(1, 2**16)
+    rows, columns = _required(header, "Rows", side), _required(header, "Columns", side)
+    check_size(columns, rows)
+    allocated = _required(header, "BitsAllocated", (1, 8, 16, 32, 64))
+    bits = _required(header, "BitsStored", range(1, 2**16))
+    if bits > allocated:
+        header.untrue.add("BitsStored")
+        bits = allocated
+    dataset.BitsStored = bits
+    dataset.PixelRepresentation = _required(header, "PixelRepresentation", (0, 1))
+    frames = (header.numbers("NumberOfFrames") or [1.0])[0]
+    dataset.NumberOfFrames = int(frames) if frames >= 1 and np.isfinite(frames) else 1
+    _settle_colour(header, rows * columns * allocated // 8)
     try:
-        return pixel_array(dataset, index=0)
+        words = pixel_array(dataset, index=0, correct_unused_bits=False)
     except (RuntimeError, NotImplementedError) as error:
         syntax = dataset.file_meta.TransferSyntaxUID.name
-        raise RadiographError(f"cannot unpack {syntax}: pip install python-gdcm, or store it uncompressed") from error
+        decoders = [package for module, package in DECODERS.items() if not find_spec(module)]
+        cure = f"pip install {decoders[0]}, or " if decoders and "JPEG" in syntax else ""
+        raise RadiographError(f"cannot unpack {syntax}: {cure}store it uncompressed") from error
+    high = (header.numbers("HighBit") or [bits - 1])[0]
+    return _used_bits(words, bits, int(high) if high in range(allocated) else bits - 1, header)
 
 
-def _grey_from_stored(stored: np.ndarray, dataset: Any) -> np.ndarray:
-    """Modality LUT, then VOI LUT or window, then polarity (DICOM PS3.4, N.2); padding is black."""
-    padding = _padding_mask(stored, dataset)
-    values = apply_modality_lut(stored, dataset)
-    if dataset.get("VOILUTSequence"):
-        bits = int(dataset.VOILUTSequence[0].LUTDescriptor[2])
-        grey = to_uint8(apply_voi(values.astype(np.int64), dataset), 0, 2**bits - 1)
-    elif dataset.get("WindowCenter") is not None and dataset.get("WindowWidth") is not None:
-        grey = _apply_window(values, dataset)
+def _settle_colour(header: Header, plane: int) -> None:
+    """Bring SamplesPerPixel and PhotometricInterpretation to what the pixel data holds, `plane` bytes a sample."""
+    dataset = header.dataset
+    syntax = dataset.file_meta.TransferSyntaxUID
+    samples = _required(header, "SamplesPerPixel", (1, 3))
+    photometric = header.text("PhotometricInterpretation")
+    if not photometric:
+        raise RadiographError("its header holds no PhotometricInterpretation, which every DICOM image needs")
+    if syntax.is_encapsulated:
+        held = _components(get_frame(dataset.PixelData, 0, number_of_frames=dataset.NumberOfFrames)) or samples
     else:
-        shown = values if padding is None or padding.all() else values[~padding]
-        grey = to_uint8(values, *(_declared_range(dataset) if dataset.BitsStored <= 8 else value_range(shown)))
-    if dataset.PhotometricInterpretation == "MONOCHROME1":
-        grey = 255 - grey
-    if padding is not None:
-        grey[padding] = 0
-    return grey
+        size, whole = len(dataset.PixelData), plane * dataset.NumberOfFrames
+        held = 1 if samples == 3 and plane <= size <= plane + 1 else samples
+        shortest = 2 * whole if photometric == "YBR_FULL_422" and held == 3 else held * whole
+        if size < shortest or size >= max(2 * held * whole, 3):
+            said = "Rows, Columns, SamplesPerPixel, BitsAllocated and NumberOfFrames"
+            raise RadiographError(f"has {size:,} bytes of pixel data, {held * whole:,} by {said}: export it again")
+    if held != samples:
+        header.untrue.add("SamplesPerPixel")
+        lossy = syntax in (pydicom.uid.JPEGBaseline8Bit, pydicom.uid.JPEGExtended12Bit)
+        photometric = "MONOCHROME2" if held == 1 else "YBR_FULL_422" if lossy else "RGB"
+        dataset.PlanarConfiguration = 0
+    elif held == 3:
+        dataset.PlanarConfiguration = _required(header, "PlanarConfiguration", (0, 1))
+    palette = ("PALETTE COLOR",) if held == 1 and "RedPaletteColorLookupTableData" in dataset else ()
+    if photometric not in (*GREY, *(COLOUR if held == 3 else palette)):
+        header.untrue.add("PhotometricInterpretation")
+        photometric = "MONOCHROME2" if held == 1 else "RGB"
+    dataset.SamplesPerPixel, dataset.PhotometricInterpretation = held, photometric
 
 
-def _declared_range(dataset: Any) -> tuple[float, float]:
-    """The smallest and the largest value that the declared bits can hold, after the modality LUT."""
-    low = -(2 ** (dataset.BitsStored - 1)) if dataset.PixelRepresentation else 0
-    reach = apply_modality_lut(np.arange(low, low + 2**dataset.BitsStored), dataset)
-    return float(reach.min()), float(reach.max())
+def _components(frame: bytes) -> int:
+    """Samples a pixel of a JPEG, JPEG-LS or JPEG 2000 frame; 0 for another."""
+    if frame[:2] == b"\xff\x4f":
+        return int.from_bytes(frame[40:42], "big")
+    place = 2 if frame[:2] == b"\xff\xd8" else len(frame)
+    while place + 9 < len(frame) and frame[place] == 0xFF:
+        if frame[place + 1] in FRAME_STARTS:
+            return frame[place + 9]
+        place += 2 + int.from_bytes(frame[place + 2 : place + 4], "big") if frame[place + 1] != 0xFF else 1
+    return 0
 
 
-def _apply_window(values: np.ndarray, dataset: Any) -> np.ndarray:
-    """The first window, by its VOI LUT function (DICOM PS3.3, C.11.2.1.2)."""
-    center, width = (float(np.atleast_1d(dataset[key].value)[0]) for key in ("WindowCenter", "WindowWidth"))
-    function = str(dataset.get("VOILUTFunction") or "LINEAR")
-    if function == "SIGMOID":
-        return to_uint8(1 / (1 + np.exp(-4 * (values - center) / max(width, 1e-6))), 0, 1)
-    if function == "LINEAR":
-        center, width = center - 0.5, width - 1
-    return to_uint8(values, center - width / 2, center + width / 2)
+def _used_bits(words: np.ndarray, bits: int, high: int, header: Header) -> tuple[np.ndarray, int]:
+    """The values in allocated words, and how many bits they have (PS3.5, 8.1.1), where the pixels agree.
+
+    Bits above BitsStored are left out where that makes the image smoother; elsewhere it is untrue.
+    """
+    allocated = 8 * words.itemsize
+    used = int(np.bitwise_or.reduce(words, axis=None)) % 2**allocated
+    shift = high + 1 - bits
+    if shift < 0 or (shift and used < 2**bits):  # they lie at the bottom of the word
+        header.untrue.add("HighBit")
+        shift = 0
+    whole = words >> shift
+    masked = (words << (allocated - bits - shift)) >> (allocated - bits)
+    if np.array_equal(masked, whole) or _roughness(masked) <= _roughness(whole):
+        return masked, bits
+    header.untrue.add("BitsStored")
+    return whole, allocated - shift
 
 
-def _padding_mask(stored: np.ndarray, dataset: Any) -> np.ndarray | None:
-    """Pixels outside the film: [H, W] bool, or None where the header names no padding value."""
-    value = dataset.get("PixelPaddingValue")
-    if value is None:
-        return None
-    limit = dataset.get("PixelPaddingRangeLimit")
-    low, high = sorted((int(value), int(value if limit is None else limit)))
-    return (stored >= low) & (stored <= high)
+def _roughness(values: np.ndarray) -> float:
+    """The mean step between neighbours in a row."""
+    rows = values[:: 1 + len(values) // 512].astype(np.float64)
+    return float(np.abs(np.diff(rows, axis=1)).mean()) if values.shape[1] > 1 else 0.0
 
 
-def _header_warnings(dataset: Any) -> tuple[str, ...]:
-    part = str(dataset.get("BodyPartExamined") or "").upper()
+def _header_warnings(header: Header) -> tuple[str, ...]:
+    part = header.text("BodyPartExamined")
     chest = not part or any(name in part for name in CHEST_PARTS)
-    found = {
-        "multi-frame": int(dataset.get("NumberOfFrames") or 1) > 1,
-        "lateral-view": str(dataset.get("ViewPosition") or "").upper() in LATERAL_VIEWS,
-        "not-chest": not chest or str(dataset.get("Modality") or "").upper() in OTHER_MODALITIES,
+    codes = {
+        "multi-frame": header.dataset.NumberOfFrames > 1,
+        "lateral-view": header.text("ViewPosition") in LATERAL_VIEWS,
+        "not-chest": not chest or header.text("Modality") in OTHER_MODALITIES,
+        "implausible-header": bool(header.untrue),
     }
-    return tuple(code for code, present in found.items() if present)
+    return tuple(code for code, present in codes.items() if present)

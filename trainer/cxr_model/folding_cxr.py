@@ -8,15 +8,10 @@ from torch import Tensor, nn
 
 
 def fold_batch_norm(model: Any, pixel_values: Tensor) -> Any:
-    """The model with its BatchNorm layers in the convolutions before them (Jacob et al. 2018, arXiv:1712.05877, section
-    3.2).
+    """A copy of a model in eval mode with BatchNorm in the convolutions before it (arXiv:1712.05877, section 3.2).
 
-    A ReLU that reads what was normalised works in place, and zeros around a map are the convolution's own. Which belong
-    together is seen in one pass over `pixel_values` [B, 3, H, W]. Where the folded model answers otherwise, as it does
-    where a convolution feeds other layers too, the model is given back as it came.
-
-    Args:
-        model: a torch module in eval mode; its output has `logits` and `feature_map`. It is not changed.
+    Layers that belong together are seen in one pass over `pixel_values` [B, 3, H, W]. Where the copy's `logits` or
+    `feature_map` differ, as where a convolution feeds other layers too, the model itself is given back.
     """
     folded = deepcopy(model)
     names = {module: name for name, module in folded.named_modules()}
@@ -41,16 +36,14 @@ def fold_batch_norm(model: Any, pixel_values: Tensor) -> Any:
 def _pad_within(layer: Any, even: bool) -> None:
     """transformers' MobileNets copy each map to pad it as TensorFlow does; a convolution's own padding does the same.
 
-    With a stride of 2 it adds zeros to the far sides of an even map only: so does a border all around, under a kernel
-    that begins with zeros. `even`: all maps but the last are.
+    With a stride of 2 an `even` map is padded at its far sides: so is it all around under a kernel that begins with 0.
     """
     convolution = layer.convolution
     if convolution.padding != (0, 0):
         return
     if convolution.stride == (1, 1):
-        convolution.padding = tuple(
-            d * (k - 1) // 2 for d, k in zip(convolution.dilation, convolution.kernel_size, strict=True)
-        )
+        sizes = zip(convolution.dilation, convolution.kernel_size, strict=True)
+        convolution.padding = tuple(dilation * (kernel - 1) // 2 for dilation, kernel in sizes)
     elif even and convolution.stride == (2, 2) and convolution.kernel_size == (3, 3) and convolution.groups > 1:
         wider = nn.functional.pad(convolution.weight.detach(), (1, 0, 1, 0))
         convolution.weight = nn.Parameter(wider.contiguous(memory_format=torch.channels_last))

@@ -1,7 +1,6 @@
-"""From values of any depth to uint8 grey. Research demonstration, not a medical device.
+"""From values of any depth to uint8 grey: what is deeper than 8 bits is stretched between percentiles.
 
-8 bits stay as they are. What is deeper and has no window is stretched between percentiles, so no pixel rules the
-others.
+Research demonstration, not a medical device.
 """
 
 from dataclasses import dataclass
@@ -34,7 +33,8 @@ def check_size(width: int, height: int) -> None:
 
 def to_uint8(values: np.ndarray, low: float, high: float) -> np.ndarray:
     """Map low..high to 0..255, clipped and rounded."""
-    scaled = (values.astype(np.float32) - low) * (255 / max(high - low, 1e-6))
+    values = values.astype(np.float32 if values.itemsize <= 2 else np.float64)
+    scaled = (values - low) * (255 / max(high - low, 1e-30))
     return np.rint(scaled.clip(0, 255)).astype(np.uint8)
 
 

@@ -4,6 +4,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+from .versions_cxr import LOWEST  # noqa: F401  checks the versions
+
+# isort: split
 import numpy as np
 import torch
 from PIL import Image
@@ -19,8 +22,7 @@ TURNED, INVERTED = 0.1, -0.2  # correlation with the mean thumbnail: gained by a
 
 
 class CxrImageProcessor(BaseImageProcessor):
-    """Radiograph in, `pixel_values` out: read to uint8 grey, resize to `size` (squashed), rescale, normalise, repeat to
-    3 channels.
+    """Radiograph in, `pixel_values` out: uint8 grey, resized to `size` (squashed), rescaled, normalised, 3 channels.
 
     `size` is {"height", "width"} in pixels, `resample` Pillow's filter number (0 nearest, 2 bilinear, 3 bicubic);
     `rescale_factor` multiplies the uint8 values before `image_mean` and `image_std`, one a channel, are applied.
@@ -51,11 +53,9 @@ class CxrImageProcessor(BaseImageProcessor):
         self.mean_thumbnail = None if mean_thumbnail is None else list(mean_thumbnail)
 
     def read(self, source: Any) -> Radiograph:
-        """`read_radiograph`, and what of `tiny`, `extreme-aspect`, `blank`, `inverted` and `rotated` the image seems
-        to be.
-        """
-        found = read_radiograph(source)
-        return replace(found, warnings=(*found.warnings, *self._doubts(found.pixels)))
+        """`read_radiograph`, with the warnings `tiny`, `extreme-aspect`, `blank`, `inverted` and `rotated`."""
+        radiograph = read_radiograph(source)
+        return replace(radiograph, warnings=(*radiograph.warnings, *self._doubts(radiograph.pixels)))
 
     def _doubts(self, pixels: np.ndarray) -> list[str]:
         short, long = sorted(pixels.shape)
@@ -64,9 +64,8 @@ class CxrImageProcessor(BaseImageProcessor):
             return [*codes, "blank"]
         if self.mean_thumbnail is not None:
             usual, shown = np.asarray(self.mean_thumbnail, np.float32).reshape(16, 16), thumbnail(pixels)
-            upright, *turned = (
-                float((np.rot90(usual, turns) * shown).sum() / np.linalg.norm(usual)) for turns in range(4)
-            )
+            usual /= np.linalg.norm(usual)
+            upright, *turned = (float((np.rot90(usual, turns) * shown).sum()) for turns in range(4))
             if upright < INVERTED and -upright > max(turned):
                 codes.append("inverted")
             elif max(turned) > upright + TURNED:
@@ -87,9 +86,7 @@ class CxrImageProcessor(BaseImageProcessor):
         """One source of `read_radiograph` or a list -> {"pixel_values": [B, 3, height, width]}, `pt` or `np`."""
         wrong = sorted(key for key, value in kwargs.items() if value is not None)
         if wrong or return_tensors not in (None, "pt", "np"):
-            raise TypeError(
-                f"the processor takes images and return_tensors 'pt' or 'np', not {wrong or return_tensors}"
-            )
+            raise TypeError(f"the processor takes images, return_tensors 'pt' or 'np', not {wrong or return_tensors}")
         sources = images if isinstance(images, (list, tuple)) else [images]
         grey = torch.from_numpy(np.stack([self.resize(self.read(source).pixels) for source in sources]))
         values = self.to_pixel_values(grey)
@@ -97,9 +94,7 @@ class CxrImageProcessor(BaseImageProcessor):
 
 
 def thumbnail(pixels: np.ndarray) -> np.ndarray:
-    """What uint8 [H, W] looks like from afar, without black borders: float32 [16, 16] of mean 0 and length 1 (0 where
-    blank).
-    """
+    """uint8 [H, W] from afar, without black borders: float32 [16, 16] of mean 0 and length 1 (0 where blank)."""
     small = np.asarray(Image.fromarray(pixels).resize((96, 96), Image.Resampling.BOX))
     rows, columns = (np.flatnonzero((small > 20).mean(axis=axis) > 0.1) for axis in (1, 0))
     if min(len(rows), len(columns)) >= 10:

@@ -1,7 +1,7 @@
 """A chest X-ray classifier: backbone, pooling, head, heat map. Research demonstration, not a medical device."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +11,11 @@ from transformers.utils import ModelOutput
 
 from .configuration_cxr import CxrConfig
 from .folding_cxr import fold_batch_norm
+
+if TYPE_CHECKING:  # transformers saves the files that are named in imports: so this one goes along
+    from .pipeline_cxr import CxrImageClassificationPipeline  # noqa: F401
+
+PIPELINE = {"impl": "pipeline_cxr.CxrImageClassificationPipeline", "pt": ["AutoModelForImageClassification"]}
 
 
 def _is_finite(tensor: Tensor) -> bool:
@@ -29,17 +34,23 @@ class CxrOutput(ModelOutput):
 
 
 class CxrForImageClassification(PreTrainedModel):
-    """Backbone -> pooling -> head.
-
-    Loads with `AutoModelForImageClassification.from_pretrained(..., trust_remote_code=True)`.
-    """
+    """Backbone -> pooling -> head; `AutoModelForImageClassification` loads it with `trust_remote_code=True`."""
 
     config_class = CxrConfig
     main_input_name = "pixel_values"
     input_modalities = ("image",)
 
     def __init__(self, config: CxrConfig) -> None:
+        if (channels := getattr(config.backbone_config, "num_channels", 3)) != 3:
+            raise ValueError(f"the backbone takes images of {channels} channels, this model gives it 3")
         super().__init__(config)
+        config.custom_pipelines = {"image-classification": PIPELINE}
+        if (
+            config.operating_point and config.operating_point["label"] not in config.id2label.values()
+        ):  # of other labels
+            config.operating_point = None
+        if config.class_weights and len(config.class_weights) != config.num_labels:
+            config.class_weights = None
         self.update_statistics = False  # only a training from random weights moves BatchNorm statistics
         self.backbone = AutoModel.from_config(config.backbone_config, dtype=torch.get_default_dtype())
         for name in config.drop_modules or []:
@@ -66,44 +77,32 @@ class CxrForImageClassification(PreTrainedModel):
         self.post_init()
 
     def add_familiarity(self, settings: dict[str, Any]) -> None:
-        """Make room for what a fitted familiarity needs: the mean, directions [k, D] and spreads [k] of training
-        textures.
-        """
+        """Make room for the mean [D], directions [k, D] and spreads [k] of the training radiographs' textures."""
         self.config.familiarity = settings
         count, size = settings["components"], self.config.feature_size
-        for name, shape, dtype in (
-            ("mean", (size,), None),
-            ("axes", (count, size), torch.float16),
-            ("spread", (count,), None),
-        ):
-            self.register_buffer(f"familiarity_{name}", torch.zeros(shape, dtype=dtype))
+        self.register_buffer("familiarity_mean", torch.zeros(size))
+        self.register_buffer("familiarity_axes", torch.zeros(count, size, dtype=torch.float16))
+        self.register_buffer("familiarity_spread", torch.zeros(count))
 
     @classmethod
     def from_pretrained(cls, *args: Any, **kwargs: Any) -> Any:
-        """Load a run or a Hub repository; weights that are missing, left over or not finite raise OSError, none are
-        made up.
+        """Load a run or a Hub repository. OSError: weights that are missing, left over, not finite or of other sizes,
+        unless `ignore_mismatched_sizes=True` asks for a new head.
         """
         wants_info = kwargs.pop("output_loading_info", False)
         model, info = super().from_pretrained(*args, output_loading_info=True, **kwargs)
-        wrong = {
-            key: sorted(map(str, info[key]))
-            for key in ("missing_keys", "unexpected_keys", "mismatched_keys")
-            if info[key]
-        }
-        if wrong:
-            raise OSError(f"{args[0] if args else cls.__name__}: the weights do not fit the configuration: {wrong}")
-        broken = [name for name, tensor in model.state_dict().items() if not _is_finite(tensor)]
-        if broken:
-            raise OSError(
-                f"{args[0] if args else cls.__name__}: weights that are not finite: {', '.join(broken[:3])}; "
-                "train it anew"
-            )
+        name = args[0] if args else cls.__name__
+        kinds = {"missing_keys", "unexpected_keys", "mismatched_keys"}
+        if kwargs.get("ignore_mismatched_sizes"):
+            kinds.remove("mismatched_keys")
+        if wrong := {kind: sorted(map(str, info[kind])) for kind in sorted(kinds) if info[kind]}:
+            raise OSError(f"{name}: the weights do not fit the configuration: {wrong}")
+        if broken := [name for name, tensor in model.state_dict().items() if not _is_finite(tensor)]:
+            raise OSError(f"{name}: weights that are not finite: {', '.join(broken[:3])}; train it anew")
         return (model, info) if wants_info else model
 
     def train(self, mode: bool = True) -> "CxrForImageClassification":
-        """Training mode for what trains: a backbone with frozen parts stays in eval mode, and its BatchNorm statistics
-        stay.
-        """
+        """Training mode for what trains: a backbone with frozen parts stays in eval mode."""
         super().train(mode)
         if mode and any(not parameter.requires_grad for parameter in self.backbone.parameters()):
             self.backbone.eval()
@@ -119,9 +118,7 @@ class CxrForImageClassification(PreTrainedModel):
         return tuple(self.config.id2label[index] for index in range(self.config.num_labels))
 
     def fold_batch_norm(self, pixel_values: Tensor) -> "CxrForImageClassification":
-        """A copy for inference with BatchNorm folded into the convolutions; `pixel_values` [B, 3, H, W] is an example
-        input.
-        """
+        """A copy for inference with BatchNorm folded into the convolutions, for inputs like `pixel_values`."""
         folded: CxrForImageClassification = fold_batch_norm(self.eval(), pixel_values)
         return folded
 
@@ -142,27 +139,18 @@ class CxrForImageClassification(PreTrainedModel):
         return output.to_tuple() if return_dict is False else output
 
     def familiarity(self, feature_map: Tensor) -> Tensor | None:
-        """How much images resemble the training radiographs, [B] in 0..1; below .5 as few of those are.
-
-        None where not fitted.
-        """
+        """How much images resemble the training radiographs, [B] in 0..1, few of those below .5; None: not fitted."""
         if not self.config.familiarity:
             return None
         return 1 / (1 + self.mahalanobis_distance(self.texture(feature_map)) / self.config.familiarity["threshold"])
 
     @staticmethod
     def texture(feature_map: Tensor) -> Tensor:
-        """How much each feature of a map [B, D, h, w] varies over the image, as a vector of length 1: float32 [B, D].
-
-        It says which patterns there are, not how strong: contrast, which differs between hospitals, drops out.
-        """
+        """How much each feature of a map [B, D, h, w] varies over the image, without contrast: unit vectors [B, D]."""
         return F.normalize(feature_map.detach().float().std(dim=(2, 3), correction=0), dim=1)
 
     def mahalanobis_distance(self, texture: Tensor) -> Tensor:
-        """Mahalanobis distance of textures [B, D] under a probabilistic PCA (Tipping and Bishop 1999), squared, [B].
-
-        It adds the spread within the first directions and, with half the weight, what is outside of them.
-        """
+        """Squared Mahalanobis distance [B] of textures [B, D] under a probabilistic PCA (Tipping and Bishop 1999)."""
         settings = self.config.familiarity
         apart = texture.float() - self.familiarity_mean.float()
         inside = apart @ self.familiarity_axes.float().T
@@ -177,12 +165,9 @@ class CxrForImageClassification(PreTrainedModel):
         return losses * sum((labels == index) * weight for index, weight in enumerate(self.config.class_weights))
 
     def heatmap(self, output: CxrOutput, class_index: int | Tensor) -> Tensor:
-        """Grad-CAM (Selvaraju et al. 2017, arXiv:1610.02391) of logit c minus the logsumexp of the others.
+        """Grad-CAM (arXiv:1610.02391) of logit c minus the logsumexp of the others, from an output in eval mode.
 
-        Uses the feature map of a forward pass that was already made, with or without gradients; call it in eval mode.
-
-        `class_index`: one for all images, or [B]. Gives float32 [B, h, w] in 0..1; all zero where nothing speaks for
-        it.
+        `class_index`: one for all images, or [B]. Gives float32 [B, h, w] in 0..1; zero where nothing speaks for it.
         """
         with torch.inference_mode(False), torch.enable_grad():
             feature_map = output["feature_map"].detach().clone().requires_grad_()
@@ -203,14 +188,10 @@ class CxrForImageClassification(PreTrainedModel):
         """
         scores = output["logits"].float().softmax(dim=-1).tolist()
         familiarity = output.familiarity.tolist() if output.familiarity is not None else [None] * len(scores)
-        return [
-            {
-                **self._decision(row),
-                "familiarity": known,
-                "warnings": ["unfamiliar"] if known is not None and known < 0.5 else [],
-            }
-            for row, known in zip(scores, familiarity, strict=True)
-        ]
+        rows = [{**self._decision(row), "familiarity": known} for row, known in zip(scores, familiarity, strict=True)]
+        for row in rows:
+            row["warnings"] = ["unfamiliar"] if row["familiarity"] is not None and row["familiarity"] < 0.5 else []
+        return rows
 
     def _decision(self, row: list[float]) -> dict[str, Any]:
         scores = {self.config.id2label[index]: score for index, score in enumerate(row)}

@@ -6,9 +6,7 @@ from transformers import ImageClassificationPipeline
 
 
 class CxrImageClassificationPipeline(ImageClassificationPipeline):
-    """Hands each input to the processor untouched: transformers' own loader would turn 16-bit and DICOM files into
-    8-bit RGB.
-    """
+    """Hands each input to the processor untouched: transformers' own loader makes 8-bit RGB of every file."""
 
     def check_model_type(self, supported_models: Any) -> None:
         """Accept the model this file travels with: it is in none of transformers' own tables."""

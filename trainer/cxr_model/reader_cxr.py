@@ -4,8 +4,11 @@ Every source ends as uint8 grey: 0 is black (air), 255 is white (bone), whatever
 No header field, EXIF tag or file name leaves this module, except the file name in an error.
 """
 
+import base64
 import io
 import os
+import re
+import sys
 import warnings
 from typing import Any, BinaryIO
 
@@ -18,7 +21,11 @@ from .grey_cxr import Radiograph, RadiographError, array_to_grey, check_size
 
 FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "WEBP", "GIF", "JPEG2000", "PPM")
 DEEP_MODES = ("I;16", "I;16L", "I;16B", "I;16N", "I", "F")
+SAMPLE_FORMAT, PHOTOMETRIC = 339, 262  # TIFF tags
+SAMPLES = {("I", 1): np.uint32, ("L", 2): np.int8}  # what a TIFF file's samples are where Pillow takes them otherwise
 COLOURED = 12.0  # grey levels between the channels of a coloured image
+MOST_WHITE = 0.5  # proportion of a radiograph
+SHORTEST_BASE64 = 64  # characters; no image file is shorter
 
 
 def read_radiograph(source: Any) -> Radiograph:
@@ -27,7 +34,8 @@ def read_radiograph(source: Any) -> Radiograph:
     Args:
         source: a path, bytes, a binary file, a Pillow image, or an array / tensor: [H, W], [H, W, 1 | 3 | 4] or
             [1 | 3, H, W] of uint8, deeper integers or floats from 0 up. Files: PNG, JPEG, TIFF, BMP, WebP, GIF (8 or 16
-            bit, grey, RGB(A), palette, CMYK, EXIF-rotated) and DICOM. A web address is refused.
+            bit, grey, RGB(A), palette, CMYK, EXIF-rotated) and DICOM, also as a base64 string or a data: URL. A web
+            address is refused.
 
     Raises:
         RadiographError: not a radiograph that can be read, or not in the memory there is; names the file and the cure.
@@ -40,10 +48,10 @@ def read_radiograph(source: Any) -> Radiograph:
         if isinstance(source, np.ndarray):
             return Radiograph(array_to_grey(source))
         if isinstance(source, Image.Image):
-            return _read_picture(source)
+            return _read_image(source)
         with _open(source) as file, warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return read_dicom(file) if is_dicom(file) else _read_picture(Image.open(file, formats=FORMATS))
+            return read_dicom(file) if is_dicom(file) else _read_image(Image.open(file, formats=FORMATS))
     except (RadiographError, ImportError) as error:
         raise type(error)(f"{name}: {error}") from error
     except UnidentifiedImageError as error:
@@ -55,38 +63,90 @@ def read_radiograph(source: Any) -> Radiograph:
 
 
 def _name(source: Any) -> str:
-    return os.fspath(source) if isinstance(source, (str, os.PathLike)) else f"the {type(source).__name__} given"
+    path = os.fspath(source) if isinstance(source, (str, os.PathLike)) else None
+    return f"the {type(source).__name__} given" if path is None or path[:5] == "data:" or len(path) > 4096 else path
 
 
 def _open(source: Any) -> BinaryIO:
     if isinstance(source, bytes) or hasattr(source, "read"):
         return io.BytesIO(source if isinstance(source, bytes) else source.read())
-    if str(source).startswith(("http://", "https://")):
+    if re.match(r"\w{2,}://", str(source)):
         raise RadiographError("web addresses are not opened: download the file and give its path")
+    if isinstance(source, str) and not os.path.exists(source) and (content := _from_base64(source)):
+        return io.BytesIO(content)
     try:
         file = open(source, "rb")  # noqa: SIM115  the caller closes it
-    except (FileNotFoundError, IsADirectoryError, PermissionError) as error:
-        reasons = {FileNotFoundError: "no such file", IsADirectoryError: "a folder, not a file"}
-        raise RadiographError(reasons.get(type(error), "no permission to read it")) from error
+    except OSError as error:
+        reasons = {IsADirectoryError: "a folder, not a file", PermissionError: "no permission to read it"}
+        raise RadiographError(reasons.get(type(error), str(error.strerror).lower())) from error
     if os.fstat(file.fileno()).st_size == 0:
         file.close()
         raise RadiographError("the file is empty")
     return file
 
 
-def _read_picture(image: Image.Image) -> Radiograph:
+def _from_base64(text: str) -> bytes:
+    """The bytes of a data: URL or of a base64 string, as transformers' own pipeline takes them; empty for others."""
+    if text[:5] != "data:" and len(text) < SHORTEST_BASE64:
+        return b""
+    try:
+        return base64.b64decode("".join(text.split(",", 1)[-1].split()), validate=True)
+    except ValueError:
+        return b""
+
+
+def _read_image(image: Image.Image) -> Radiograph:
     check_size(*image.size)
     frames = getattr(image, "n_frames", 1) if image.format != "MPO" else 1
-    white_is_zero = image.format == "TIFF" and getattr(image, "tag_v2", {}).get(262) == 0
+    opened, tags = image.format is not None, getattr(image, "tag_v2", {})
+    kind = SAMPLES.get((image.mode, int(np.ravel(tags.get(SAMPLE_FORMAT, 1))[0]))) if tags else None
+    deep = _deep_colour(image)
     image = ImageOps.exif_transpose(image)  # a copy: the image may be the caller's
-    if image.mode in DEEP_MODES:
-        grey = array_to_grey(np.asarray(image))
-        grey, coloured = 255 - grey if white_is_zero else grey, False  # Pillow inverts only the 8-bit ones
+    coloured = False
+    if kind or image.mode in DEEP_MODES:
+        samples = np.asarray(image)
+        grey = array_to_grey(samples.view(kind) if kind else samples)
+        grey = 255 - grey if tags.get(PHOTOMETRIC) == 0 else grey  # Pillow inverts only the unsigned 8-bit ones
     else:
         flat = _flatten(image)
         grey, coloured = np.asarray(flat if flat.mode == "L" else flat.convert("L")), _is_coloured(flat)
+        grey = grey if deep is None else array_to_grey(deep)
+    if not opened and image.mode == "RGB" and (grey == 255).mean() > MOST_WHITE:
+        raise RadiographError("is mostly white, as a 16-bit film in 8 bits: give the file itself, pipelines by name")
     codes = {"multi-frame": frames > 1, "coloured": coloured}
     return Radiograph(grey, tuple(code for code, present in codes.items() if present))
+
+
+def _deep_colour(image: Any) -> np.ndarray | None:
+    """The 16-bit samples of a colour image that is not loaded yet, [H, W] or [H, W, 3] over black; None for others.
+
+    Pillow keeps one byte of each sample: the upper ones are read as it does, the lower ones in the other byte order.
+    """
+    tiles = getattr(image, "tile", [])
+    arguments = tiles[0][3] if tiles else ""
+    rawmode = arguments if isinstance(arguments, str) else str(arguments[0])
+    kind, _, order = rawmode.partition(";16")
+    if kind not in ("LA", "RGB", "RGBX", "RGBA", "RGBa") or order not in ("B", "L", "N"):
+        return None
+    place = image.fp.tell()
+    image.fp.seek(0)
+    content = image.fp.read()
+    image.fp.seek(place)
+
+    def decode(rawmode: str, mode: str = "") -> np.ndarray:
+        half: Any = Image.open(io.BytesIO(content), formats=FORMATS)
+        half._mode = mode or half.mode
+        half.tile = [(*tile[:3], rawmode if isinstance(tile[3], str) else (rawmode, *tile[3][1:])) for tile in tiles]
+        return np.asarray(ImageOps.exif_transpose(half)).astype(np.uint32)
+
+    if kind == "LA":
+        words = decode("I;32B", "I")
+        samples, alpha = words >> 16, words & 0xFFFF
+    else:
+        other = {"B": "L", "L": "B", "N": "B" if sys.byteorder == "little" else "L"}[order]
+        samples = decode(rawmode) << 8 | decode(f"{kind};16{other}")
+        samples, alpha = samples[..., :3], samples[..., 3:] if kind == "RGBA" else np.full((1, 1, 1), 0xFFFF)
+    return (samples * (alpha / 0xFFFF)).astype(np.uint16)
 
 
 def _is_coloured(image: Image.Image) -> bool:

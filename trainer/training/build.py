@@ -20,7 +20,6 @@ from trainer.errors import UsageError, reason_of
 from trainer.recipes import Recipe
 from trainer.run import Run, load_run
 
-PIPELINE = {"impl": "pipeline_cxr.CxrImageClassificationPipeline", "pt": ["AutoModelForImageClassification"]}
 OF_RECIPE = ("features", "pooling", "hidden_sizes", "input_dropout", "dropout", "batch_norm")
 OF_HEAD = ("id2label", "features", "pooling", "hidden_sizes", "batch_norm")  # where these are equal, a head is kept
 _TIMM = {"model_type": "timm_wrapper", "do_pooling": False}
@@ -233,7 +232,6 @@ def _make_config(
         id2label=dict(enumerate(labels)),
         label2id={label: index for index, label in enumerate(labels)},
         problem_type="single_label_classification",
-        custom_pipelines={"image-classification": PIPELINE},
         **{name: getattr(recipe, name) for name in OF_RECIPE},
     )
 
