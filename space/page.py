@@ -1,6 +1,4 @@
-"""The page: a tab for each question, one for all of them, one for many files, one for the figures; and the same for
-programs.
-"""
+"""The page: a tab for each question, for all of them, for many files and for the figures; and the same for programs."""
 
 from pathlib import Path
 from typing import Any

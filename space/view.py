@@ -1,7 +1,4 @@
-"""What a visitor sees: the answer in words, the film under its heat map.
-
-Images travel inside the page, never as files.
-"""
+"""What a visitor sees: the answer in words, the film under its heat map. Images travel in the page, never as files."""
 
 import base64
 import html

@@ -1,6 +1,4 @@
-"""The models in a process of their own: they load while the page does, and what crashes a decoder does not take the
-page along.
-"""
+"""The models in a process of their own: they load while the page does, and no file that crashes a decoder ends the page."""
 
 import gc
 import itertools
@@ -68,10 +66,9 @@ class Request:
 class Models:
     """The models, loaded in another process; on ZeroGPU, which lends its GPU to this process, in this one.
 
-    Where that process ends, another is started. What was in flight goes again, each with no other beside it and before
-    those that came later, so that a second end has one cause: that file gets an error. So no request is sent more than
-    twice. Where the process ends while it loads, all that wait get an error; then, and where it ends with nothing in
-    flight, the next request starts another.
+    Where that process ends, another is started; what was in flight goes again, before what came later and each alone,
+    so that a second end has one cause: that file gets an error. Where it ends while it loads, all that wait get an
+    error; then, and where it ends with nothing in flight, the next request starts another.
     """
 
     def __init__(self, sources: list[ModelSource]) -> None:
