@@ -1,4 +1,4 @@
-"""The models in a process of their own: they load while the page does, and no file that crashes a decoder ends the page."""
+"""The models in a process of their own: they load while the page does, and a crash in a decoder does not end it."""
 
 import gc
 import itertools
