@@ -197,12 +197,15 @@ def _stored(item: str | dict[str, Any]) -> str:
         gr.Error: it is neither; no address of elsewhere is opened.
     """
     text = item.get("path", "") if isinstance(item, dict) else item
-    if text.startswith("data:"):
-        return str(processing_utils.save_base64_to_cache(text, str(UPLOADS.folder)))
-    path = Path(unquote(text.rpartition("/file=")[2])).resolve()
-    if not path.is_relative_to(UPLOADS.folder):
-        raise gr.Error("paths: give data addresses (data:image/png;base64,...), or files that were uploaded here")
-    return str(path)
+    try:
+        if text.startswith("data:"):
+            return str(processing_utils.save_base64_to_cache(text, str(UPLOADS.folder)))
+        path = Path(unquote(text.rpartition("/file=")[2])).resolve()
+        return str(UPLOADS.folder / path.relative_to(UPLOADS.folder))
+    except ValueError:  # no base64, or a path of elsewhere
+        raise gr.Error(
+            "paths: give data addresses (data:image/png;base64,...), or files that were uploaded here"
+        ) from None
 
 
 def serve(predictors: list[Served], failed: dict[str, str]) -> None:

@@ -89,6 +89,9 @@ def test_the_readmes_ways_to_ask_a_space(space, films, run, tmp_path):
         assert json.loads(told)[0]["scores"] == pytest.approx(ours["scores"], abs=1e-4)
 
 
+REFUSED = ("/etc/hostname", "http://127.0.0.1/x.png", "data:image/png;base64,x")
+
+
 def test_an_mcp_client_follows_every_schema_and_calls_every_tool(space, films, phantoms, tmp_path):
     mcp = pytest.importorskip("mcp")
     from mcp.client.streamable_http import streamablehttp_client
@@ -105,7 +108,7 @@ def test_an_mcp_client_follows_every_schema_and_calls_every_tool(space, films, p
         "predict_batch": {"title": "Tuberculosis", "paths": several},
     }
     refused = [{"title": "Gout", "paths": several}]
-    refused += [{"title": "Tuberculosis", "paths": [item]} for item in ("/etc/hostname", "http://127.0.0.1/x.png")]
+    refused += [{"title": "Tuberculosis", "paths": [item]} for item in REFUSED]
 
     async def talk():
         async with (
@@ -130,8 +133,9 @@ def test_an_mcp_client_follows_every_schema_and_calls_every_tool(space, films, p
     assert rows[2]["file"] == "PAT1/IM0001"
     assert rows[0]["scores"] == rows[2]["scores"] == pytest.approx(answers["predict_tb"]["scores"], abs=1e-5)
     assert answers["predict_covid"]["heat_map"].startswith("data:image/png")
-    assert [error.isError for error in errors] == [True] * 3
+    assert all(error.isError for error in errors)
     assert "Tuberculosis" in errors[0].content[0].text
+    assert all("give data addresses" in error.content[0].text for error in errors[1:])
 
 
 def test_four_classes(space, covid_run, films):
