@@ -6,23 +6,33 @@ import signal
 import sys
 from pathlib import Path
 
-from config import ModelError, read_sources
-from worker import Models
+from config import ModelError, ensure_writable_cache, read_sources
 
-# For gradio: no statistics of its visitors, which it would work out anew with each answer; and no look for a screen to
-# draw on.
-SETTINGS = {"GRADIO_ANALYTICS_MAX_EVENTS": "1", "GRADIO_ANALYTICS_CACHE_FREQUENCY": str(10**12), "MPLBACKEND": "agg"}
+SETTINGS = {
+    # For gradio: no statistics of its visitors, which it would work out anew with each answer; and no look for a screen
+    # to draw on.
+    "GRADIO_ANALYTICS_MAX_EVENTS": "1",
+    "GRADIO_ANALYTICS_CACHE_FREQUENCY": str(10**12),
+    "MPLBACKEND": "agg",
+    # For the models' process: glibc keeps up to half a GiB that was freed; a pass in a thread would give its memory
+    # back, and ask for it anew page by page.
+    "MALLOC_ARENA_MAX": "1",
+    "MALLOC_MMAP_THRESHOLD_": str(1 << 28),
+    "MALLOC_TRIM_THRESHOLD_": str(1 << 29),
+}
 
 
 def main() -> int:
     """Load the models and serve; without one that loads, say why and stop."""
     os.environ.update(SETTINGS)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # so that what visitors sent is deleted
+    models = None
     try:
-        models = Models(read_sources(Path(__file__).parent / "models.toml", os.environ))
-    except ModelError as error:
-        return _refuse(error)
-    try:
+        sources = read_sources(Path(__file__).parent / "models.toml", os.environ)
+        ensure_writable_cache(sources)
+        from worker import Models
+
+        models = Models(sources)
         gc.disable()  # nothing that is imported is garbage
         from page import serve  # it takes as long as the models: both at the same time
 
@@ -34,15 +44,12 @@ def main() -> int:
             )
         serve(predictors, failed)
     except ModelError as error:
-        return _refuse(error)
+        print(f"The Space does not start: {error}", file=sys.stderr)
+        return 2
     finally:
-        models.close()
+        if models:
+            models.close()
     return 0
-
-
-def _refuse(error: ModelError) -> int:
-    print(f"The Space does not start: {error}", file=sys.stderr)
-    return 2
 
 
 if __name__ == "__main__":

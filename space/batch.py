@@ -3,28 +3,36 @@
 Archives are read in memory, never unpacked.
 """
 
-import csv
-import io
 import lzma
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
+from dataclasses import dataclass
 from itertools import islice
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
+import pandas as pd
 from worker import Served
 
 MOST_FILES = 500
 MOST_BYTES = 64 * 2**20  # of one image
 MAX_EXPANSION_RATIO = 200  # how many times larger than in its archive a file may be: an ordinary film does not pass 20
-Picture = tuple[str, Callable[[], str | bytes]]  # its name, and what gives its path or its bytes
 MAX_READERS = 8  # images read at the same time, so that they share forward passes
 # What zipfile and its decompressors raise on a damaged, encrypted or exotic archive.
 DAMAGED = (OSError, EOFError, RuntimeError, NotImplementedError, zipfile.BadZipFile, zlib.error, lzma.LZMAError)
 FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")  # what a spreadsheet would run
+
+
+@dataclass
+class Entry:
+    """An upload, or a member of an archive that was uploaded; or why there is none."""
+
+    name: str
+    path: str
+    member: zipfile.ZipInfo | None = None
+    error: str = ""
 
 
 def predict_files(
@@ -33,103 +41,105 @@ def predict_files(
     """A prediction for each file, in their order; one that cannot be read says so and stops none of the others.
 
     Args:
-        paths: uploads; the images of a ZIP archive take its place.
-        progress: told (done, known) after each.
+        predictor: the model.
+        paths: uploads; the images of a ZIP archive take its place, named by their path within it. Of two or more
+            archives that path begins with the archive's name; what still has the name of another is numbered.
+        progress: called with (done, all) after each.
     """
-    found: list[dict[str, Any]] = []
-    pictures = list(islice(_pictures(paths), MOST_FILES + 1))
-    if len(pictures) > MOST_FILES:
-        pictures[-1] = (
-            "…",
-            partial(_refuse, f"no more than {MOST_FILES} files are read at once: send the rest separately"),
+    entries = list(islice(_entries(paths), MOST_FILES + 1))
+    if len(entries) > MOST_FILES:
+        entries[-1] = Entry(
+            "…", "", error=f"no more than {MOST_FILES} files are read at once: send the rest separately"
         )
+    predictions: list[dict[str, Any]] = []
     with ThreadPoolExecutor(max_workers=MAX_READERS) as workers:  # no more than these are in memory
-        for prediction in workers.map(lambda picture: _predict(predictor, *picture), pictures):
-            found.append(prediction)
-            progress((len(found), len(pictures)))
-    return found
+        for prediction in workers.map(lambda entry: _predict(predictor, entry), entries):
+            predictions.append(prediction)
+            progress((len(predictions), len(entries)))
+    return predictions
+
+
+def to_table(predictions: list[dict[str, Any]], labels: list[str]) -> pd.DataFrame:
+    """Columns file, label, p:<label> for each label, decision, familiarity, warnings, error; empty where unknown."""
+    rows = [
+        {
+            **row,
+            **{f"p:{label}": score for label, score in row.get("scores", {}).items()},
+            "decision": (row.get("decision") or {}).get("name"),
+            "warnings": " ".join(row.get("warnings", [])),
+        }
+        for row in predictions
+    ]
+    scores = [f"p:{label}" for label in labels]
+    return pd.DataFrame(rows, columns=["file", "label", *scores, "decision", "familiarity", "warnings", "error"])
 
 
 def to_csv(predictions: list[dict[str, Any]], labels: list[str]) -> str:
-    """Comma-separated values: file, label, a score for each label, decision, familiarity, warnings, error."""
-    stream = io.StringIO()
-    table = csv.writer(stream)
-    table.writerow(
-        ["file", "label", *(f"p:{label}" for label in labels), "decision", "familiarity", "warnings", "error"]
-    )
-    for row in predictions:
-        scores = [row["scores"][label] for label in labels] if "scores" in row else [""] * len(labels)
-        decision = (row.get("decision") or {}).get("name", "")
-        told = [
-            row["file"],
-            row.get("label", ""),
-            *scores,
-            decision,
-            row.get("familiarity"),
-            " ".join(row.get("warnings", [])),
-        ]
-        table.writerow([_harmless(cell) for cell in (*told, row.get("error", ""))])
-    return stream.getvalue()
+    """`to_table` as comma-separated values, without a cell that a spreadsheet takes for a formula."""
+    table: pd.DataFrame = to_table(predictions, labels).map(_escape_formula)
+    return table.to_csv(index=False, lineterminator="\r\n")
 
 
-def _harmless(cell: Any) -> Any:
-    """A cell that no spreadsheet takes for a formula."""
+def _escape_formula(cell: Any) -> Any:
     return f"'{cell}" if isinstance(cell, str) and cell.startswith(FORMULA) else cell
 
 
-def _predict(predictor: Served, name: str, read: Callable[[], str | bytes]) -> dict[str, Any]:
+def _predict(predictor: Served, entry: Entry) -> dict[str, Any]:
     try:
-        source = read()
+        source = entry.path if not (entry.member or entry.error) else _read_member(entry)
     except ValueError as error:
-        return {"file": name, "error": str(error)}
+        return {"file": entry.name, "error": str(error)}
     except DAMAGED:
-        return {"file": name, "error": "this file cannot be taken out of its archive"}
+        return {"file": entry.name, "error": "this file cannot be taken out of its archive"}
     except MemoryError:
-        return {"file": name, "error": "this file needs more memory than there is"}
-    return predictor(source, name).prediction
+        return {"file": entry.name, "error": "this file needs more memory than there is"}
+    return predictor(source, entry.name).prediction
 
 
-def _pictures(paths: list[str]) -> Iterator[Picture]:
-    """Each image's name, and what gives its path or its bytes."""
+def _entries(paths: list[str]) -> Iterator[Entry]:
+    """All images, each with a name of its own."""
+    archives = [path for path in paths if zipfile.is_zipfile(path)]
+    names: set[str] = set()
     for path in paths:
-        if zipfile.is_zipfile(path):
-            yield from _members(path)
-        else:
-            yield Path(path).name, partial(str, path)
+        prefix = f"{Path(path).name}/" if len(archives) > 1 else ""
+        for entry in _members(path, prefix) if path in archives else [Entry(Path(path).name, path)]:
+            number, name = 1, entry.name
+            while entry.name in names:
+                number += 1
+                entry.name = f"{name} ({number})"
+            names.add(entry.name)
+            yield entry
 
 
-def _members(path: str) -> Iterator[Picture]:
+def _members(path: str, prefix: str) -> Iterator[Entry]:
     try:
         with zipfile.ZipFile(path) as archive:
-            members = [
-                info
-                for info in archive.infolist()
-                if not info.is_dir()
-                and "__MACOSX" not in (parts := PurePosixPath(info.filename).parts)
-                and not parts[-1].startswith(".")
-            ]
+            members = [info for info in archive.infolist() if not info.is_dir()]
     except (*DAMAGED, ValueError):
-        yield Path(path).name, partial(_refuse, "this archive is damaged")
+        yield Entry(Path(path).name, path, error="this archive is damaged")
         return
-    if not members:
-        yield Path(path).name, partial(_refuse, "this archive holds no file")
+    empty = True
     for info in members:
-        yield PurePosixPath(info.filename.replace("\\", "/")).name, partial(_take, path, info)
+        parts = [part for part in info.filename.replace("\\", "/").split("/") if part not in ("", ".", "..")]
+        if parts and "__MACOSX" not in parts and not parts[-1].startswith("."):
+            empty = False
+            yield Entry(prefix + "/".join(parts), path, info)
+    if empty:
+        yield Entry(Path(path).name, path, error="this archive holds no file")
 
 
-def _take(path: str, info: zipfile.ZipInfo) -> bytes:
+def _read_member(entry: Entry) -> bytes:
+    info = entry.member
+    if info is None:
+        raise ValueError(entry.error)
     if info.flag_bits & 1:
-        _refuse("this file is encrypted")
+        raise ValueError("this file is encrypted")
     if info.file_size > MOST_BYTES or info.file_size > MAX_EXPANSION_RATIO * max(info.compress_size, 1024):
-        _refuse(f"this file is too large when unpacked ({info.file_size / 2**20:.0f} MB)")
-    with zipfile.ZipFile(path) as archive, archive.open(info) as stream:
+        raise ValueError(f"this file is too large when unpacked ({info.file_size / 2**20:.0f} MB)")
+    with zipfile.ZipFile(entry.path) as archive, archive.open(info) as stream:
         content = stream.read(MOST_BYTES + 1)
     if len(content) > MOST_BYTES:
-        _refuse("this file is larger than its archive says")
+        raise ValueError("this file is larger than its archive says")
     if content[:4] == b"PK\x03\x04":
-        _refuse("an archive within an archive is not read")
+        raise ValueError("an archive within an archive is not read")
     return content
-
-
-def _refuse(reason: str) -> Any:
-    raise ValueError(reason)

@@ -1,18 +1,16 @@
 """One model: a file in, a prediction and its heat map out. Nothing is kept."""
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
-try:
-    import spaces  # ZeroGPU's own package: it lends a GPU for a call, and must come before torch
-except ImportError:
-    spaces = None
+from config import ZERO_GPU, ModelError, ModelSource
+
+if ZERO_GPU:
+    import spaces  # it lends a GPU for a call, and must come before torch
 import numpy as np
 import torch
 from answer import SHOWN, Answer
 from batching import SharedPass
-from config import ModelError, ModelSource
 from PIL import Image
 from safetensors import SafetensorError
 from transformers import AutoImageProcessor, AutoModelForImageClassification
@@ -30,7 +28,7 @@ class Predictor:
         Raises:
             ModelError: it cannot be loaded, or weights are missing from it.
         """
-        self.task = source.task
+        self.task, named = source.task, f"the {source.task} model {source.model}"
         options: dict[str, Any] = {"revision": source.revision, "trust_remote_code": True}
         try:
             self.processor = AutoImageProcessor.from_pretrained(source.model, **options)
@@ -38,14 +36,13 @@ class Predictor:
                 source.model, output_loading_info=True, **options
             )
         except (OSError, ValueError, ImportError, SafetensorError) as error:
-            raise ModelError(f"the {source.task} model {source.model} cannot be loaded: {error}") from error
+            raise ModelError(f"{named} cannot be loaded: {error}") from error
         if info["missing_keys"]:
-            raise ModelError(
-                f"the {source.task} model {source.model} lacks weights: {sorted(info['missing_keys'])[:3]}"
-            )
+            raise ModelError(f"{named} lacks weights: {sorted(info['missing_keys'])[:3]}")
         weights = [tensor for tensor in model.state_dict().values() if tensor.is_floating_point()]
         if not all(torch.isfinite(tensor).all() for tensor in weights):  # the code of older models does not look
-            raise ModelError(f"the {source.task} model {source.model} has weights that are not finite")
+            raise ModelError(f"{named} has weights that are not finite")
+        self.labels = [model.config.id2label[index] for index in range(model.config.num_labels)]
         example = torch.rand(1, 3, self.processor.size["height"], self.processor.size["width"])
         model = model.eval().to(memory_format=torch.channels_last)
         if hasattr(model, "fold_batch_norm"):  # models of older versions have no such method
@@ -54,21 +51,15 @@ class Predictor:
         LOADED[self.task] = self
         self._shared = SharedPass(lambda grey: classify(self.task, grey))
 
-    @property
-    def labels(self) -> list[str]:
-        """The answers, in the order of the model's outputs."""
-        return [self.model.config.id2label[index] for index in range(self.model.config.num_labels)]
-
     def warm(self) -> None:
         """Answer a black image, so that the first visitor need not wait for what a first pass sets up."""
         self._pass(torch.zeros(self.processor.size["height"], self.processor.size["width"], dtype=torch.uint8))
 
-    def __call__(self, source: str | Path | bytes, name: str = "", film: bool = False) -> Answer:
+    def __call__(self, source: str | bytes, name: str, film: bool = False) -> Answer:
         """Read and classify one file or its bytes; what cannot be read gives a prediction with an `error`.
 
         `film`: give the image, too, as the reader sees it.
         """
-        name = Path(name or (source if isinstance(source, str | Path) else "image")).name
         try:
             radiograph = self.processor.read(source)
         except (ValueError, ImportError) as error:
@@ -76,17 +67,15 @@ class Predictor:
             return Answer({"file": name, "error": str(error).removeprefix(f"{what}: ")})
         decided, heat = self._pass(torch.from_numpy(self.processor.resize(radiograph.pixels).copy()))
         prediction = {"file": name, **decided, "warnings": [*radiograph.warnings, *decided["warnings"]]}
-        height, width = radiograph.pixels.shape
-        scale = min(1.0, SHOWN / max(height, width))
-        size = max(1, round(scale * width)), max(1, round(scale * height))
-        return Answer(
-            prediction, size, heat, np.asarray(Image.fromarray(radiograph.pixels).resize(size)) if film else None
-        )
+        image = Image.fromarray(radiograph.pixels)
+        scale = min(1.0, SHOWN / max(image.size))
+        size = max(1, round(scale * image.width)), max(1, round(scale * image.height))
+        return Answer(prediction, size, heat, np.asarray(image.resize(size)) if film else None)
 
     def _pass(self, grey: torch.Tensor) -> Classified:
         """ZeroGPU lends its GPU to the thread of a request only; elsewhere requests share their passes."""
-        found: Classified = classify(self.task, grey.unsqueeze(0))[0] if spaces else self._shared(grey)
-        return found
+        result: Classified = classify(self.task, grey.unsqueeze(0))[0] if ZERO_GPU else self._shared(grey)
+        return result
 
 
 LOADED: dict[str, Predictor] = {}
@@ -99,9 +88,9 @@ def _classify(task: str, grey: torch.Tensor) -> list[Classified]:
     with torch.inference_mode():
         output = predictor.model(values.contiguous(memory_format=torch.channels_last))
     decided = predictor.model.decide(output)
-    chosen = torch.tensor([predictor.labels.index(found["label"]) for found in decided], device=DEVICE)
+    chosen = torch.tensor([predictor.labels.index(one["label"]) for one in decided], device=DEVICE)
     return list(zip(decided, predictor.model.heatmap(output, chosen).cpu().numpy(), strict=True))
 
 
 # On ZeroGPU the call runs in another process, to which its arguments are sent: a name, not a model.
-classify: Callable[[str, torch.Tensor], list[Classified]] = spaces.GPU(_classify) if spaces else _classify
+classify: Callable[[str, torch.Tensor], list[Classified]] = spaces.GPU(_classify) if ZERO_GPU else _classify

@@ -1,12 +1,19 @@
-"""The served models side by side: our figures with intervals, their sources' figures, curves and confusion matrices."""
+"""The served models' metrics with intervals, training data, citations and figures, as HTML."""
 
-import base64
 import html
 from typing import Any
 
-from facts import figure_text, read_figure
+from facts import metric_text, read_figure
+from view import data_address
 from worker import Served
 
+METRICS = {
+    "auroc": "AUROC",
+    "macro_auroc": "AUROC (mean)",
+    "sensitivity": "sensitivity",
+    "specificity": "specificity",
+    "accuracy": "accuracy (argmax)",
+}
 FIGURES = {
     "confusion-test": "Who was called what, on test",
     "confusion-external": "Who was called what, on external radiographs",
@@ -15,52 +22,51 @@ FIGURES = {
     "audit": "What remains when the lungs are hidden",
     "curves": "Training",
 }
-FIGURED = {
-    "AUROC": ("auroc", "macro_auroc"),
-    "sensitivity": ("sensitivity",),
-    "specificity": ("specificity",),
-    "accuracy (argmax)": ("accuracy",),
-}
-HEAD = ("recipe", "backbone", "split", "n", *FIGURED, "the source's figures, on its own data")
 
 
-def results_html(predictors: list[Served]) -> str:
-    """A table with a row for each model and split, then each model's images."""
-    head = "".join(f'<th scope="col">{name}</th>' for name in HEAD)
-    rows = "".join(_rows(predictor.facts) for predictor in predictors)
-    caption = "<caption>Metrics with 95 % intervals</caption>"
-    table = f"<table>{caption}<thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"
-    return (
-        f'<div class="cxr-wide" tabindex="0">{table}</div>{"".join(_pictures(predictor) for predictor in predictors)}'
-    )
+def facts_html(model: Served) -> str:
+    """How well a model did on whom, and its training data with licence and citation."""
+    splits = model.facts.get("metrics", {}).get("splits", {})
+    reported = {name: splits[name] for name in ("test", "external") if name in splits}
+    parts = [_table(reported)] if reported else []
+    if sets := model.facts.get("environment", {}).get("data_sources", []):
+        parts.append(f"<p>Learned from:</p><ul>{''.join(map(_citation, sets))}</ul>")
+    if model.source.revision:
+        address = f"https://huggingface.co/{model.source.model}/tree/{model.source.revision}"
+        parts.append(f"<p>{_link(address, f'{model.source.model}: the model card')}</p>")
+    return "".join(parts) or "<p>This model carries no figures.</p>"
 
 
-def _rows(facts: dict[str, Any]) -> str:
-    recipe, splits = facts.get("recipe", {}), facts.get("metrics", {}).get("splits", {})
-    told, source = "–", recipe.get("source")
-    if source:
-        told = f"{source['name']}, n = {source['n']}: " + ", ".join(
-            f"{key} {value}" for key, value in source["figures"].items()
-        )
+def results_html(model: Served) -> str:
+    """Which recipe it is, its facts and its figures."""
+    recipe = model.facts.get("recipe", {})
+    name = html.escape(", ".join(recipe[key] for key in ("name", "backbone") if recipe.get(key)) or model.task)
+    images = ""
+    for figure, title in FIGURES.items():
+        if content := read_figure(model.source, figure):
+            image = f'<img src="{data_address(content)}" alt="{title}">'
+            images += f"<figure>{image}<figcaption>{title}</figcaption></figure>"
+    return f'<h3>{name}</h3>{facts_html(model)}<div class="cxr-figures">{images}</div>'
+
+
+def _table(splits: dict[str, Any]) -> str:
+    measured = next(iter(splits.values()))["metrics"]
+    names = [name for name in METRICS if name in measured]
+    head = "".join(f'<th scope="col">{METRICS[name]}</th>' for name in names)
     rows = ""
-    for name in ("test", "external"):
-        if name in splits:
-            metrics = splits[name]["metrics"]
-            figures = [
-                figure_text(next((metrics[key] for key in keys if key in metrics), None)) for keys in FIGURED.values()
-            ]
-            cells = [recipe.get("backbone", ""), name, str(splits[name]["n"]), *figures, told]
-            body = "".join(f"<td>{html.escape(cell)}</td>" for cell in cells)
-            rows += f'<tr><th scope="row">{html.escape(recipe.get("name", ""))}</th>{body}</tr>'
-    return rows
+    for split, report in splits.items():
+        cells = "".join(f"<td>{metric_text(report['metrics'].get(name))}</td>" for name in names)
+        rows += f'<tr><th scope="row">{split}, n = {report["n"]}</th>{cells}</tr>'
+    caption = "<caption>Metrics with 95 % intervals</caption>"
+    return f"<table>{caption}<thead><tr><td></td>{head}</tr></thead><tbody>{rows}</tbody></table>"
 
 
-def _pictures(predictor: Served) -> str:
-    shown = ""
-    for name, title in FIGURES.items():
-        if content := read_figure(predictor.source, f"{name}.png"):
-            data = base64.b64encode(content).decode()
-            image = f'<img src="data:image/png;base64,{data}" alt="{title}">'
-            shown += f"<figure>{image}<figcaption>{title}</figcaption></figure>"
-    name = html.escape(predictor.facts.get("recipe", {}).get("name", predictor.task))
-    return f'<h3>{name}</h3><div class="cxr-figures">{shown}</div>' if shown else ""
+def _citation(data: dict[str, Any]) -> str:
+    title = _link(data["page"], data["title"])
+    return f"<li>{title}. Licence: {html.escape(data['licence'])}. {html.escape(data['citation'])}</li>"
+
+
+def _link(address: str, text: str) -> str:
+    if not address.startswith("https://"):
+        return html.escape(text)
+    return f'<a href="{html.escape(address)}" target="_blank" rel="noopener">{html.escape(text)}</a>'

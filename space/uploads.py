@@ -1,4 +1,4 @@
-"""What visitors send. It lies in a folder of this process alone, and is gone a minute or so after its answer.
+"""What visitors send. It lies in a folder of this process alone, and is deleted soon after its answer.
 
 Import it before gradio, which asks where temporary files go while it is imported.
 """
@@ -16,7 +16,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 EVERY = 15  # seconds between two looks at the folder
-ANSWERED, UNASKED = 60, 600  # seconds a file stays after its answer; and without a question, so long may a queue be
+ANSWERED = 60  # seconds a file stays after its answer
+OFFERED = 600  # seconds it stays after an answer where the page offers to ask again
+UNASKED = 600  # seconds it stays without a question: so long may a queue be
 
 
 class Uploads:
@@ -26,44 +28,39 @@ class Uploads:
         self.folder = folder
         self._lock = threading.Lock()
         self._used: Counter[Path] = Counter()
-        self._answered: dict[Path, float] = {}
 
     @contextmanager
-    def use(self, paths: Iterable[str]) -> Iterator[None]:
-        """Within it these files stay, however long it takes; a minute after it they are deleted."""
+    def use(self, paths: Iterable[str], stay: float = ANSWERED) -> Iterator[None]:
+        """Within it these files stay, however long it takes; so many seconds after it they are due."""
         files = [Path(path) for path in paths]
         with self._lock:
             self._used.update(files)
         try:
             yield
         finally:
+            due = time.time() + stay
             with self._lock:
                 self._used -= Counter(files)
-                self._answered.update(dict.fromkeys(files, time.time()))
+                for file in files:
+                    with suppress(FileNotFoundError):
+                        os.utime(file, (due, due - UNASKED))
 
     def sweep(self, now: float | None = None) -> None:
-        """Delete what is due, and folders that are empty. `now`: seconds since 1970, by default the time it is."""
+        """Delete what is due, and folders that are empty. `now`: seconds since 1970, by default the time it is.
+
+        A file is due so long after the time of its last change, which `use` sets. Gradio leaves an empty file with each
+        request: nothing waits for one. A folder is named by a digest of a file: a new one is about to be filled.
+        """
         now = time.time() if now is None else now
         for path in sorted(self.folder.rglob("*"), reverse=True):  # what lies in a folder comes before it
             with self._lock, suppress(FileNotFoundError):
+                info = path.stat()
                 if path.is_dir():
-                    self._remove_empty(path, now)
-                elif path not in self._used and now > self._due(path):
+                    if now > info.st_ctime + EVERY and not any(path.iterdir()):
+                        with suppress(OSError):  # filled meanwhile
+                            path.rmdir()
+                elif path not in self._used and now > info.st_mtime + (UNASKED if info.st_size else ANSWERED):
                     path.unlink()
-                    self._answered.pop(path, None)
-
-    def _due(self, path: Path) -> float:
-        """Gradio leaves an empty file with each request: nothing waits for one."""
-        told = path.stat()
-        answered = self._answered.get(path, 0.0)
-        return max(told.st_ctime, answered) + (ANSWERED if answered or not told.st_size else UNASKED)
-
-    @staticmethod
-    def _remove_empty(path: Path, now: float) -> None:
-        """Its name is a digest of an image; one that was just made is about to be filled."""
-        if now > path.stat().st_ctime + EVERY and not any(path.iterdir()):
-            with suppress(OSError):  # filled meanwhile
-                path.rmdir()
 
     def keep_clean(self) -> None:
         """Sweep from now on, as long as the process lives."""

@@ -1,7 +1,4 @@
-"""What a visitor sees: the answer in words, the film under its heat map.
-
-Images travel inside the page, never as files.
-"""
+"""What a visitor sees: the answer in words, the film under its heat map. Images travel in the page, never as files."""
 
 import base64
 import html
@@ -9,7 +6,9 @@ import io
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from answer import Answer
+from batch import to_table
 from facts import sensitivity_text
 from PIL import Image
 
@@ -33,13 +32,11 @@ STOPS = np.array([[40, 10, 84], [150, 38, 103], [229, 92, 48], [251, 180, 26], [
 HEAT_SIDE = 256  # pixels: many more than the grid that is shown has
 LEVELS = np.linspace(0, 1, 256)
 COLOURS = [np.interp(LEVELS, np.linspace(0, 1, len(STOPS)), STOPS[:, channel]) for channel in range(3)]
-PALETTE = (
-    np.stack([*COLOURS, 255 * ((LEVELS - 0.15) / 0.85).clip(0, 1)], axis=1).astype(np.uint8).tobytes()
-)  # RGBA of 256 levels
+OPACITY = 255 * ((LEVELS - 0.15) / 0.85).clip(0, 1)
+PALETTE = np.stack([*COLOURS, OPACITY], axis=1).astype(np.uint8).tobytes()  # RGBA of 256 levels
 
 # A pasted image goes to the upload of the tab that is open, in place of what lies there. For the head of the page:
-# gradio runs
-# a page's own `js` some time after the page is shown, and what is pasted before that would be lost.
+# gradio runs a page's own `js` some time after the page is shown, and what is pasted before that would be lost.
 PASTE = """
 <script>
 document.addEventListener("paste", async (event) => {
@@ -71,8 +68,6 @@ CSS = """
 .cxr-facts th, .cxr-facts td {text-align: left; padding: .25rem .9rem .25rem 0; border: 0}
 .cxr-facts th, .cxr-facts td {border-bottom: 1px solid var(--border-color-primary)}
 .cxr-facts caption {text-align: left; font-weight: 600}
-.cxr-wide {overflow-x: auto}
-.cxr-wide table {min-width: 60rem}
 .cxr-figures {display: flex; flex-wrap: wrap; gap: 1rem}
 .cxr-figures figure {flex: 1 1 20rem; max-width: 34rem; margin: 0}
 .cxr-figures img {width: 100%; border-radius: 6px; background: #fff}
@@ -80,6 +75,7 @@ CSS = """
 .cxr-button {border: 1px solid var(--border-color-accent)}
 .cxr-film {position: relative; background: #000; border-radius: 8px; overflow: hidden; line-height: 0}
 .cxr-film img {width: 100%; display: block}
+.file-preview .download {display: none} /* a file is deleted soon after its answer, and the visitor has it */
 .cxr-film img + img {position: absolute; inset: 0; height: 100%; opacity: var(--heat, .55)}
 """
 
@@ -87,6 +83,11 @@ CSS = """
 def trusted(prediction: dict[str, Any]) -> bool:
     """Whether there is an answer, and nothing that forbids it."""
     return "scores" in prediction and not UNTRUSTED & set(prediction["warnings"])
+
+
+def warning_html(text: str) -> str:
+    """Something that the visitor must not miss; `text` is HTML."""
+    return f'<p class="cxr-note cxr-warning" role="alert">{text}</p>'
 
 
 def answer_html(answer: Answer, facts: dict[str, Any], title: str = "") -> str:
@@ -97,29 +98,25 @@ def answer_html(answer: Answer, facts: dict[str, Any], title: str = "") -> str:
 
 def _answer(prediction: dict[str, Any], facts: dict[str, Any]) -> str:
     if "error" in prediction:
-        error = f"No answer for this file: {html.escape(prediction['error'])}"
-        return f'<div class="cxr-note cxr-warning" role="alert">{error}</div>'
-    notes = "".join(
-        f'<p class="cxr-note cxr-warning" role="alert">{WARNINGS.get(code, code)}</p>'
-        for code in prediction["warnings"]
-    )
+        return warning_html(f"No answer for this file: {html.escape(prediction['error'])}")
+    notes = "".join(warning_html(WARNINGS.get(code, code)) for code in prediction["warnings"])
     if not trusted(prediction):
         return f'{notes}<p class="cxr-answer">No answer for this image.</p>'
     score = _short(prediction["scores"][prediction["label"]])
-    detail = _threshold(prediction["decision"], prediction["scores"], facts)
+    detail = html.escape(_threshold(prediction["decision"], prediction["scores"], facts))
     return f'{notes}<p class="cxr-answer">Suggests {html.escape(prediction["label"])}: {score}</p><p>{detail}</p>'
 
 
 def film_html(answer: Answer) -> str:
     """The film, and over it the heat map at the opacity of the slider."""
-    if answer.film is None or answer.heat is None:
+    if answer.film is None:
         return ""
-    film = Image.fromarray(answer.film)
+    film = _png_address(Image.fromarray(answer.film))
     if not trusted(answer.prediction):
-        return f'<div class="cxr-film">{_picture(film, "the picture as the reader sees it")}</div>'
+        return f'<div class="cxr-film"><img alt="the image as the reader sees it" src="{film}"></div>'
     label = html.escape(answer.prediction["label"])
-    under = _picture(film, "the radiograph as the model's reader sees it")
-    over = _picture(_heat_image(answer.heat, film.size), f"heat map: where the image speaks for {label}")
+    under = f'<img alt="the radiograph as the model\'s reader sees it" src="{film}">'
+    over = f'<img alt="heat map: where the image speaks for {label}" src="{heat_address(answer)}">'
     return f'<div class="cxr-film">{under}{over}</div>'
 
 
@@ -127,16 +124,11 @@ def _threshold(decision: dict[str, Any] | None, scores: dict[str, float], facts:
     if decision is None or decision["threshold"] is None:
         return "The label with the highest score."
     side = "at or above" if decision["positive"] else "below"
-    name = "" if decision["name"] == "argmax" else f"{html.escape(decision['name'])} "
-    label, score, threshold = (
-        html.escape(decision["label"]),
-        _short(scores[decision["label"]]),
-        _short(decision["threshold"]),
-    )
-    told = f"The score for {label}, {score}, is {side} the {name}threshold {threshold}"
-    if known := sensitivity_text(facts, decision):
-        told += f", {html.escape(known)}"
-    return f"{told}."
+    name = "" if decision["name"] == "argmax" else f"{decision['name']} "
+    label, score, threshold = decision["label"], scores[decision["label"]], decision["threshold"]
+    sensitivity = sensitivity_text(facts, decision)
+    text = f"The score for {label}, {_short(score)}, is {side} the {name}threshold {_short(threshold)}"
+    return f"{text}, {sensitivity}." if sensitivity else f"{text}."
 
 
 def _short(value: float) -> str:
@@ -146,51 +138,34 @@ def _short(value: float) -> str:
     return f"{value:.2f}".removeprefix("0")
 
 
-def _heat_image(heat: np.ndarray, size: tuple[int, int]) -> Image.Image:
-    """Heat [h, w] in 0..1 as an image with a palette, in the shape of a film of this width and height, no side over
-    HEAT_SIDE.
-    """
-    scale = min(1.0, HEAT_SIDE / max(size))
-    width, height = (max(1, round(scale * side)) for side in size)
-    smooth = Image.fromarray(heat.astype(np.float32)).resize((width, height), Image.Resampling.BICUBIC)
-    image = Image.fromarray((255 * np.asarray(smooth)).clip(0, 255).astype(np.uint8))
-    image.putpalette(PALETTE, "RGBA")
-    return image
-
-
-def _picture(image: Image.Image, alt: str) -> str:
-    return f'<img alt="{alt}" src="{_address(image)}">'
-
-
-def _address(image: Image.Image) -> str:
-    buffer = io.BytesIO()
-    image.save(buffer, format="PNG", compress_level=1)  # to wait costs more than a few bytes
-    return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"
-
-
 def heat_address(answer: Answer) -> str:
-    """The heat map of the film's whole area, as a data address."""
+    """The heat map in the shape of the film, no side over HEAT_SIDE pixels: PNG with a palette, a data address."""
     assert answer.heat is not None
     assert answer.size is not None
-    return _address(_heat_image(answer.heat, answer.size))
+    scale = min(1.0, HEAT_SIDE / max(answer.size))
+    width, height = (max(1, round(scale * side)) for side in answer.size)
+    smooth = Image.fromarray(answer.heat.astype(np.float32)).resize((width, height), Image.Resampling.BICUBIC)
+    image = Image.fromarray((255 * np.asarray(smooth)).clip(0, 255).astype(np.uint8))
+    image.putpalette(PALETTE, "RGBA")
+    return _png_address(image)
 
 
-def table_rows(predictions: list[dict[str, Any]], labels: list[str]) -> dict[str, Any]:
-    """Predictions as a table for gr.Dataframe."""
-    headers = ["file", "answer", *labels, "familiarity", "remarks"]
-    rows = []
-    for row in predictions:
-        known = "scores" in row
-        answer = row["label"] if trusted(row) else "–"
-        scores = [round(row["scores"][label], 3) if known else None for label in labels]
-        remarks = row.get("error") or " ".join(WARNINGS.get(code, code) for code in row["warnings"])
-        rows.append(
-            [
-                row["file"],
-                answer,
-                *scores,
-                row["familiarity"] and round(row["familiarity"], 2) if known else None,
-                remarks,
-            ]
-        )
-    return {"headers": headers, "data": rows}
+def data_address(content: bytes, kind: str = "image/png") -> str:
+    """Content as an address inside the page."""
+    return f"data:{kind};base64,{base64.b64encode(content).decode()}"
+
+
+def _png_address(image: Image.Image) -> str:
+    buffer = io.BytesIO()
+    image.save(buffer, format="PNG", compress_level=1)  # to wait costs more than a few bytes
+    return data_address(buffer.getvalue())
+
+
+def remarks_table(predictions: list[dict[str, Any]], labels: list[str]) -> pd.DataFrame:
+    """Columns file, answer, each label, familiarity, and remarks in words: the table of the page."""
+    table = to_table(predictions, labels).drop(columns=["decision", "warnings", "error"]).round(3)
+    table["label"] = [row["label"] if trusted(row) else "–" for row in predictions]
+    table["remarks"] = [
+        row.get("error") or " ".join(WARNINGS.get(code, code) for code in row["warnings"]) for row in predictions
+    ]
+    return table.rename(columns=lambda name: "answer" if name == "label" else name.removeprefix("p:"))

@@ -1,12 +1,7 @@
-"""The models in a process of their own: they load while the page does, and what crashes a decoder does not take the
-page along.
-"""
+"""The models in a process of their own: they load while the page does, and a crash in a decoder does not end it."""
 
-import ctypes
 import gc
 import itertools
-import os
-import platform
 import signal
 import sys
 import threading
@@ -15,35 +10,38 @@ from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
-from importlib.util import find_spec
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 from answer import Answer
-from config import ModelError, ModelSource
+from config import ZERO_GPU, ModelError, ModelSource
 from facts import read_facts, read_figure
 
 MAX_IN_FLIGHT = 16  # requests that are worked on at the same time: they share forward passes
 Loaded = tuple[dict[str, list[str]], dict[str, str]]  # labels of each task that loaded; why another did not
-GONE = "the reader stopped twice while it worked on this file, at last on it alone; others are answered as before"
+DELETED = "this file is no longer here: what is sent is deleted soon after its answer; add it again"
+CRASHED = "the reader stopped twice while it worked on this file, at last on it alone; others are answered as before"
+FAULT = "this file could not be answered: the fault is ours, and in the log"
 UNLOADED = "the models cannot be loaded at the moment; try it again later"
 
 
 class Served:
-    """A model that answers: its task, its labels, its figures; called with a file it gives an Answer."""
+    """A model that answers: its task, its labels, its files; called with a file it gives an Answer."""
 
     def __init__(self, source: ModelSource, labels: list[str], models: "Models") -> None:
         self.task, self.source, self.labels, self._models = source.task, source, labels, models
-        self.facts, self.example = read_facts(source), read_figure(source, "example.png")
+        self.facts, self.example = read_facts(source), read_figure(source, "example")
 
     def __call__(self, source: str | bytes, name: str = "", film: bool = False) -> Answer:
-        """See predictor.Predictor; bytes need a name."""
-        plain = (
-            source if isinstance(source, bytes) else str(source)
-        )  # gradio's own kind of string would take gradio along
-        return self._models.ask(self.task, plain, Path(name or str(source)).name, film)
+        """The answer for a file, or its bytes and a name; `film`: with the image, too."""
+        if isinstance(source, str):
+            source = str(source)  # gradio's own kind of string would take gradio along to the other process
+            name = name or Path(source).name
+            if not Path(source).exists():
+                return Answer({"file": name, "error": DELETED})
+        return self._models.predict(self.task, source, name, film)
 
 
 @dataclass(eq=False)
@@ -66,12 +64,11 @@ class Request:
 
 
 class Models:
-    """Loads models in another process, and asks them; on ZeroGPU, which lends its GPU to this process, in this one.
+    """The models, loaded in another process; on ZeroGPU, which lends its GPU to this process, in this one.
 
-    Where that process ends, another is started. What was in flight goes again, each with no other beside it and before
-    those that came later, so that a second end has one cause: that file gets an error. So no request is sent more than
-    twice. Where the process ends while it loads, all that wait get an error; then, and where it ends with nothing in
-    flight, the next request starts another.
+    Where that process ends, another is started; what was in flight goes again, before what came later and each alone,
+    so that a second end has one cause: that file gets an error. Where it ends while it loads, all that wait get an
+    error; then, and where it ends with nothing in flight, the next request starts another.
     """
 
     def __init__(self, sources: list[ModelSource]) -> None:
@@ -79,12 +76,11 @@ class Models:
         self._sources = sources
         self._lock, self._numbers = threading.Lock(), itertools.count()  # the lock is held to change anything below
         self._waiting: deque[Request] = deque()
-        self._asked: dict[int, Request] = {}
+        self._in_flight: dict[int, Request] = {}
         self._loaded: Future[Loaded] = Future()
         self._process: BaseProcess | None = None
         self._ready = self._closed = False
-        self._here = find_spec("spaces") is not None
-        if not self._here:
+        if not ZERO_GPU:
             self._start()
 
     def load(self) -> tuple[list[Served], dict[str, str]]:
@@ -93,12 +89,12 @@ class Models:
         Raises:
             ModelError: the process ended before it had loaded them.
         """
-        labels, failed = load_predictors(self._sources) if self._here else self._loaded.result()
+        labels, failed = load_predictors(self._sources) if ZERO_GPU else self._loaded.result()
         return [Served(source, labels[source.task], self) for source in self._sources if source.task in labels], failed
 
-    def ask(self, task: str, source: str | bytes, name: str, film: bool) -> Answer:
+    def predict(self, task: str, source: str | bytes, name: str, film: bool) -> Answer:
         """An answer of the model of that task; from any thread."""
-        if self._here:
+        if ZERO_GPU:
             from predictor import LOADED
 
             return LOADED[task](source, name, film)
@@ -136,10 +132,10 @@ class Models:
     def _send(self) -> None:
         """Send those that wait, the first ones first, until one has to be alone."""
         while self._ready and self._waiting:
-            if self._asked and any(request.alone for request in (self._waiting[0], *self._asked.values())):
+            if self._in_flight and any(request.alone for request in (self._waiting[0], *self._in_flight.values())):
                 return
             request, number = self._waiting.popleft(), next(self._numbers)
-            self._asked[number] = request
+            self._in_flight[number] = request
             with suppress(OSError):  # the process has just ended: `_receive` hears of it, and this one was in flight
                 self._connection.send((number, request.task, request.source, request.name, request.film))
 
@@ -155,7 +151,7 @@ class Models:
             while True:
                 number, answer = connection.recv()
                 with self._lock:
-                    request = self._asked.pop(number)
+                    request = self._in_flight.pop(number)
                     self._send()
                 request.answer.set_result(answer)
         except (EOFError, OSError):
@@ -167,10 +163,10 @@ class Models:
             if self._closed:
                 return
             print("the models' process ended", file=sys.stderr)
-            lost, self._asked = [*self._asked.values()], {}
+            lost, self._in_flight = [*self._in_flight.values()], {}
             for request in reversed(lost):
                 if request.alone:
-                    request.fail(GONE)
+                    request.fail(CRASHED)
                 else:
                     request.alone = True
                     self._waiting.appendleft(request)
@@ -208,29 +204,23 @@ def _work(connection: Connection, sources: list[ModelSource]) -> None:
     """The other process: load, then answer until the page's process is gone."""
     gc.disable()  # nothing that is imported or loaded is garbage
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    _keep_freed_memory()
     import torch
     from predictor import LOADED
 
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    torch.set_num_threads(
-        max(1, cores - 1)
-    )  # one core is the page's: threads of a pass that wait for it only lose time
+    # One core is the page's: threads of a pass that wait for it only lose time.
+    torch.set_num_threads(max(1, torch.get_num_threads() - 1))
     connection.send(load_predictors(sources))
     gc.enable()
-
     one_at_a_time = threading.Lock()
 
     def answer(number: int, task: str, source: str | bytes, name: str, film: bool) -> None:
         try:
-            found = LOADED[task](source, name, film)
+            result = LOADED[task](source, name, film)
         except Exception:  # whatever it is, somebody waits for an answer
             traceback.print_exc()
-            found = Answer(
-                {"file": name, "error": "this file could not be answered: the fault is ours, and in the log"}
-            )
+            result = Answer({"file": name, "error": FAULT})
         with one_at_a_time:
-            connection.send((number, found))
+            connection.send((number, result))
 
     with ThreadPoolExecutor(MAX_IN_FLIGHT) as pool:
         while True:
@@ -238,17 +228,3 @@ def _work(connection: Connection, sources: list[ModelSource]) -> None:
                 pool.submit(answer, *connection.recv())
             except EOFError:
                 return
-
-
-def _keep_freed_memory() -> None:
-    """Let glibc keep up to half a GiB that was freed: a pass in a thread would give its memory back, and ask for it
-    anew page by page.
-    """
-    if platform.libc_ver()[0] == "glibc":
-        libc = ctypes.CDLL(None)
-        for option, value in (
-            (-8, 1),
-            (-3, 1 << 28),
-            (-1, 1 << 29),
-        ):  # malloc.h: M_ARENA_MAX, M_MMAP_THRESHOLD, M_TRIM_THRESHOLD
-            libc.mallopt(option, value)

@@ -67,10 +67,13 @@ def space_uploads(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def space(space_folder, run, covid_run, space_uploads, tmp_path_factory):
-    """Its address: TB and COVID are served, the third model does not load. Only what the folder brings along is there."""
+    """Its address: TB and COVID are served, the third model does not load. Only what the folder brings along is there,
+    and its Hugging Face home cannot be written.
+    """
     broken = tmp_path_factory.mktemp("broken")
     shutil.copyfile(run / "config.json", broken / "config.json")
     settings = {"CXR_TB": str(run), "CXR_COVID": str(covid_run), "CXR_THREE_CLASS": str(broken)}
+    settings["HF_HOME"] = "/dev/null/home"
     with serve(space_folder, settings, space_uploads) as address:
         yield address
 

@@ -153,13 +153,15 @@ def test_all_questions_many_files_and_results(visit, run, covid_run, films, phan
     )  # uploaded: its row, not the progress that shows its name, too
     page.get_by_role("button", name="Classify them").click()
     page.get_by_text("2 files, 1 of them could not be read").wait_for(timeout=WAIT)
+    assert page.locator("[role=tabpanel]:visible .file-preview a:visible").count() == 0  # it is deleted soon
     with page.expect_download() as download:
         page.get_by_text("Download as CSV").click()
     assert "'=film.png" in Path(download.value.path()).read_text(encoding="utf-8-sig")
     page.get_by_role("tab", name="Results").click()
     page.locator(".cxr-figures img").first.wait_for(timeout=WAIT)
-    assert page.locator(".cxr-wide tbody tr").count() == 2  # test of both runs; neither has external radiographs
-    assert "tb" in page.locator(".cxr-wide tbody").inner_text()
+    tables = page.locator(".cxr-facts:visible")
+    assert tables.locator("tbody tr").count() == 2  # test of both runs; neither has external radiographs
+    assert "tb" in tables.locator("h3").first.inner_text()
 
 
 def test_by_keyboard_alone(visit):

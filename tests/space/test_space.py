@@ -1,5 +1,6 @@
 """The Space by its two doors: gradio_client and a real browser; and what it refuses."""
 
+import ast
 import asyncio
 import base64
 import io
@@ -9,8 +10,13 @@ import re
 import shutil
 import subprocess
 import sys
+import tomllib
+import zipfile
 from pathlib import Path
+from types import SimpleNamespace
 
+import httpx
+import jsonschema
 import pytest
 import yaml
 from gradio_client import Client, handle_file
@@ -83,11 +89,26 @@ def test_the_readmes_ways_to_ask_a_space(space, films, run, tmp_path):
         assert json.loads(told)[0]["scores"] == pytest.approx(ours["scores"], abs=1e-4)
 
 
-def test_an_mcp_client_finds_and_uses_the_tools(space, films):
+REFUSED = ("/etc/hostname", "http://127.0.0.1/x.png", "data:image/png;base64,x")
+
+
+def test_an_mcp_client_follows_every_schema_and_calls_every_tool(space, films, phantoms, tmp_path):
     mcp = pytest.importorskip("mcp")
     from mcp.client.streamable_http import streamablehttp_client
 
-    film = f"data:image/png;base64,{base64.b64encode(films['png'].read_bytes()).decode()}"  # or a public address, which Gradio fetches
+    film = f"data:image/png;base64,{base64.b64encode(films['png'].read_bytes()).decode()}"
+    with zipfile.ZipFile(tmp_path / "films.zip", "w") as archive:
+        archive.write(films["png"], "PAT1/IM0001")
+    with (tmp_path / "films.zip").open("rb") as content:
+        (uploaded,) = httpx.post(f"{space}/gradio_api/upload", files={"files": content}).json()
+    several = [film, f"data:;base64,{base64.b64encode(b'no film').decode()}", f"{space}/gradio_api/file={uploaded}"]
+    words = {
+        "predict_tb": {"path": film},
+        "predict_covid": {"path": film, "heat_map": True},
+        "predict_batch": {"title": "Tuberculosis", "paths": several},
+    }
+    refused = [{"title": "Gout", "paths": several}]
+    refused += [{"title": "Tuberculosis", "paths": [item]} for item in REFUSED]
 
     async def talk():
         async with (
@@ -96,13 +117,25 @@ def test_an_mcp_client_finds_and_uses_the_tools(space, films):
         ):
             await session.initialize()
             tools = {tool.name: tool for tool in (await session.list_tools()).tools}
-            return tools, await session.call_tool("predict_tb", {"path": film})
+            results = {name: await session.call_tool(name, words[name]) for name in tools}
+            return tools, results, [await session.call_tool("predict_batch", wrong) for wrong in refused]
 
-    tools, result = asyncio.run(talk())
-    assert set(tools) == {"predict_tb", "predict_covid", "predict_batch"}
-    assert all("not a medical device" in tool.description for tool in tools.values())
-    assert not result.isError
-    assert "Tuberculosis" in result.content[0].text
+    tools, results, errors = asyncio.run(talk())
+    assert set(tools) == set(words)
+    for name, tool in tools.items():
+        assert "not a medical device" in tool.description
+        jsonschema.Draft202012Validator.check_schema(tool.inputSchema)
+        jsonschema.validate(words[name], tool.inputSchema)
+        assert not results[name].isError, results[name].content
+    answers = {name: ast.literal_eval(result.content[0].text) for name, result in results.items()}
+    rows = answers["predict_batch"]
+    assert [list(row) == ["file", "error"] for row in rows] == [False, True, False]
+    assert rows[2]["file"] == "PAT1/IM0001"
+    assert rows[0]["scores"] == rows[2]["scores"] == pytest.approx(answers["predict_tb"]["scores"], abs=1e-5)
+    assert answers["predict_covid"]["heat_map"].startswith("data:image/png")
+    assert all(error.isError for error in errors)
+    assert "Tuberculosis" in errors[0].content[0].text
+    assert all("give data addresses" in error.content[0].text for error in errors[1:])
 
 
 def test_four_classes(space, covid_run, films):
@@ -113,17 +146,22 @@ def test_four_classes(space, covid_run, films):
 
 
 @pytest.fixture
-def facts(monkeypatch):
-    """space/facts.py, imported by its bare name as the Space does."""
-    monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "space"))
+def parts(monkeypatch):
+    """space/facts.py and space/results.py, imported by their bare names as the Space does."""
+    monkeypatch.syspath_prepend(str(ROOT / "space"))
     import facts
+    import results
 
-    return facts
+    return facts, results
 
 
-def test_a_tab_tells_figures_licence_and_citation(facts, run, tmp_path):
-    from config import ModelSource
+def served(facts, folder: Path) -> SimpleNamespace:
+    source = SimpleNamespace(task="tb", model=str(folder), revision=None)
+    return SimpleNamespace(task="tb", source=source, facts=facts.read_facts(source))
 
+
+def test_a_tab_tells_figures_licence_and_citation(parts, run, tmp_path):
+    facts, results = parts
     copy = tmp_path / "run"
     shutil.copytree(run, copy, ignore=shutil.ignore_patterns("checkpoints"))
     environment = json.loads((copy / "environment.json").read_text())
@@ -135,8 +173,7 @@ def test_a_tab_tells_figures_licence_and_citation(facts, run, tmp_path):
         "citation": "Doe J. 2020.",
     }
     (copy / "environment.json").write_text(json.dumps({**environment, "data_sources": [terms]}))
-    source = ModelSource("tb", str(copy))
-    shown = facts.facts_html(facts.read_facts(source), source)
+    shown = results.facts_html(served(facts, copy))
     test = json.loads((copy / "metrics.json").read_text())["splits"]["test"]
     assert f"test, n = {test['n']}" in shown
     assert all(f"{test['metrics']['auroc'][key]:.3f}".removeprefix("0") in shown for key in ("value", "low", "high"))
@@ -145,18 +182,19 @@ def test_a_tab_tells_figures_licence_and_citation(facts, run, tmp_path):
 
 
 @pytest.mark.parametrize("value", [0.0, 4e-12, 0.0004, 0.5, 0.9994, 0.99985, 0.9999996, 1.0])
-def test_a_figure_reads_here_as_on_its_card(facts, value):
-    figure = {"value": value, "low": value / 2, "high": 1.0}
-    assert facts.figure_text(figure) == format_metric(figure)
+def test_a_metric_reads_here_as_on_its_card(parts, value):
+    facts, _ = parts
+    metric = {"value": value, "low": value / 2, "high": 1.0}
+    assert facts.metric_text(metric) == format_metric(metric)
     assert (facts.number_text(value) == "1.000") == (value == 1)
     assert (facts.number_text(value) == ".000") == (value == 0)
 
 
-def test_a_model_without_figures_says_so(facts, tmp_path):
-    from config import ModelSource
-
-    source = ModelSource("tb", str(tmp_path))
-    assert "carries no figures" in facts.facts_html(facts.read_facts(source), source)
+def test_a_model_without_figures_says_so(parts, tmp_path):
+    facts, results = parts
+    assert "carries no figures" in results.facts_html(served(facts, tmp_path))
+    (tmp_path / "metrics.json").write_text('{"splits": {"validation": {}}}')
+    assert "carries no figures" in results.facts_html(served(facts, tmp_path))
 
 
 def start(folder: Path, **settings: str) -> subprocess.CompletedProcess[str]:
@@ -213,6 +251,31 @@ def test_the_environment_takes_precedence(tmp_path, monkeypatch):
     assert chosen == [ModelSource("tb", "other/name", "b" * 40)]
 
 
+def test_a_cache_that_cannot_be_written_is_replaced_and_keeps_what_it_holds(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "space"))
+    import config
+    from huggingface_hub import constants, get_token, hf_hub_download
+
+    hub, commit = tmp_path / "hub", "a" * 40
+    snapshot = hub / "models--org--name" / "snapshots" / commit
+    snapshot.mkdir(parents=True)
+    (snapshot / "config.json").write_text("{}")
+    monkeypatch.setenv("HF_MODULES_CACHE", "/dev/null/modules")
+    for name, path in (("HF_HUB_CACHE", hub), ("HF_XET_CACHE", hub), ("HF_TOKEN_PATH", "/dev/null/token")):
+        monkeypatch.setenv(name, "")
+        monkeypatch.setattr(constants, name, str(path))
+    monkeypatch.setattr(constants, "HF_MODULES_CACHE", "", raising=False)
+    config.ensure_writable_cache([config.ModelSource("tb", "org/name", commit), config.ModelSource("covid", "runs/x")])
+    assert constants.HF_HUB_CACHE == os.environ["HF_HUB_CACHE"] != str(hub)
+    Path(os.environ["HF_MODULES_CACHE"]).mkdir()
+    file = hf_hub_download("org/name", "config.json", revision=commit)
+    assert Path(file).is_relative_to(os.environ["HF_HUB_CACHE"])
+    assert get_token() is None
+    before = dict(os.environ)
+    config.ensure_writable_cache([])
+    assert dict(os.environ) == before
+
+
 def test_front_matter_and_pins():
     space = Path(__file__).parents[2] / "space"
     front = yaml.safe_load((space / "README.md").read_text().split("---")[1])
@@ -228,18 +291,29 @@ def test_front_matter_and_pins():
         "short_description",
     } <= set(front)
     assert len(front["short_description"]) <= 60
-    pins = dict(
-        re.findall(r"^([\w-]+)(?:\[\w+\])?==(\S+)$", (space / "requirements.txt").read_text(), flags=re.MULTILINE)
-    )
-    tested = {
-        name.lower().replace("_", "-"): pin
-        for name, pin in re.findall(
-            r"^([\w.-]+)==(\S+)$", (space.parent / "requirements.txt").read_text(), flags=re.MULTILINE
-        )
-    }
+    pins = read_pins(space / "requirements.txt")
+    tested = read_pins(space.parent / "requirements.txt")
     assert front["sdk_version"] == pins["gradio"]
-    assert pins == {name: tested[name] for name in pins}
+    assert {name: pin.rpartition("<=")[2] for name, pin in pins.items()} == {name: tested[name] for name in pins}
     assert json.dumps(front["license"]) == '"apache-2.0"'
+
+
+def read_pins(file: Path) -> dict[str, str]:
+    """Package: its exact version, or from which to which it may be."""
+    pins = re.findall(r"^([\w.-]+)(?:\[\w+\])?(?:==|>=)(\S+)$", file.read_text(), flags=re.MULTILINE)
+    return {name.lower().replace("_", "-"): pin for name, pin in pins}
+
+
+def test_zerogpu_can_build_it():
+    """It has Python 3.10 and 3.12, and adds its own upper bound of torch to these requirements: 2.13.0 in September 2026."""
+    front = yaml.safe_load((ROOT / "space" / "README.md").read_text().split("---")[1])
+    assert front["python_version"] in ("3.10", "3.12")
+    pins = read_pins(ROOT / "space" / "requirements.txt")
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
+    for name in ("torch", "torchvision"):  # each torchvision wants one torch: an exact pin of either binds both
+        lowest, highest = pins[name].split(",<=")
+        assert lowest < "2.13" < highest or name == "torchvision"
+        assert any(line.startswith(f"{name}>={lowest},") for line in project)
 
 
 STUB = """
@@ -254,23 +328,22 @@ ASK = """
 import sys
 from config import ModelSource
 from predictor import Predictor
-answer = Predictor(ModelSource("tb", sys.argv[1]))(sys.argv[2])
+answer = Predictor(ModelSource("tb", sys.argv[1]))(sys.argv[2], "film.png")
 print(answer.prediction["scores"], answer.heat.shape, "spaces" in sys.modules)
 """
 
 
 def test_where_zerogpu_is_there_each_call_borrows_it(space_folder, run, film, tmp_path):
+    """Every Gradio Space on the Hub has the package `spaces`; the variable says that there is a GPU to borrow."""
+    (tmp_path / "spaces.py").write_text(STUB)
     told = []
-    for place in (None, tmp_path):
-        if place:
-            (place / "spaces.py").write_text(STUB)
-        environment = {
-            **os.environ,
-            "PYTHONPATH": os.pathsep.join([str(space_folder), *([str(place)] if place else [])]),
-        }
+    for there in ("false", "true"):
+        path = os.pathsep.join([str(space_folder), str(tmp_path)])
         words = [sys.executable, "-c", ASK, str(run), str(film)]
+        environment = {**os.environ, "PYTHONPATH": path, "SPACES_ZERO_GPU": there}
         done = subprocess.run(words, env=environment, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr[-2000:]
         told.append(done.stdout.splitlines())
     assert told[1][0] == "lent"
+    assert told[0][0].endswith("False")
     assert told[1][1] == told[0][0].replace("False", "True")

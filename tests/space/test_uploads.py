@@ -78,6 +78,24 @@ def test_a_new_upload_under_the_same_name_waits_anew(uploads, tmp_path):
     assert film.exists()
 
 
+def test_what_the_page_offers_to_ask_again_stays_longer_and_then_says_that_it_is_gone(uploads, tmp_path):
+    from batch import predict_files
+    from worker import DELETED, Served
+
+    mine, start = uploads.Uploads(tmp_path), time.time()
+    film, again = put(tmp_path, "film"), put(tmp_path, "again")
+    with mine.use([str(film), str(again)], uploads.OFFERED):
+        pass
+    mine.sweep(start + uploads.OFFERED - 5)
+    assert film.exists()
+    with mine.use([str(again)], uploads.OFFERED):  # another question
+        pass
+    mine.sweep(time.time() + uploads.OFFERED + 5)
+    assert not film.exists()
+    source = SimpleNamespace(task="tb", model=str(tmp_path), revision=None)
+    assert predict_files(Served(source, [], None), [str(film)]) == [{"file": "film.png", "error": DELETED}]
+
+
 def test_the_folder_is_of_one_process_alone_and_goes_with_it(uploads, tmp_path):
     told = "import os, uploads; folder = uploads.UPLOADS.folder; print(folder, oct(folder.stat().st_mode)[-3:], os.environ['GRADIO_TEMP_DIR'])"
     environment = {

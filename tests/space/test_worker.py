@@ -48,8 +48,11 @@ def broken_run(deadly_run, tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def models(deadly_run, broken_run, tmp_path_factory):
-    """space/worker.py with one model that loads, and two that do not."""
+    """space/worker.py with one model that loads, and two that do not. The package `spaces` is there, and no ZeroGPU."""
+    package = tmp_path_factory.mktemp("package")
+    (package / "spaces.py").write_text("")
     with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(package))
         patch.syspath_prepend(str(Path(__file__).parents[2] / "space"))
         from config import ModelSource
         from worker import Models
