@@ -52,7 +52,8 @@ def for_inference(model: CxrForImageClassification, processor: CxrImageProcessor
     if not any(isinstance(module, nn.BatchNorm2d) for module in model.modules()):
         return model
     example = torch.rand(1, 3, processor.size["height"], processor.size["width"], device=model.device)
-    return model.fold_batch_norm(example.contiguous(memory_format=torch.channels_last))
+    folded: CxrForImageClassification = model.fold_batch_norm(example.contiguous(memory_format=torch.channels_last))
+    return folded
 
 
 def best_device() -> torch.device:

@@ -75,7 +75,7 @@ def test_the_space_answers_its_neighbours(huge, run, film, monkeypatch):
 
     found = predict_files(Predictor(ModelSource("tb", str(run))), [str(film), str(huge), str(film)])
     LOADED.clear()
-    assert [row["file"] for row in found] == [film.name, "huge.png", film.name]
+    assert [row["file"] for row in found] == [film.name, "huge.png", f"{film.name} (2)"]
     assert "memory" in found[1]["error"]
     assert str(huge) not in found[1]["error"]
     assert found[0]["scores"] == pytest.approx(found[2]["scores"], abs=1e-5)

@@ -350,13 +350,13 @@ def _ranged(content: bytes, request: Request, headers: dict[str, str]) -> Respon
 class Line:
     """A line to a Hub that can be cut: after `limit` more bytes to the Hub it closes and answers nobody until `mend`."""
 
-    def __init__(self, hub: Hub, port: int) -> None:
+    def __init__(self, hub: Hub, port: int = 0) -> None:
         self.hub = hub
         self.target = int(hub.endpoint.rpartition(":")[2])
         self.limit: float = float("inf")
         self.sent = 0
         self.listener = socket.create_server(("127.0.0.1", port))
-        hub.endpoint = f"http://127.0.0.1:{port}"
+        hub.endpoint = f"http://127.0.0.1:{self.listener.getsockname()[1]}"
         threading.Thread(target=self._accept, daemon=True).start()
 
     def cut_after(self, size: float) -> None:

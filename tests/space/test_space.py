@@ -325,7 +325,9 @@ def GPU(function):
     return lent
 """
 ASK = """
-import sys
+import os, sys
+sys.path.append(sys.argv[3])
+os.environ["SPACES_ZERO_GPU"] = sys.argv[4]
 from config import ModelSource
 from predictor import Predictor
 answer = Predictor(ModelSource("tb", sys.argv[1]))(sys.argv[2], "film.png")
@@ -333,15 +335,12 @@ print(answer.prediction["scores"], answer.heat.shape, "spaces" in sys.modules)
 """
 
 
-def test_where_zerogpu_is_there_each_call_borrows_it(space_folder, run, film, tmp_path):
+def test_where_zerogpu_is_there_each_call_borrows_it(space_folder, run, film, loaded_python, tmp_path):
     """Every Gradio Space on the Hub has the package `spaces`; the variable says that there is a GPU to borrow."""
     (tmp_path / "spaces.py").write_text(STUB)
     told = []
     for there in ("false", "true"):
-        path = os.pathsep.join([str(space_folder), str(tmp_path)])
-        words = [sys.executable, "-c", ASK, str(run), str(film)]
-        environment = {**os.environ, "PYTHONPATH": path, "SPACES_ZERO_GPU": there}
-        done = subprocess.run(words, env=environment, capture_output=True, text=True, check=False)
+        done = loaded_python.run(["-c", ASK, run, film, space_folder, there], tmp_path)
         assert done.returncode == 0, done.stderr[-2000:]
         told.append(done.stdout.splitlines())
     assert told[1][0] == "lent"

@@ -10,13 +10,5 @@ CxrConfig.register_for_auto_class()
 CxrForImageClassification.register_for_auto_class("AutoModelForImageClassification")
 CxrImageProcessor.register_for_auto_class()
 
-__all__ = [
-    "CxrConfig",
-    "CxrForImageClassification",
-    "CxrImageProcessor",
-    "CxrOutput",
-    "Radiograph",
-    "RadiographError",
-    "read_radiograph",
-    "thumbnail",
-]
+__all__ = ["CxrConfig", "CxrForImageClassification", "CxrImageProcessor", "CxrOutput", "Radiograph", "RadiographError"]
+__all__ += ["read_radiograph", "thumbnail"]

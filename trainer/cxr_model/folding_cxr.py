@@ -13,7 +13,7 @@ def fold_batch_norm(model: Any, pixel_values: Tensor) -> Any:
     Layers that belong together are seen in one pass over `pixel_values` [B, 3, H, W]. Where the copy's `logits` or
     `feature_map` differ, as where a convolution feeds other layers too, the model itself is given back.
     """
-    folded = deepcopy(model)
+    folded = deepcopy(model.eval())
     names = {module: name for name, module in folded.named_modules()}
     with torch.inference_mode():
         expected, pairs = _watched(folded, pixel_values)
@@ -39,17 +39,14 @@ def _pad_within(layer: Any, even: bool) -> None:
     With a stride of 2 an `even` map is padded at its far sides: so is it all around under a kernel that begins with 0.
     """
     convolution = layer.convolution
-    if convolution.padding != (0, 0):
-        return
-    if convolution.stride == (1, 1):
-        sizes = zip(convolution.dilation, convolution.kernel_size, strict=True)
-        convolution.padding = tuple(dilation * (kernel - 1) // 2 for dilation, kernel in sizes)
-    elif even and convolution.stride == (2, 2) and convolution.kernel_size == (3, 3) and convolution.groups > 1:
+    if even and convolution.stride == (2, 2) and convolution.kernel_size == (3, 3) and convolution.groups > 1:
         wider = nn.functional.pad(convolution.weight.detach(), (1, 0, 1, 0))
         convolution.weight = nn.Parameter(wider.contiguous(memory_format=torch.channels_last))
-        convolution.kernel_size, convolution.padding = (4, 4), (1, 1)
-    else:
+        convolution.kernel_size = (4, 4)
+    elif convolution.stride != (1, 1):
         return
+    sizes = zip(convolution.dilation, convolution.kernel_size, strict=True)
+    convolution.padding = tuple(dilation * (kernel - 1) // 2 for dilation, kernel in sizes)
     layer.config = copy(layer.config)
     layer.config.tf_padding = False
 

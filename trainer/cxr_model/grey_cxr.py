@@ -1,7 +1,4 @@
-"""From values of any depth to uint8 grey: what is deeper than 8 bits is stretched between percentiles.
-
-Research demonstration, not a medical device.
-"""
+"""From values of any depth to uint8 grey. Research demonstration, not a medical device."""
 
 from dataclasses import dataclass
 

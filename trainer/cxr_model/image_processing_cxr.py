@@ -4,9 +4,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from .versions_cxr import LOWEST  # noqa: F401  checks the versions
-
-# isort: split
 import numpy as np
 import torch
 from PIL import Image

@@ -15,13 +15,6 @@ from .folding_cxr import fold_batch_norm
 if TYPE_CHECKING:  # transformers saves the files that are named in imports: so this one goes along
     from .pipeline_cxr import CxrImageClassificationPipeline  # noqa: F401
 
-PIPELINE = {"impl": "pipeline_cxr.CxrImageClassificationPipeline", "pt": ["AutoModelForImageClassification"]}
-
-
-def _is_finite(tensor: Tensor) -> bool:
-    """Whether every value is a finite number, in one pass without a copy: NaN and infinity are seen in the extremes."""
-    return not tensor.is_floating_point() or not tensor.numel() or all(bool(end.isfinite()) for end in tensor.aminmax())
-
 
 @dataclass
 class CxrOutput(ModelOutput):
@@ -39,15 +32,15 @@ class CxrForImageClassification(PreTrainedModel):
     config_class = CxrConfig
     main_input_name = "pixel_values"
     input_modalities = ("image",)
+    fold_batch_norm = fold_batch_norm
 
     def __init__(self, config: CxrConfig) -> None:
         if (channels := getattr(config.backbone_config, "num_channels", 3)) != 3:
             raise ValueError(f"the backbone takes images of {channels} channels, this model gives it 3")
         super().__init__(config)
-        config.custom_pipelines = {"image-classification": PIPELINE}
-        if (
-            config.operating_point and config.operating_point["label"] not in config.id2label.values()
-        ):  # of other labels
+        own = {"impl": "pipeline_cxr.CxrImageClassificationPipeline", "pt": ["AutoModelForImageClassification"]}
+        config.custom_pipelines = {"image-classification": own}
+        if (config.operating_point or {}).get("label") not in config.id2label.values():  # none, or of other labels
             config.operating_point = None
         if config.class_weights and len(config.class_weights) != config.num_labels:
             config.class_weights = None
@@ -97,7 +90,7 @@ class CxrForImageClassification(PreTrainedModel):
             kinds.remove("mismatched_keys")
         if wrong := {kind: sorted(map(str, info[kind])) for kind in sorted(kinds) if info[kind]}:
             raise OSError(f"{name}: the weights do not fit the configuration: {wrong}")
-        if broken := [name for name, tensor in model.state_dict().items() if not _is_finite(tensor)]:
+        if broken := [name for name, tensor in model.state_dict().items() if not tensor.isfinite().all()]:
             raise OSError(f"{name}: weights that are not finite: {', '.join(broken[:3])}; train it anew")
         return (model, info) if wants_info else model
 
@@ -116,11 +109,6 @@ class CxrForImageClassification(PreTrainedModel):
     def labels(self) -> tuple[str, ...]:
         """What the model answers, in the order of its outputs."""
         return tuple(self.config.id2label[index] for index in range(self.config.num_labels))
-
-    def fold_batch_norm(self, pixel_values: Tensor) -> "CxrForImageClassification":
-        """A copy for inference with BatchNorm folded into the convolutions, for inputs like `pixel_values`."""
-        folded: CxrForImageClassification = fold_batch_norm(self.eval(), pixel_values)
-        return folded
 
     def classify(self, feature_map: Tensor) -> Tensor:
         """Feature map [B, D, h, w] -> logits [B, C]."""

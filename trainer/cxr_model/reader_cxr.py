@@ -141,12 +141,11 @@ def _deep_colour(image: Any) -> np.ndarray | None:
 
     if kind == "LA":
         words = decode("I;32B", "I")
-        samples, alpha = words >> 16, words & 0xFFFF
-    else:
-        other = {"B": "L", "L": "B", "N": "B" if sys.byteorder == "little" else "L"}[order]
-        samples = decode(rawmode) << 8 | decode(f"{kind};16{other}")
-        samples, alpha = samples[..., :3], samples[..., 3:] if kind == "RGBA" else np.full((1, 1, 1), 0xFFFF)
-    return (samples * (alpha / 0xFFFF)).astype(np.uint16)
+        return ((words >> 16) * ((words & 0xFFFF) / 0xFFFF)).astype(np.uint16)
+    other = {"B": "L", "L": "B", "N": "B" if sys.byteorder == "little" else "L"}[order]
+    samples = decode(rawmode) << 8 | decode(f"{kind};16{other}")
+    alpha = samples[..., 3:] if kind == "RGBA" else np.full((1, 1, 1), 0xFFFF)
+    return (samples[..., :3] * (alpha / 0xFFFF)).astype(np.uint16)
 
 
 def _is_coloured(image: Image.Image) -> bool:
