@@ -170,7 +170,8 @@ def test_what_cannot_be_published_is_refused_before_anything_is_sent(hub, cxr, f
     )
 
 
-@pytest.mark.parametrize("cuts", [1, pytest.param(3, marks=pytest.mark.slow)])
+@pytest.mark.slow  # hub_cards/test_publish.py cuts the line in the process of the tests
+@pytest.mark.parametrize("cuts", [1, 3])
 def test_a_push_cut_half_way_is_finished_by_the_next(cuts, line, hub, cxr, finished, tmp_path):
     size = (finished / "model.safetensors").stat().st_size
     words = ("push", finished, "--repo-id", "org/tb", *LICENCE)
