@@ -82,7 +82,7 @@ class CxrImageProcessor(BaseImageProcessor):
         return torch.addcmul(-mean / std, grey.unsqueeze(-1).float() * self.rescale_factor, 1 / std).permute(0, 3, 1, 2)
 
     def preprocess(self, images: Any, return_tensors: str | None = None, **kwargs: Any) -> BatchFeature:
-        """A source of `read_radiograph`, a list or [B, H, W, 3] -> {"pixel_values": [B, 3, height, width]}, as tensors."""
+        """A source of `read_radiograph`, a list or [B, H, W, 3] -> {"pixel_values": [B, 3, height, width]}."""
         wrong = sorted(key for key, value in kwargs.items() if value is not None)
         if wrong or return_tensors not in (None, "pt", "np"):
             raise TypeError(f"the processor takes images, return_tensors 'pt' or 'np', not {wrong or return_tensors}")
