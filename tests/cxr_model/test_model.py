@@ -271,3 +271,32 @@ def test_a_backbone_that_does_not_fit_is_refused_in_one_sentence():
         CxrConfig(backbone_config={"model_type": "resnt"})
     with pytest.raises(ValueError, match="takes images of 1 channels"):
         make(backbone_config={**RESNET, "num_channels": 1}, feature_size=16)
+
+
+@pytest.mark.parametrize("settings", [{"labels": {0: "ill"}}, {"problem_type": "multi_label_classification"}])
+def test_what_the_loss_cannot_train_is_refused(settings):
+    with pytest.raises(ValueError, match="2 or more labels"):
+        make(**settings)
+
+
+def test_labels_may_have_keys_of_text_as_in_json(tmp_path):
+    make().save_pretrained(tmp_path)
+    loaded = CxrForImageClassification.from_pretrained(tmp_path, id2label={"0": "no", "1": "yes"})
+    assert loaded.labels == ("no", "yes")
+
+
+def test_a_size_is_a_number_or_both_sides():
+    assert CxrImageProcessor(size=96).size == CxrImageProcessor(size=(96, 96)).size == {"height": 96, "width": 96}
+    for size in ({"shortest_edge": 96}, {"height": 96}):
+        with pytest.raises(ValueError, match="height"):
+            CxrImageProcessor(size=size)
+
+
+def test_a_batch_is_an_array_and_no_image_is_told():
+    batch = torch.randint(0, 255, (2, 70, 80, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    processor = CxrImageProcessor()
+    one_by_one = processor(list(batch))["pixel_values"]
+    assert torch.equal(processor(batch)["pixel_values"], one_by_one)
+    assert torch.equal(processor(batch.numpy())["pixel_values"], one_by_one)
+    with pytest.raises(ValueError, match="no image"):
+        processor([])

@@ -178,6 +178,7 @@ def test_a_space_says_that_it_cannot_read_a_private_or_gated_model(hub, capsys):
 def test_a_model_of_another_kind_is_no_model_for_the_space(hub, capsys):
     publish_files("org/vit", "model", {"README.md": CARD, "model.safetensors": b"weights"}, False, "another")
     assert "holds no model of cxr-hub" in refused(capsys, "push-space", "--repo-id", "org/app", "--tb", "org/vit")
+    assert "--repo-id a/b/c" in refused(capsys, "push-space", "--repo-id", "a/b/c", "--tb", "org/vit")
     assert "spaces/org/app" not in hub.commits
     hub_model = publish_files("org/tb", "model", MODEL, False, "a model").commit.rpartition("/")[2]
     assert f'revision = "{hub_model}"'.encode() in space_files({"tb": find_model("org/tb@main")})["models.toml"]

@@ -104,6 +104,8 @@ def push_space(
 
     if not models:
         raise UsageError("no model is named: give --tb, --covid or --three-class org/name[@revision]")
+    with hub_errors(f"--repo-id {repo_id}"):
+        check_repository(repo_id, "space", private, writing=not dry_run)
     found = {}
     for task, reference in models.items():
         with hub_errors(f"--{task} {reference}"):
@@ -112,8 +114,6 @@ def push_space(
         files = space_files(found)
     except FileNotFoundError as error:
         raise UsageError(str(error)) from error
-    with hub_errors(f"--repo-id {repo_id}"):
-        check_repository(repo_id, "space", private, writing=not dry_run)
     for name, content in files.items():
         log(f"  {len(content):>12,}  {name}")
     for info in found.values():

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from PIL import Image
 from transformers import BatchFeature
-from transformers.image_processing_utils import BaseImageProcessor
+from transformers.image_processing_utils import BaseImageProcessor, get_size_dict
 
 from .grey_cxr import Radiograph
 from .reader_cxr import read_radiograph
@@ -31,7 +31,7 @@ class CxrImageProcessor(BaseImageProcessor):
 
     def __init__(
         self,
-        size: dict[str, int] | None = None,
+        size: dict[str, int] | Sequence[int] | int | None = None,
         resample: int = 2,
         rescale_factor: float = 1 / 255,
         image_mean: Sequence[float] = (0.5, 0.5, 0.5),
@@ -42,7 +42,9 @@ class CxrImageProcessor(BaseImageProcessor):
         mean_thumbnail = mean_thumbnail or kwargs.pop("usual_chest", None)  # its name in runs of before
         super().__init__(**kwargs)
         self.do_resize = self.do_rescale = self.do_normalize = True
-        self.size = {key: int((size or {}).get(key, 224)) for key in ("height", "width")}
+        self.size = dict(get_size_dict(224 if size is None else size))
+        if set(self.size) != {"height", "width"}:
+            raise ValueError(f"size={size}: expected {{'height': H, 'width': W}}: the aspect ratio is not kept")
         self.resample = int(resample)
         self.rescale_factor = rescale_factor
         self.image_mean = list(image_mean)
@@ -80,11 +82,13 @@ class CxrImageProcessor(BaseImageProcessor):
         return torch.addcmul(-mean / std, grey.unsqueeze(-1).float() * self.rescale_factor, 1 / std).permute(0, 3, 1, 2)
 
     def preprocess(self, images: Any, return_tensors: str | None = None, **kwargs: Any) -> BatchFeature:
-        """One source of `read_radiograph` or a list -> {"pixel_values": [B, 3, height, width]}, `pt` or `np`."""
+        """A source of `read_radiograph`, a list or [B, H, W, 3] -> {"pixel_values": [B, 3, height, width]}."""
         wrong = sorted(key for key, value in kwargs.items() if value is not None)
         if wrong or return_tensors not in (None, "pt", "np"):
             raise TypeError(f"the processor takes images, return_tensors 'pt' or 'np', not {wrong or return_tensors}")
-        sources = images if isinstance(images, (list, tuple)) else [images]
+        sources = images if isinstance(images, (list, tuple)) or getattr(images, "ndim", 0) == 4 else [images]
+        if len(sources) == 0:
+            raise ValueError("no image was given")
         grey = torch.from_numpy(np.stack([self.resize(self.read(source).pixels) for source in sources]))
         values = self.to_pixel_values(grey)
         return BatchFeature({"pixel_values": values.numpy() if return_tensors == "np" else values})

@@ -37,6 +37,10 @@ class CxrForImageClassification(PreTrainedModel):
     def __init__(self, config: CxrConfig) -> None:
         if (channels := getattr(config.backbone_config, "num_channels", 3)) != 3:
             raise ValueError(f"the backbone takes images of {channels} channels, this model gives it 3")
+        config.id2label = {int(index): label for index, label in config.id2label.items()}
+        if config.num_labels < 2 or config.problem_type not in (None, "single_label_classification"):
+            problem = f"num_labels={config.num_labels}, problem_type={config.problem_type}"
+            raise ValueError(f"{problem}: this model tells 2 or more labels apart, one of which holds for an image")
         super().__init__(config)
         own = {"impl": "pipeline_cxr.CxrImageClassificationPipeline", "pt": ["AutoModelForImageClassification"]}
         config.custom_pipelines = {"image-classification": own}
