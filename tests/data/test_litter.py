@@ -124,6 +124,15 @@ def test_folders_and_images_beside_the_splits_are_named(data, tmp_path):
     assert "hold_out" in note
 
 
+@pytest.mark.parametrize("names", [("train_set", "val_set", "test_set"), ("Train Images", "validating", "TEST-data")])
+def test_split_folders_may_say_that_they_are_sets(names, data, tmp_path):
+    for name in names:
+        shutil.copytree(data, tmp_path / "splits" / name)
+    manifest = read_manifest(tmp_path / "splits")
+    assert manifest.rows["split"].value_counts().to_dict() == {"train": 12, "validation": 12, "test": 12}
+    assert manifest.notes == []
+
+
 def test_images_beside_class_folders_masks_and_other_files_are_counted(data):
     shutil.copy(next((data / "Normal").iterdir()), data / "loose.png")
     shutil.copytree(data / "Normal", data / "Masks")

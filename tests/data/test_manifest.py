@@ -155,7 +155,7 @@ def test_missing_data_says_what_is_expected(tmp_path, phantoms):
     (tmp_path / "a.csv").write_text("file,label\nnot/there.png,x\n")
     with pytest.raises(UsageError, match=r"1 of 1 files are not there.*there\.png"):
         read_manifest(tmp_path / "a.csv")
-    (tmp_path / "b.csv").write_text("path,class\nx.png,x\n")
+    (tmp_path / "b.csv").write_text("place,class\nx.png,x\n")
     with pytest.raises(UsageError, match="no column file, label"):
         read_manifest(tmp_path / "b.csv")
     film = next(phantoms.rglob("*.png"))

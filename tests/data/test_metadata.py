@@ -29,7 +29,17 @@ def patients(manifest) -> dict[str, str]:
     return {"/".join(Path(row.file).parts[-2:]): row.group for row in manifest.rows.itertuples()}
 
 
-COLUMNS = ["patient_id", "PatientID", "Patient ID", "patient", "subject_id", "Subject", "participant_id", "Case ID"]
+COLUMNS = [
+    "patient_id",
+    "PatientID",
+    "Patient ID",
+    "patient",
+    "subject_id",
+    "Subject",
+    "participant_id",
+    "Case ID",
+    "MRN",
+]
 
 
 @pytest.mark.parametrize("column", COLUMNS)
@@ -41,6 +51,13 @@ def test_a_manifest_names_patients_by_any_usual_column(data, column):
     assert manifest.notes == [
         f"{data / 'list.csv'}: 2 patients of 8 of 12 images are taken from column {column}",
     ]
+
+
+def test_numbers_of_patients_are_the_same_with_and_without_a_decimal_point(data):
+    numbers = ["12", "12.0", "7.0", "7", "12.5", "x.0"] * 2  # as pandas writes a column that had gaps
+    pd.DataFrame({"path": files_of(data), "label": "x", "patient": numbers}).to_csv(data / "list.csv", index=False)
+    groups = read_manifest(data / "list.csv").rows["group"]
+    assert groups.value_counts().to_dict() == {"12": 4, "7": 4, "12.5": 2, "x.0": 2}
 
 
 def test_a_second_patient_column_is_named_and_an_empty_one_gives_way(data):

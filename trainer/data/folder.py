@@ -10,7 +10,7 @@ from PIL import Image, UnidentifiedImageError
 from trainer.cxr_model.dicom_cxr import is_dicom
 from trainer.cxr_model.reader_cxr import FORMATS
 from trainer.data.metadata import TABLES, add_metadata
-from trainer.data.schema import COLUMNS, SPLIT_NAMES, SUFFIXES, Manifest
+from trainer.data.schema import COLUMNS, SUFFIXES, Manifest, split_name
 
 LITTER = {"__macosx", "@eadir", "@recycle", "#recycle", "#snapshot", "$recycle.bin", "system volume information"}
 LITTER |= {"thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r", "thumbs", "thumbnails", "lost+found"}
@@ -24,7 +24,7 @@ def read_folder(root: Path) -> Manifest:
     """
     manifest = Manifest(pd.DataFrame())
     folders, files = _children(root, manifest)
-    sides = {folder: SPLIT_NAMES.get(folder.name.lower(), "") for folder in folders}
+    sides = {folder: split_name(folder.name) for folder in folders}
     nothing_else = all(side and _children(folder, Manifest(pd.DataFrame()))[0] for folder, side in sides.items())
     if not nothing_else and "train" not in sides.values():
         sides = {root: ""}

@@ -9,16 +9,18 @@ from pathlib import Path, PurePosixPath
 
 import pandas as pd
 
-from trainer.data.schema import COLUMNS, SPLIT_NAMES, SPLITS, SUFFIXES, Manifest
+from trainer.data.schema import COLUMNS, SPLITS, SUFFIXES, Manifest, split_name
 from trainer.errors import UsageError
 from trainer.tasks import normalise_label
 
 TABLES = {".csv", ".tsv", ".jsonl", ".parquet"}
 PERSONS = ("patient", "subject", "participant", "person", "case")
+NUMBERS = ("id", "", "no", "number", "name")
+IMAGES = ("name", "file", "path", "index", "id")
 ALIASES = {  # as `normalise_label` writes them; the first with any value is taken
-    "file": ("file", "filename", "filepath", "image", "imagename", "imagefile", "imagepath", "imageindex", "imageid"),
-    "group": ("group", "groupid", *(f"{who}{what}" for what in ("id", "", "no", "number", "name") for who in PERSONS)),
-    "collection": ("collection", "source"),
+    "file": ["file", "filename", "filepath", "path", "image", *(f"image{what}" for what in IMAGES)],
+    "group": ["group", "groupid", *(who + what for what in NUMBERS for who in PERSONS), "mrn"],
+    "collection": ["collection", "source"],
 }
 UNKNOWN = {"na", "n/a", "nan", "none", "null", "unknown", "anonymous", "anonymized", "anonymised", "?", "-"}
 
@@ -53,8 +55,9 @@ def read_table(path: Path) -> tuple[pd.DataFrame, dict[str, list[str]]]:
     table = table.assign(**{column: table[given[0]] for column, given in names.items()})
     if "group" in names:
         table["group"] = table["group"].mask(table["group"].str.casefold().isin(UNKNOWN), "")
+        table["group"] = table["group"].str.replace(r"^(\d+)\.0$", r"\1", regex=True)  # numbers that had gaps
     if "split" in names:
-        table["split"] = [SPLIT_NAMES.get(split.lower(), split) for split in table["split"]]
+        table["split"] = [split_name(split) or split for split in table["split"]]
         if wrong := sorted(set(table["split"]) - {*SPLITS, ""}):
             raise UsageError(f"{path}: unknown split {', '.join(wrong)}; expected {', '.join(SPLITS)}")
     return table, names

@@ -1,6 +1,7 @@
 """What a manifest holds, one row an image: the names of its columns and splits, and what was left out of it."""
 
 import os
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -8,12 +9,8 @@ from pathlib import Path
 import pandas as pd
 
 SPLITS = ("train", "validation", "test", "external")
-SPLIT_NAMES = {
-    **dict(zip(SPLITS, SPLITS, strict=True)),
-    "training": "train",
-    "testing": "test",
-}  # in folders and columns
-SPLIT_NAMES |= dict.fromkeys(("val", "valid", "dev"), "validation")
+SPLIT_NAMES = {**dict(zip(SPLITS, SPLITS, strict=True)), "training": "train", "testing": "test"}
+SPLIT_NAMES |= dict.fromkeys(("val", "valid", "validating", "dev"), "validation")
 COLUMNS = ("file", "label", "split", "group", "collection", "sha256")
 SUFFIXES = {".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".tif", ".tiff", ".bmp", ".webp", ".gif"}
 SUFFIXES |= {".jp2", ".j2k", ".j2c", ".jpc", ".jpf", ".jpx", ".pbm", ".pgm", ".ppm", ".pnm", ".pfm"}
@@ -45,6 +42,11 @@ class Manifest:
         """One sentence that counts the files that are not used, by reason."""
         counts = [f"{len(files)} {reason} (first: {files[0]})" for reason, files in self.left_out.items()]
         return [f"{len(self.others)} files were seen and are not used: {'; '.join(counts)}"] if counts else []
+
+
+def split_name(text: str) -> str:
+    """The split that a folder or a cell names (`Train`, `val`, `test_set`); empty where it names none."""
+    return SPLIT_NAMES.get(re.sub(r"[ _-]?(set|data|images|split)$", "", text.strip().lower()), "")
 
 
 def available_cores() -> int:
