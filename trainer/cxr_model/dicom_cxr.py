@@ -94,7 +94,7 @@ def _stored_values(header: Header) -> tuple[np.ndarray, int]:
     _settle_colour(header, rows * columns * allocated // 8)
     try:
         words = pixel_array(dataset, index=0, correct_unused_bits=False)
-    except (RuntimeError, NotImplementedError) as error:
+    except RuntimeError as error:  # no decoder is installed, or none there is unpacks it
         syntax = dataset.file_meta.TransferSyntaxUID.name
         decoders = [package for module, package in DECODERS.items() if not find_spec(module)]
         cure = f"pip install {decoders[0]}, or " if decoders and "JPEG" in syntax else ""
