@@ -124,13 +124,33 @@ def test_folders_and_images_beside_the_splits_are_named(data, tmp_path):
     assert "hold_out" in note
 
 
-@pytest.mark.parametrize("names", [("train_set", "val_set", "test_set"), ("Train Images", "validating", "TEST-data")])
+SETS = [("train_set", "val_set", "test_set"), ("Train Images", "validating", "TEST-data")]
+SETS += [("1_train", "2_val", "3_test"), ("train_2020", "valid2020", "test-2020")]
+
+
+@pytest.mark.parametrize("names", SETS)
 def test_split_folders_may_say_that_they_are_sets(names, data, tmp_path):
     for name in names:
         shutil.copytree(data, tmp_path / "splits" / name)
     manifest = read_manifest(tmp_path / "splits")
     assert manifest.rows["split"].value_counts().to_dict() == {"train": 12, "validation": 12, "test": 12}
     assert manifest.notes == []
+
+
+def test_splits_of_names_of_their_own_and_classes_without_images_are_named(data, tmp_path):
+    for name in ("round one", "round two"):
+        shutil.copytree(data, tmp_path / "rounds" / name)
+    (note,) = read_manifest(tmp_path / "rounds").notes
+    assert note.startswith(
+        "round one, round two hold the same folders (Normal, Tuberculosis) and are taken for classes"
+    )
+    (data / "Pneumonia").mkdir()
+    (data / "COVID").mkdir()
+    (data / "COVID" / "film.npy").write_bytes(b"no image")
+    notes = read_manifest(data).notes
+    assert notes[:2] == [
+        f"{data / name} holds no image that is read: it is no class" for name in ("COVID", "Pneumonia")
+    ]
 
 
 def test_images_beside_class_folders_masks_and_other_files_are_counted(data):

@@ -39,6 +39,12 @@ COLUMNS = [
     "participant_id",
     "Case ID",
     "MRN",
+    "pid",
+    "PatientNr",
+    "patient_identifier",
+    "patient_hash",
+    "anon_patient_id",
+    "ID Paciente",
 ]
 
 
@@ -54,7 +60,7 @@ def test_a_manifest_names_patients_by_any_usual_column(data, column):
 
 
 def test_numbers_of_patients_are_the_same_with_and_without_a_decimal_point(data):
-    numbers = ["12", "12.0", "7.0", "7", "12.5", "x.0"] * 2  # as pandas writes a column that had gaps
+    numbers = ["12", "12.00", "7.0", "7", "12.5", "x.0"] * 2  # as pandas writes a column that had gaps
     pd.DataFrame({"path": files_of(data), "label": "x", "patient": numbers}).to_csv(data / "list.csv", index=False)
     groups = read_manifest(data / "list.csv").rows["group"]
     assert groups.value_counts().to_dict() == {"12": 4, "7": 4, "12.5": 2, "x.0": 2}
@@ -148,4 +154,46 @@ def test_a_manifest_with_windows_paths_is_read(data):
     assert len(read_manifest(data / "list.csv").rows) == 12
     (data / "list.csv").write_bytes(b"file,label\nK\xf6hler.png,x\n")
     with pytest.raises(UsageError, match="not a CSV that can be read; save it in UTF-8"):
+        read_manifest(data / "list.csv")
+
+
+def test_columns_that_may_name_patients_are_named_where_none_is_known_to(data):
+    table = pd.DataFrame({"file": files_of(data), "label": "x", "study_id": "s", "age": "40"})
+    table.to_csv(data / "list.csv", index=False)
+    said = "no column is known to name patients (not used: study_id, age): call it patient_id"
+    assert read_manifest(data / "list.csv").notes == [f"{data / 'list.csv'}: {said}"]
+    table.rename(columns={"file": "file_name"}).to_csv(data / "metadata.csv", index=False)
+    assert any(note.endswith(said) for note in read_manifest(data).notes)
+    (data / "metadata.csv").unlink()
+    (data / "list.csv").unlink()
+    assert read_manifest(data).notes == []
+
+
+def test_images_that_two_rows_give_different_patients_are_named(data):
+    first, *rest = files_of(data)
+    rows = [f"{first},p1", f"{first},p2", *(f"{file},p3" for file in rest), f"{rest[0]},p3"]
+    (data / "metadata.csv").write_text("\n".join(["file_name,patient_id", *rows]))
+    (data / "patients.csv").write_text(f"file_name,patient_id\n{rest[1]},p4\n")
+    notes = read_manifest(data).notes
+    told = [note for note in notes if "1 images stand in two rows with different patients" in note]
+    assert [Path(note.split(":")[0]).name for note in told] == ["metadata.csv", "patients.csv"]
+
+
+@pytest.mark.parametrize("name", ["metadata.xlsx", "metadata.json", "patients.txt", "films.ods"])
+def test_tables_of_kinds_that_are_not_read_are_counted_as_such(data, name):
+    (data / name).write_bytes(b"rows")
+    assert read_manifest(data).left_out == {"tables that are not read: save them as CSV": [str(data / name)]}
+
+
+def test_a_manifest_as_excel_saves_it_is_read(data):
+    (data / "list.csv").write_text("sep=;\n" + "\n".join(["file;label", *(f"{file};x" for file in files_of(data))]))
+    assert len(read_manifest(data / "list.csv").rows) == 12
+
+
+def test_paths_of_another_computer_are_named_as_they_stand(data):
+    (data / "list.csv").write_text("file,label\nC:\\films\\1.png,x\n")
+    with pytest.raises(UsageError, match=r"first: C:\\films\\1\.png\); give paths relative to the folder of the CSV"):
+        read_manifest(data / "list.csv")
+    (data / "list.csv").write_text("file,label\na.png,x,y\nb.png,x,y,z\n")
+    with pytest.raises(UsageError, match=r"can be read: .*line 3"):
         read_manifest(data / "list.csv")

@@ -14,6 +14,8 @@ from trainer.data.schema import COLUMNS, SUFFIXES, Manifest, split_name
 
 LITTER = {"__macosx", "@eadir", "@recycle", "#recycle", "#snapshot", "$recycle.bin", "system volume information"}
 LITTER |= {"thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r", "thumbs", "thumbnails", "lost+found"}
+SHEETS = {".xlsx", ".xls", ".ods"}
+SHEET_NAMES = ("metadata", "manifest", "labels", "patients")  # with these names also .json, .txt and .xml
 ANNOTATIONS = {"source.json", "lung_masks.csv", "lesion_boxes.csv"}  # read elsewhere
 
 
@@ -30,6 +32,7 @@ def read_folder(root: Path) -> Manifest:
         sides = {root: ""}
     listed: list[Path] = []
     records: list[tuple[str, ...]] = []
+    inside: dict[str, set[str]] = {}
     for parent, side in sides.items():
         if parent != root and not side:
             manifest.leave_out("in folders that are no split", _all_below(parent))
@@ -40,13 +43,40 @@ def read_folder(root: Path) -> Manifest:
             below = list(_files_below(folder, manifest, {root.resolve(), parent.resolve()}))
             images = [file for file in below if _is_image(file)]
             listed += sorted(set(below) - set(images))
+            if not images:
+                manifest.notes.append(f"{folder} holds no image that is read: it is no class")
+            parts = [image.relative_to(folder).parts for image in images]
+            inside.setdefault(folder.name, set()).update(part[0] for part in parts if len(part) > 1)
             records += [(str(image.absolute()), folder.name, side, "", "", "") for image in images]
     manifest.leave_out("images beside the class folders", [file for file in files if _is_image(file)])
     listed += [file for file in files if not _is_image(file) and file.name.lower() not in ANNOTATIONS]
-    manifest.leave_out("no images", [file for file in listed if file.suffix.lower() not in TABLES])
+    sheets = [file for file in listed if _is_sheet(file)]
+    manifest.leave_out("tables that are not read: save them as CSV", sheets)
+    tables = [file for file in listed if file.suffix.lower() in TABLES]
+    manifest.leave_out("no images", sorted(set(listed) - {*sheets, *tables}))
     manifest.rows = pd.DataFrame(records, columns=list(COLUMNS))
-    add_metadata([file for file in listed if file.suffix.lower() in TABLES], manifest)
+    manifest.notes += _like_splits(inside)
+    add_metadata(tables, manifest)
     return manifest
+
+
+def _is_sheet(file: Path) -> bool:
+    """Whether a file is a table of a kind that is not read."""
+    suffix = file.suffix.lower()
+    return suffix in SHEETS or (suffix in (".json", ".txt", ".xml") and file.stem.lower() in SHEET_NAMES)
+
+
+def _like_splits(folders: dict[str, set[str]]) -> list[str]:
+    """A note where all classes hold the same folders, as splits of other names do.
+
+    Args:
+        folders: by class, the names of the folders directly in it that hold images.
+    """
+    first = next(iter(folders.values()), set())
+    if len(folders) < 2 or len(first) < 2 or any(names != first for names in folders.values()):
+        return []
+    inside = f"{', '.join(sorted(folders)[:3])} hold the same folders ({', '.join(sorted(first)[:3])})"
+    return [f"{inside} and are taken for classes: if they are splits, call them train, validation and test"]
 
 
 def _children(folder: Path, manifest: Manifest) -> tuple[list[Path], list[Path]]:

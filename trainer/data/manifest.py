@@ -14,7 +14,7 @@ from tqdm.auto import tqdm
 
 from trainer.cxr_model.dicom_cxr import is_dicom
 from trainer.data.folder import read_folder
-from trainer.data.metadata import read_table
+from trainer.data.metadata import read_table, unused_columns
 from trainer.data.schema import COLUMNS, Manifest, available_cores
 from trainer.errors import UsageError
 from trainer.files import write_table
@@ -69,11 +69,12 @@ def _read_csv(path: Path) -> Manifest:
     rows = manifest.rows
     if not rows["label"].all():
         raise UsageError(f"{path}: {int((rows['label'] == '').sum())} rows have no label")
-    rows["file"] = [_locate(path.parent, file) for file in rows["file"]]
-    lost = [file for file in rows["file"] if not Path(file).is_file()]
+    located = [_locate(path.parent, file) for file in rows["file"]]
+    lost = [cell for cell, file in zip(rows["file"], located, strict=True) if not Path(file).is_file()]
     if lost:
         count = f"{len(lost)} of {len(rows)} files are not there"
-        raise UsageError(f"{path}: {count} (first: {lost[0]}); paths are relative to the CSV")
+        raise UsageError(f"{path}: {count} (first: {lost[0]}); give paths relative to the folder of the CSV")
+    rows["file"] = located
     twice = rows.loc[rows["file"].duplicated(), "file"]
     if len(twice):
         raise UsageError(f"{path}: {len(twice)} files are listed twice (first: {twice.iloc[0]})")
@@ -82,6 +83,8 @@ def _read_csv(path: Path) -> Manifest:
         known = f"{rows['group'].replace('', None).nunique()} patients of {int((rows['group'] != '').sum())}"
         instead = f", not from {', '.join(unused)}" if unused else ""
         manifest.notes.append(f"{path}: {known} of {len(rows)} images are taken from column {taken}{instead}")
+    if unused := unused_columns(table, names):
+        manifest.notes.append(f"{path}: {unused}")
     return manifest
 
 

@@ -5,21 +5,24 @@ import os
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable
+from itertools import product
 from pathlib import Path, PurePosixPath
 
 import pandas as pd
 
 from trainer.data.schema import COLUMNS, SPLITS, SUFFIXES, Manifest, split_name
-from trainer.errors import UsageError
+from trainer.errors import UsageError, reason_of
 from trainer.tasks import normalise_label
 
 TABLES = {".csv", ".tsv", ".jsonl", ".parquet"}
-PERSONS = ("patient", "subject", "participant", "person", "case")
-NUMBERS = ("id", "", "no", "number", "name")
+PERSONS = ("patient", "subject", "participant", "person", "case", "paciente")
+PREFIXES = ("", "id", "anon", "anonymized", "anonymised", "deidentified", "hashed")
+NUMBERS = ("id", "", "no", "nr", "num", "number", "identifier", "index", "key", "code", "hash", "uid", "name")
+RECORDS = ("pid", "ptid", "patid", "mrn", "medicalrecordnumber")
 IMAGES = ("name", "file", "path", "index", "id")
 ALIASES = {  # as `normalise_label` writes them; the first with any value is taken
     "file": ["file", "filename", "filepath", "path", "image", *(f"image{what}" for what in IMAGES)],
-    "group": ["group", "groupid", *(who + what for what in NUMBERS for who in PERSONS), "mrn"],
+    "group": ["group", "groupid", *("".join(parts[::-1]) for parts in product(NUMBERS, PERSONS, PREFIXES)), *RECORDS],
     "collection": ["collection", "source"],
 }
 UNKNOWN = {"na", "n/a", "nan", "none", "null", "unknown", "anonymous", "anonymized", "anonymised", "?", "-"}
@@ -43,10 +46,15 @@ def read_table(path: Path) -> tuple[pd.DataFrame, dict[str, list[str]]]:
             table = pd.read_parquet(path)
         else:
             with path.open(encoding="utf-8-sig") as stream:
-                separator = max(",;\t", key=stream.readline().count)
-            table = pd.read_csv(path, dtype=str, keep_default_na=False, sep=separator, encoding="utf-8-sig")
+                first = stream.readline()
+            separator, named = max(",;\t|", key=first.count), first.startswith("sep=")  # Excel's own first line
+            table = pd.read_csv(
+                path, dtype=str, keep_default_na=False, sep=separator, encoding="utf-8-sig", skiprows=int(named)
+            )
+    except UnicodeError as error:
+        raise UsageError(f"{path}: not a CSV that can be read; save it in UTF-8") from error
     except (ValueError, OSError) as error:  # pandas' and JSON's errors are ValueErrors
-        raise UsageError(f"{path}: not a CSV that can be read; save it in UTF-8 ({error})") from error
+        raise UsageError(f"{path}: not a CSV that can be read: {reason_of(error)}") from error
     table = table.astype(object).fillna("").astype(str).apply(lambda cells: cells.str.strip())
     names: dict[str, list[str]] = {}
     for column in COLUMNS:
@@ -55,7 +63,7 @@ def read_table(path: Path) -> tuple[pd.DataFrame, dict[str, list[str]]]:
     table = table.assign(**{column: table[given[0]] for column, given in names.items()})
     if "group" in names:
         table["group"] = table["group"].mask(table["group"].str.casefold().isin(UNKNOWN), "")
-        table["group"] = table["group"].str.replace(r"^(\d+)\.0$", r"\1", regex=True)  # numbers that had gaps
+        table["group"] = table["group"].str.replace(r"^(\d+)\.0+$", r"\1", regex=True)  # numbers that had gaps
     if "split" in names:
         table["split"] = [split_name(split) or split for split in table["split"]]
         if wrong := sorted(set(table["split"]) - {*SPLITS, ""}):
@@ -69,6 +77,16 @@ def column_names(names: Iterable[str], column: str) -> list[str]:
     return [known[alias] for alias in ALIASES.get(column, (column,)) if alias in known]
 
 
+def unused_columns(table: pd.DataFrame, names: dict[str, list[str]]) -> str:
+    """Where no column names the patients, the columns that are not used, as the end of a note; else empty."""
+    known = {*COLUMNS, *(name for several in names.values() for name in several)}
+    others = [str(name) for name in table.columns if name not in known and not str(name).startswith("Unnamed: ")]
+    if "group" in names or not others:
+        return ""
+    rest = f" and {len(others) - 6} more" if len(others) > 6 else ""
+    return f"no column is known to name patients (not used: {', '.join(others[:6])}{rest}): call it patient_id"
+
+
 def add_metadata(tables: list[Path], manifest: Manifest) -> None:
     """Take patients, collections and splits from tables beside the images; labels stay those of the folders.
 
@@ -77,6 +95,7 @@ def add_metadata(tables: list[Path], manifest: Manifest) -> None:
     rows = manifest.rows
     counts: Counter[str] = Counter()
     used: list[Path] = []
+    unused = ""
     for path in tables:
         expected = path.stem.lower() in ("metadata", "manifest")
         try:
@@ -93,23 +112,35 @@ def add_metadata(tables: list[Path], manifest: Manifest) -> None:
             manifest.leave_out("no images", [path])
             continue
         used.append(path)
+        unused = unused or unused_columns(table, names)
+        _name_contradictions(path, rows, table, cells, manifest.notes)
         for column in [column for column in ("group", "collection", "split") if column in names]:
             rows[column] = rows[column].where(rows[column] != "", cells[column])
             counts[names[column][0]] += int((cells[column] != "").sum())
-        _compare_labels(path, rows, cells, manifest.notes)
     if used:
         taken = ", ".join(f"{name} taken for {count}" for name, count in counts.items() if count) or "nothing taken"
         others = f" and {len(used) - 1} more" if len(used) > 1 else ""
-        manifest.notes.append(f"{used[0]}{others}: {taken} of {len(rows)} images; labels come from the folders")
+        note = f"{used[0]}{others}: {taken} of {len(rows)} images; labels come from the folders"
+        manifest.notes.append(note + (f"; {unused}" if unused and not rows["group"].any() else ""))
 
 
-def _compare_labels(path: Path, rows: pd.DataFrame, cells: pd.DataFrame, notes: list[str]) -> None:
-    if "label" not in cells:
-        return
-    other = (cells["label"] != "") & (cells["label"].map(normalise_label) != rows["label"].map(normalise_label))
-    if other.any():
-        first = rows["file"][other].iloc[0]
-        notes.append(f"{path}: {int(other.sum())} labels are not those of the folders (first: {first})")
+def _name_contradictions(
+    path: Path, rows: pd.DataFrame, table: pd.DataFrame, cells: pd.DataFrame, notes: list[str]
+) -> None:
+    """Notes on labels that are not those of the folders, and on images to which two rows give different patients."""
+    if "label" in cells:
+        other = (cells["label"] != "") & (cells["label"].map(normalise_label) != rows["label"].map(normalise_label))
+        if other.any():
+            first = rows["file"][other].iloc[0]
+            notes.append(f"{path}: {int(other.sum())} labels are not those of the folders (first: {first})")
+    if "group" in cells:
+        named = table[table["group"] != ""].groupby(table["file"].map(lambda file: _normalise(file, path.parent)))
+        several = named["group"].nunique() > 1
+        other = (rows["group"] != "") & (cells["group"] != "") & (cells["group"] != rows["group"])
+        files = [*map(str, several.index[several]), *rows["file"][other]]
+        if files:
+            count = f"{len(files)} images stand in two rows with different patients (first: {files[0]})"
+            notes.append(f"{path}: {count}; the first is taken")
 
 
 def _cells_of(files: pd.Series, table: pd.DataFrame, folder: Path) -> pd.DataFrame:

@@ -45,8 +45,9 @@ class Manifest:
 
 
 def split_name(text: str) -> str:
-    """The split that a folder or a cell names (`Train`, `val`, `test_set`); empty where it names none."""
-    return SPLIT_NAMES.get(re.sub(r"[ _-]?(set|data|images|split)$", "", text.strip().lower()), "")
+    """The split that a folder or a cell names (`Train`, `val`, `test_set`, `1_train`, `test-2020`), or nothing."""
+    name = re.fullmatch(r"[\d\W_]*([a-z]+?)[\W_]*(set|data|dataset|images|split|folder)?[\d\W_]*", text.lower())
+    return SPLIT_NAMES.get(name[1], "") if name else ""
 
 
 def available_cores() -> int:
