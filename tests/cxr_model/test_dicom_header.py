@@ -17,6 +17,7 @@ LUNGS = sum(np.exp(-((((X - middle) / 0.13) ** 2 + ((Y - 0.5) / 0.28) ** 2) ** 2
 GREY = (150 - 110 * LUNGS + 100 * np.exp(-(((X - 0.5) / 0.05) ** 2))).astype(np.uint8)  # a drawn chest
 DEEP = GREY.astype(np.uint16) * 16
 WINDOW = {"WindowCenter": "2048", "WindowWidth": "4096"}
+INVERSE = {"PresentationLUTShape": "INVERSE"}
 
 
 def raw(dataset: pydicom.Dataset, **elements: bytes) -> pydicom.Dataset:
@@ -115,6 +116,9 @@ def test_a_voi_lut_is_as_wide_as_its_entries(dicom_of):
         table([4096, 0, 16], ramp),
         table([4096, 0, 12], ramp * 16),
         table([256, 0, 12], ramp),
+        table([4096, 0, 16], [*ramp, 65535, 65535, 65535, 65535]),
+        table([4096, 0, 16], [*ramp, *[65535] * 5000]),
+        table([4096, 0, 12], ramp.astype(np.uint16).tobytes() + b"\xff"),
         table([4096, 0, 8], ramp // 16),
         table([4096, 0, 8], (ramp // 16).astype(np.uint8).tobytes()),
         table([4096, 0, 16], (ramp // 16).astype(np.uint8).tobytes()),
@@ -125,6 +129,31 @@ def test_a_voi_lut_is_as_wide_as_its_entries(dicom_of):
         lut = table(None, ramp)
         lut[0].add_new("LUTDescriptor", vr, [4096, first, 12])
         assert apart(read(dicom_of(signed, bits=12, VOILUTSequence=lut))[0], sound) < 1
+
+
+def test_a_lut_of_fewer_entries_than_it_declares_is_left_out(dicom_of):
+    short = table([4096, 0, 12], np.arange(3000))
+    for keyword in ("VOILUTSequence", "ModalityLUTSequence"):
+        pixels, warned = read(dicom_of(DEEP, bits=12, **WINDOW, **{keyword: short}))
+        assert warned
+        assert apart(pixels, GREY) < 2
+
+
+def test_polarity_may_be_spelled_with_a_space_and_contradicted(dicom_of):
+    inverted = dicom_of(4095 - DEEP, bits=12, **WINDOW, PhotometricInterpretation="MONOCHROME 1")
+    pixels, warned = read(inverted)
+    assert not warned
+    assert apart(pixels, GREY) < 2
+    assert not read(dicom_of(4095 - DEEP, bits=12, PhotometricInterpretation="MONOCHROME1", **INVERSE))[1]
+    assert read(dicom_of(DEEP, bits=12, PhotometricInterpretation="MONOCHROME2", **INVERSE))[1]
+
+
+def test_pixels_of_other_kinds_are_named(dicom_of):
+    dataset = dicom_of(DEEP, bits=12)
+    dataset.FloatPixelData = DEEP.astype(np.float32).tobytes()
+    del dataset.PixelData
+    with pytest.raises(RadiographError, match="floating-point numbers.*export it as integers"):
+        read(dataset)
 
 
 def test_a_modality_lut_may_have_any_depth(dicom_of):

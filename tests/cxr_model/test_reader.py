@@ -389,7 +389,7 @@ def test_wrong_paths_addresses_and_arrays(tmp_path):
         ("https://example.org/film.png", "not opened"),
         (np.zeros((3, 4, 5, 6)), "no image"),
         (np.zeros((0, 4), np.uint8), "no image"),
-        (np.full((4, 4), np.nan), "not finite"),
+        (np.full((4, 4), np.nan), "no finite numbers: export it again"),
         (np.full((4, 4), -2.0), "give 0..1"),
     ):
         with pytest.raises(RadiographError, match=said):

@@ -52,6 +52,8 @@ def read_dicom(file: BinaryIO) -> Radiograph:
     if "TransferSyntaxUID" not in dataset.file_meta:  # a bare data set, without the header of a file
         syntaxes = (pydicom.uid.ExplicitVRLittleEndian, pydicom.uid.ImplicitVRLittleEndian)
         dataset.file_meta.TransferSyntaxUID = syntaxes[bool(dataset.original_encoding[0])]
+    if "FloatPixelData" in dataset or "DoubleFloatPixelData" in dataset:
+        raise RadiographError("its pixels are floating-point numbers, which are not read: export it as integers")
     if not dataset.get("PixelData"):
         raise RadiographError("this DICOM file holds no image")
     header = Header(dataset)
@@ -108,7 +110,7 @@ def _settle_colour(header: Header, plane: int) -> None:
     dataset = header.dataset
     syntax = dataset.file_meta.TransferSyntaxUID
     samples = _required(header, "SamplesPerPixel", (1, 3))
-    photometric = header.text("PhotometricInterpretation")
+    photometric = header.text("PhotometricInterpretation").replace("MONOCHROME ", "MONOCHROME")
     if not photometric:
         raise RadiographError("its header holds no PhotometricInterpretation, which every DICOM image needs")
     if syntax.is_encapsulated:

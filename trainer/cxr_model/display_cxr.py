@@ -64,6 +64,8 @@ def grey_from_stored(stored: np.ndarray, header: Header, bits: int) -> np.ndarra
         grey = to_uint8(values, *value_range(values if padding is None else values[~padding]))
     if header.dataset.PhotometricInterpretation == "MONOCHROME1":
         grey = 255 - grey
+    elif header.text("PresentationLUTShape") == "INVERSE":  # which is for the other alone (PS3.3, C.8.11.1)
+        header.untrue.add("PresentationLUTShape")
     if padding is not None:
         grey[padding] = 0
     return grey
@@ -152,6 +154,12 @@ def _look_up(values: np.ndarray, item: Any, header: Header) -> tuple[np.ndarray,
     elif not header.dataset.original_encoding[1]:
         data = np.frombuffer(data, ">u2").astype("<u2").tobytes()
     narrow = len(data) < 2 * count and (depth <= 8 or len(data) - count in (0, 1))
-    entries = np.frombuffer(data, np.uint8 if narrow else "<u2").astype(np.int64)
+    if len(data) < (count if narrow else 2 * count):
+        return None
+    width = 1 if narrow else 2
+    entries = np.frombuffer(data[: len(data) // width * width], np.uint8 if narrow else "<u2").astype(np.int64)
     first -= 2**16 if first >= 2**15 and values.min() < 0 else 0
-    return entries[(np.rint(values).astype(np.int64) - first).clip(0, len(entries) - 1)], int(entries.max())
+    indices = np.rint(values).astype(np.int64) - first
+    if len(entries) < 2 * count or indices.max() < count:  # else the count is too small, not the table too long
+        entries = entries[:count]
+    return entries[indices.clip(0, len(entries) - 1)], int(entries.max())

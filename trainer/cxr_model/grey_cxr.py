@@ -39,7 +39,7 @@ def value_range(values: np.ndarray) -> tuple[float, float]:
     """Black and white of values that come without: percentiles, not interpolated; one value moves them by one rank."""
     sample = values.reshape(-1)[:: 1 + values.size // SAMPLED]
     if not np.isfinite(values).all():
-        raise RadiographError("holds values that are not finite")
+        raise RadiographError("holds values that are no finite numbers: export it again, as integers")
     return float(np.percentile(sample, BLACK, method="higher")), float(np.percentile(sample, WHITE, method="lower"))
 
 
