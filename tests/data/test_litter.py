@@ -258,9 +258,18 @@ def test_films_that_are_inverted_tiny_black_or_strange_are_doubted(copied, tmp_p
     assert re.search(r"16  doubtful images \((4 [a-z-]+(, )?){4}\)", to_text(report))
 
 
-def test_the_minority_is_inverted_whichever_it_is():
+@pytest.mark.parametrize("inverted", [24, 48])
+def test_films_are_doubted_even_where_most_are_inverted(inverted, copied):
+    for file in read_manifest(copied).rows["file"][:inverted]:
+        Image.open(file).convert("L").point(lambda grey: 255 - grey).save(file)
+    rows, images, _ = decode(read_manifest(copied).rows, SMALL)
+    assert images.warnings().count("inverted") == inverted
+
+
+def test_of_images_that_resemble_no_chest_the_minority_is_inverted():
     rng = np.random.default_rng(0)
-    films = rng.normal(size=256) + 0.3 * rng.normal(size=(30, 256))
+    sides = rng.normal(size=(16, 16))
+    films = (sides - sides[:, ::-1]).reshape(-1) + 0.3 * rng.normal(size=(30, 256))
     films[:10] *= -1
     films /= np.linalg.norm(films, axis=1, keepdims=True)
     for thumbnails in (films, -films):
