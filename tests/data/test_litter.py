@@ -262,7 +262,7 @@ def test_films_that_are_inverted_tiny_black_or_strange_are_doubted(copied, tmp_p
 def test_films_are_doubted_even_where_most_are_inverted(inverted, copied):
     for file in read_manifest(copied).rows["file"][:inverted]:
         Image.open(file).convert("L").point(lambda grey: 255 - grey).save(file)
-    rows, images, _ = decode(read_manifest(copied).rows, SMALL)
+    _, images, _ = decode(read_manifest(copied).rows, SMALL)
     assert images.warnings().count("inverted") == inverted
 
 

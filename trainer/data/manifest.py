@@ -83,8 +83,8 @@ def _read_csv(path: Path) -> Manifest:
         known = f"{rows['group'].replace('', None).nunique()} patients of {int((rows['group'] != '').sum())}"
         instead = f", not from {', '.join(unused)}" if unused else ""
         manifest.notes.append(f"{path}: {known} of {len(rows)} images are taken from column {taken}{instead}")
-    if unused := unused_columns(table, names):
-        manifest.notes.append(f"{path}: {unused}")
+    if columns := unused_columns(table, names):
+        manifest.notes.append(f"{path}: {columns}")
     return manifest
 
 
