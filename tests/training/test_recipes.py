@@ -19,7 +19,7 @@ from trainer.data.pixels import decode
 from trainer.errors import UsageError
 from trainer.recipes import RECIPES, Recipe, get_recipe, override
 from trainer.tasks import TASKS
-from trainer.training.build import Backbone, build_model, build_processor, load_backbone
+from trainer.training.build import ARCHITECTURES, Backbone, build_model, build_processor, load_backbone
 from trainer.training.feed import PixelFeed, TrainingData
 from trainer.training.loop import make_optimizer, train_epoch
 
@@ -69,7 +69,10 @@ UNFROZEN = {
 def random_backbone(name: str, features: str) -> Backbone:
     """Of random weights, shared by the recipes that have it: no model changes it."""
     recipe = next(one for one in SOURCES if (one.backbone, one.features) == (name, features))
-    return load_backbone(replace(recipe, image_size=64), name, False)
+    with pytest.MonkeyPatch.context() as patch:
+        if "vgg" in name:  # its head is dropped: an eighth of it does
+            patch.setitem(ARCHITECTURES, name, {**ARCHITECTURES[name], "model_args": {"mlp_ratio": 0.125}})
+        return load_backbone(replace(recipe, image_size=64), name, False)
 
 
 def made(recipe: Recipe):
