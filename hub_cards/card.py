@@ -51,7 +51,7 @@ def render_card(run: Path, repo_id: str = "THIS_REPOSITORY") -> str:
         mistakes=_mistakes(_read_table(run / "predictions.csv")),
         native=(run / "native" / "config.json").is_file(),
         onnx=(run / "onnx" / "model.onnx").is_file(),
-        front_matter=_front_matter(facts, repo_id).to_yaml(),
+        front_matter=_front_matter(facts).to_yaml(),
         labels=recipe["labels"],
         question=QUESTIONS.get(recipe["task"], f"Which of {labels} does this chest radiograph show?"),
         splits={name: splits[name] for name in ("test", "external", "validation") if name in splits},
@@ -111,15 +111,11 @@ def _mistakes(rows: pd.DataFrame) -> dict[str, dict[str, Any]]:
     return mistakes
 
 
-def _front_matter(facts: dict[str, Any], repo_id: str) -> ModelCardData:
+def _front_matter(facts: dict[str, Any]) -> ModelCardData:
     recipe, metrics = facts["recipe"], facts["metrics"]
     base = recipe["backbone"] if recipe["pretrained"] and "/" in recipe["backbone"] else None
-    dataset, example = facts["environment"].get("dataset"), metrics.get("example")
+    dataset = facts["environment"].get("dataset")
     optional: dict[str, Any] = {"base_model_relation": "finetune"} if base else {}
-    if example and "/" in repo_id:
-        image = f"https://huggingface.co/{repo_id}/resolve/main/figures/example.png"
-        scores = [{"label": label, "score": round(score, 4)} for label, score in example["scores"].items()]
-        optional["widget"] = [{"src": image, "example_title": "A phantom (drawn)", "output": scores}]
     return ModelCardData(
         language="en",
         license=recipe.get("licence"),

@@ -8,17 +8,12 @@ from pathlib import Path
 
 from config import ModelError, ensure_writable_cache, read_sources
 
+# For gradio: no statistics of its visitors, which it would work out anew with each answer; and no look for a screen to
+# draw on.
 SETTINGS = {
-    # For gradio: no statistics of its visitors, which it would work out anew with each answer; and no look for a screen
-    # to draw on.
     "GRADIO_ANALYTICS_MAX_EVENTS": "1",
     "GRADIO_ANALYTICS_CACHE_FREQUENCY": str(10**12),
     "MPLBACKEND": "agg",
-    # For the models' process: glibc keeps up to half a GiB that was freed; a pass in a thread would give its memory
-    # back, and ask for it anew page by page.
-    "MALLOC_ARENA_MAX": "1",
-    "MALLOC_MMAP_THRESHOLD_": str(1 << 28),
-    "MALLOC_TRIM_THRESHOLD_": str(1 << 29),
 }
 
 

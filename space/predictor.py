@@ -1,6 +1,9 @@
 """One model: a file in, a prediction and its heat map out. Nothing is kept."""
 
-from collections.abc import Callable
+import queue
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from typing import Any
 
 from config import ZERO_GPU, ModelError, ModelSource
@@ -10,13 +13,53 @@ if ZERO_GPU:
 import numpy as np
 import torch
 from answer import SHOWN, Answer
-from batching import SharedPass
 from PIL import Image
 from safetensors import SafetensorError
 from transformers import AutoImageProcessor, AutoModelForImageClassification
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 Classified = tuple[dict[str, Any], np.ndarray]  # the decision for an image, and the heat map of its label, float [h, w]
+Waiting = tuple[torch.Tensor, Future[Any]]
+
+
+class SharedPass:
+    """Requests that come at the same time share one forward pass.
+
+    Call it with one image from any thread: those that wait while a pass runs go into the next one together.
+    """
+
+    def __init__(self, run: Callable[[torch.Tensor], Sequence[Any]], most: int = 16) -> None:
+        """`run` answers a batch [B, …] with B answers; no more than `most` images share a pass."""
+        self._run, self._most = run, most
+        self._waiting: queue.SimpleQueue[Waiting] = queue.SimpleQueue()
+        threading.Thread(target=self._serve, daemon=True, name="shared pass").start()
+
+    def __call__(self, image: torch.Tensor) -> Any:
+        """The answer for one image [H, W]; what `run` raises for this image alone is raised."""
+        answer: Future[Any] = Future()
+        self._waiting.put((image, answer))
+        return answer.result()
+
+    def _serve(self) -> None:
+        while True:
+            batch = [self._waiting.get()]
+            while len(batch) < self._most and not self._waiting.empty():
+                batch.append(self._waiting.get())
+            self._answer(batch)
+
+    def _answer(self, batch: list[Waiting]) -> None:
+        """One pass; where it fails, by one image or for want of memory, a pass for each image."""
+        try:
+            answers = self._run(torch.stack([image for image, _ in batch]))
+            for (_, future), answer in zip(batch, answers, strict=True):
+                future.set_result(answer)
+            return
+        except Exception as error:  # whatever went wrong belongs to the waiting requests, not to this thread
+            if len(batch) == 1:
+                batch[0][1].set_exception(error)
+                return
+        for one in batch:  # here, where the memory of the pass that failed is free again
+            self._answer([one])
 
 
 class Predictor:

@@ -1,30 +1,33 @@
 """The models in a process of their own: they load while the page does, and a crash in a decoder does not end it."""
 
+import ctypes
 import gc
-import itertools
+import platform
 import signal
 import sys
 import threading
 import traceback
-from collections import deque
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass, field
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
-from multiprocessing.process import BaseProcess
 from pathlib import Path
+from queue import SimpleQueue
 
 from answer import Answer
 from config import ZERO_GPU, ModelError, ModelSource
 from facts import read_facts, read_figure
 
 MAX_IN_FLIGHT = 16  # requests that are worked on at the same time: they share forward passes
+Request = tuple[str, str | bytes, str, bool]  # task; path or content; name of the file; whether to give the image too
 Loaded = tuple[dict[str, list[str]], dict[str, str]]  # labels of each task that loaded; why another did not
 DELETED = "this file is no longer here: what is sent is deleted soon after its answer; add it again"
-CRASHED = "the reader stopped twice while it worked on this file, at last on it alone; others are answered as before"
+CRASHED = "the reader stopped while it worked on this file and no other; others are answered as before"
 FAULT = "this file could not be answered: the fault is ours, and in the log"
 UNLOADED = "the models cannot be loaded at the moment; try it again later"
+# glibc's M_ARENA_MAX, M_MMAP_THRESHOLD and M_TRIM_THRESHOLD: a pass in a thread would give its memory back, and ask
+# for it anew page by page. What is free beyond 512 MiB goes back.
+ALLOCATOR = ((-8, 1), (-3, 1 << 28), (-1, 1 << 29))
 
 
 class Served:
@@ -41,47 +44,62 @@ class Served:
             name = name or Path(source).name
             if not Path(source).exists():
                 return Answer({"file": name, "error": DELETED})
-        return self._models.predict(self.task, source, name, film)
+        return self._models.predict((self.task, source, name, film))
 
 
-@dataclass(eq=False)
-class Request:
-    """What somebody waits for.
+class ModelProcess:
+    """A process that loads the models and answers MAX_IN_FLIGHT requests at a time, each by a pipe of its own."""
 
-    `alone`: it was in flight when a process ended, and goes again with no other beside it.
-    """
+    def __init__(self, sources: list[ModelSource]) -> None:
+        context = get_context("spawn")
+        self._pipes, theirs = zip(*(context.Pipe() for _ in range(MAX_IN_FLIGHT)), strict=True)
+        self._free: SimpleQueue[Connection] = SimpleQueue()
+        self._process = context.Process(target=_work, args=(theirs, sources), daemon=True, name="models")
+        self._process.start()
+        for pipe in theirs:
+            pipe.close()
 
-    task: str
-    source: str | bytes
-    name: str
-    film: bool
-    alone: bool = False
-    answer: Future[Answer] = field(default_factory=Future)
+    def load(self) -> Loaded:
+        """Wait until the models are loaded; EOFError or OSError where the process ends before."""
+        loaded: Loaded = self._pipes[0].recv()
+        for pipe in self._pipes:
+            self._free.put(pipe)
+        return loaded
 
-    def fail(self, reason: str) -> None:
-        """Answer with an error."""
-        self.answer.set_result(Answer({"file": self.name, "error": reason}))
+    def predict(self, request: Request, alone: bool = False) -> Answer:
+        """Wait for a free pipe, `alone` for all of them, and then for the answer.
+
+        Raises:
+            EOFError, OSError: the process ended.
+        """
+        pipes = [self._free.get() for _ in range(MAX_IN_FLIGHT if alone else 1)]
+        try:
+            pipes[0].send(request)
+            answer: Answer = pipes[0].recv()
+            return answer
+        finally:
+            for pipe in pipes:
+                self._free.put(pipe)
+
+    def end(self) -> None:
+        """End the process."""
+        self._process.terminate()
+        self._process.join()
 
 
 class Models:
     """The models, loaded in another process; on ZeroGPU, which lends its GPU to this process, in this one.
 
-    Where that process ends, another is started; what was in flight goes again, before what came later and each alone,
-    so that a second end has one cause: that file gets an error. Where it ends while it loads, all that wait get an
-    error; then, and where it ends with nothing in flight, the next request starts another.
+    Where that process ends, the first request that hears of it starts another. What was in flight goes again, each
+    alone, so that a second end has one cause: that file gets an error. Where the models do not load again, all that
+    wait get an error, and the next request starts another process.
     """
 
     def __init__(self, sources: list[ModelSource]) -> None:
         """Start to load; `load` waits until that is done."""
-        self._sources = sources
-        self._lock, self._numbers = threading.Lock(), itertools.count()  # the lock is held to change anything below
-        self._waiting: deque[Request] = deque()
-        self._in_flight: dict[int, Request] = {}
-        self._loaded: Future[Loaded] = Future()
-        self._process: BaseProcess | None = None
-        self._ready = self._closed = False
-        if not ZERO_GPU:
-            self._start()
+        self._sources, self._failures, self._closed = sources, 0, False
+        self._lock = threading.Lock()  # held by a request that goes again, and while a process starts
+        self._process = None if ZERO_GPU else ModelProcess(sources)
 
     def load(self) -> tuple[list[Served], dict[str, str]]:
         """The models that load, and for each task that does not, why.
@@ -89,103 +107,55 @@ class Models:
         Raises:
             ModelError: the process ended before it had loaded them.
         """
-        labels, failed = load_predictors(self._sources) if ZERO_GPU else self._loaded.result()
+        try:
+            labels, failed = self._process.load() if self._process else load_predictors(self._sources)
+        except (EOFError, OSError) as error:
+            raise ModelError("the process that loads the models ended") from error
         return [Served(source, labels[source.task], self) for source in self._sources if source.task in labels], failed
 
-    def predict(self, task: str, source: str | bytes, name: str, film: bool) -> Answer:
+    def predict(self, request: Request) -> Answer:
         """An answer of the model of that task; from any thread."""
         if ZERO_GPU:
-            from predictor import LOADED
-
-            return LOADED[task](source, name, film)
-        request = Request(task, source, name, film)
+            return _answer(request)
+        process, failures = self._process, self._failures
+        if process:
+            with suppress(EOFError, OSError):
+                return process.predict(request)
         with self._lock:
-            self._waiting.append(request)
-            if self._process is None:
+            if self._process is process and failures == self._failures:  # the first to hear of its end
                 self._start()
-            self._send()
-        return request.answer.result()
+            if not self._process:
+                return Answer({"file": request[2], "error": UNLOADED})
+            try:
+                return self._process.predict(request, alone=True)
+            except (EOFError, OSError):
+                self._start()
+                return Answer({"file": request[2], "error": CRASHED})
 
     def close(self) -> None:
         """End the other process."""
-        with self._lock:
-            self._closed, process = True, self._process
-        if process:
-            process.terminate()
-            process.join()
+        self._closed = True
+        if self._process:
+            self._process.end()
 
     def _start(self) -> None:
-        """Start a process, and a thread that hands out its answers."""
-        context = get_context("spawn")
-        self._ready = False
-        try:
-            self._connection, theirs = context.Pipe()
-            self._process = context.Process(target=_work, args=(theirs, self._sources), daemon=True, name="models")
-            self._process.start()
-        except OSError as error:
-            print(f"the models' process does not start: {error}", file=sys.stderr)
-            self._give_up()
-            return
-        theirs.close()
-        threading.Thread(target=self._receive, args=(self._connection,), daemon=True, name="answers").start()
-
-    def _send(self) -> None:
-        """Send those that wait, the first ones first, until one has to be alone."""
-        while self._ready and self._waiting:
-            if self._in_flight and any(request.alone for request in (self._waiting[0], *self._in_flight.values())):
-                return
-            request, number = self._waiting.popleft(), next(self._numbers)
-            self._in_flight[number] = request
-            with suppress(OSError):  # the process has just ended: `_receive` hears of it, and this one was in flight
-                self._connection.send((number, request.task, request.source, request.name, request.film))
-
-    def _receive(self, connection: Connection) -> None:
-        """Hand out the answers of a process until it ends."""
-        try:
-            loaded = connection.recv()
-            with self._lock:
-                self._ready = True
-                self._send()
-            if not self._loaded.done():
-                self._loaded.set_result(loaded)
-            while True:
-                number, answer = connection.recv()
-                with self._lock:
-                    request = self._in_flight.pop(number)
-                    self._send()
-                request.answer.set_result(answer)
-        except (EOFError, OSError):
-            self._recover()
-
-    def _recover(self) -> None:
-        """The process ended: start another, which is asked again what was in flight, one at a time."""
-        with self._lock:
-            if self._closed:
-                return
-            print("the models' process ended", file=sys.stderr)
-            lost, self._in_flight = [*self._in_flight.values()], {}
-            for request in reversed(lost):
-                if request.alone:
-                    request.fail(CRASHED)
-                else:
-                    request.alone = True
-                    self._waiting.appendleft(request)
-            if self._ready and lost:  # so each start is some request's doing: there is no endless loop
-                self._start()
-            else:
-                self._give_up()
-
-    def _give_up(self) -> None:
-        """There is no process: tell those that wait. Whoever asks next starts one."""
+        """Start a process in place of one that ended."""
         self._process = None
-        while self._waiting:
-            self._waiting.popleft().fail(UNLOADED)
-        if not self._loaded.done():
-            self._loaded.set_exception(ModelError("the process that loads the models ended"))
+        if self._closed:
+            return
+        print("the models' process ended: another starts", file=sys.stderr)
+        try:
+            process = ModelProcess(self._sources)
+            process.load()
+            self._process = process
+        except (EOFError, OSError) as error:
+            self._failures += 1
+            print(f"the models' process does not load them: {error!r}", file=sys.stderr)
 
 
 def load_predictors(sources: list[ModelSource]) -> Loaded:
     """Load what loads into this process, and warm the first."""
+    _keep_memory()
     from predictor import LOADED, Predictor
 
     failed: dict[str, str] = {}
@@ -200,31 +170,43 @@ def load_predictors(sources: list[ModelSource]) -> Loaded:
     return {task: predictor.labels for task, predictor in LOADED.items()}, failed
 
 
-def _work(connection: Connection, sources: list[ModelSource]) -> None:
+def _keep_memory() -> None:
+    """Let glibc keep what is freed, up to the threshold of ALLOCATOR; elsewhere nothing is set."""
+    if platform.libc_ver()[0] == "glibc":
+        accepted = [ctypes.CDLL(None).mallopt(parameter, value) for parameter, value in ALLOCATOR]
+        if not all(accepted):
+            print("this glibc refuses the memory thresholds: answers take longer", file=sys.stderr)
+
+
+def _answer(request: Request) -> Answer:
+    from predictor import LOADED
+
+    task, source, name, film = request
+    return LOADED[task](source, name, film)
+
+
+def _work(pipes: tuple[Connection, ...], sources: list[ModelSource]) -> None:
     """The other process: load, then answer until the page's process is gone."""
     gc.disable()  # nothing that is imported or loaded is garbage
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     import torch
-    from predictor import LOADED
 
     # One core is the page's: threads of a pass that wait for it only lose time.
     torch.set_num_threads(max(1, torch.get_num_threads() - 1))
-    connection.send(load_predictors(sources))
+    pipes[0].send(load_predictors(sources))
     gc.enable()
-    one_at_a_time = threading.Lock()
-
-    def answer(number: int, task: str, source: str | bytes, name: str, film: bool) -> None:
-        try:
-            result = LOADED[task](source, name, film)
-        except Exception:  # whatever it is, somebody waits for an answer
-            traceback.print_exc()
-            result = Answer({"file": name, "error": FAULT})
-        with one_at_a_time:
-            connection.send((number, result))
-
     with ThreadPoolExecutor(MAX_IN_FLIGHT) as pool:
+        list(pool.map(_serve, pipes))
+
+
+def _serve(pipe: Connection) -> None:
+    """Answer what comes by one pipe, until its other end is gone."""
+    with suppress(EOFError, OSError):
         while True:
+            request: Request = pipe.recv()
             try:
-                pool.submit(answer, *connection.recv())
-            except EOFError:
-                return
+                answer = _answer(request)
+            except Exception:  # whatever it is, somebody waits for an answer
+                traceback.print_exc()
+                answer = Answer({"file": request[2], "error": FAULT})
+            pipe.send(answer)

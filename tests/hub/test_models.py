@@ -55,7 +55,6 @@ KEYS = {
         "base_model": {"type": "string", "pattern": "^[^/]+/[^/]+$"},
         "base_model_relation": {"enum": ["finetune"]},
         "metrics": {"type": "array", "items": {"type": "string"}},
-        "widget": {"type": "array", "items": {"type": "object", "required": ["src", "output"]}},
         "model-index": {
             "type": "array",
             "items": {
@@ -219,9 +218,6 @@ def test_the_front_matter_holds_the_documented_keys(hub, cxr, finished, film):
     front = yaml.safe_load(text.split("---")[1])
     jsonschema.validate(front, KEYS)
     metrics = json.loads((finished / "metrics.json").read_text())
-    shown = {row["label"]: row["score"] for row in front["widget"][0]["output"]}
-    assert shown == {label: round(score, 4) for label, score in metrics["example"]["scores"].items()}
-    assert front["widget"][0]["src"].endswith("org/tb/resolve/main/figures/example.png")
     assert told(cxr("predict", finished, finished / "figures" / "example.png", "--json"))["scores"] == pytest.approx(
         metrics["example"]["scores"], abs=1e-5
     )

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import sys
 import threading
 import time
 import zipfile
@@ -19,12 +20,13 @@ from trainer.run import Run
 
 @pytest.fixture
 def parts(monkeypatch):
-    """space/batch.py and space/batching.py, imported by their bare names as the Space does."""
+    """space/batch.py and space/predictor.py, imported by their bare names as the Space does."""
     monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "space"))
+    monkeypatch.delitem(sys.modules, "predictor", raising=False)  # that of another test
     import batch
-    import batching
+    import predictor
 
-    return batch, batching
+    return batch, predictor
 
 
 class Echo:
@@ -143,8 +145,6 @@ def test_no_more_than_so_many(parts, tmp_path, monkeypatch):
 
 @given(st.text(), st.text())
 def test_no_cell_is_a_formula(name, error):
-    import sys
-
     sys.path.insert(0, str(Path(__file__).parents[2] / "space"))
     try:
         from batch import FORMULA, to_csv
@@ -160,7 +160,7 @@ def test_no_cell_is_a_formula(name, error):
 
 
 def test_those_that_wait_share_a_pass_and_an_error_is_theirs_alone(parts):
-    _, batching = parts
+    _, predictor = parts
     passes, gate = [], threading.Event()
 
     def run(pictures):
@@ -170,7 +170,7 @@ def test_those_that_wait_share_a_pass_and_an_error_is_theirs_alone(parts):
             raise RuntimeError("no")
         return [int(picture.sum()) for picture in pictures]
 
-    together = batching.SharedPass(run, most=8)
+    together = predictor.SharedPass(run, most=8)
     found: dict[int, object] = {}
 
     def ask(number):
@@ -179,25 +179,22 @@ def test_those_that_wait_share_a_pass_and_an_error_is_theirs_alone(parts):
         except RuntimeError as error:
             found[number] = str(error)
 
-    threads = [threading.Thread(target=ask, args=(number,)) for number in range(20)]
-    for thread in threads:
-        thread.start()
-    time.sleep(0.3)
-    gate.set()
-    for thread in threads:
-        thread.join()
+    def ask_together(numbers):
+        gate.clear()
+        threads = [threading.Thread(target=ask, args=(number,)) for number in numbers]
+        for thread in threads:
+            thread.start()
+        time.sleep(0.3)
+        gate.set()
+        for thread in threads:
+            thread.join()
+
+    ask_together(range(20))
     assert found == {number: 4 * number for number in range(20)}
     assert sum(passes) == 20
     assert len(passes) <= 4
     assert max(passes) <= 8
-    gate.clear()
-    threads = [threading.Thread(target=ask, args=(number,)) for number in (30, 31, -1, 99)]
-    for thread in threads:
-        thread.start()
-    time.sleep(0.3)
-    gate.set()
-    for thread in threads:
-        thread.join()
+    ask_together((30, 31, -1, 99))
     assert [found[number] for number in (30, 31, -1, 99)] == [120, 124, "no", 396]
     ask(-1)
     assert found[-1] == "no"

@@ -4,9 +4,11 @@ import multiprocessing
 import os
 import shutil
 import signal
+import sys
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -15,52 +17,53 @@ from safetensors.torch import load_file, save_file
 from trainer.commands.predict import predict
 from trainer.run import Run
 
-# The reader that travels with the model, made to end its process on some files.
-DEADLY = """
+SPACE = Path(__file__).parents[2] / "space"
+# A model that loads at once; a file of the name deadly... ends its process, and so does a file `fatal` its start.
+PREDICTOR = """
 import os
+from pathlib import Path
+from types import SimpleNamespace
+from answer import Answer
+LOADED = {}
 
-def read_radiograph(source, _read=read_radiograph):
-    if "deadly" in str(source):
-        os.kill(os.getpid(), 9)
-    return _read(source)
+class Predictor:
+    labels = ["Normal", "Tuberculosis"]
+    def __init__(self, source):
+        if Path(source.model, "fatal").exists():
+            os.kill(os.getpid(), 9)
+        LOADED[source.task] = self
+    def warm(self):
+        pass
+    def __call__(self, source, name, film):
+        if "deadly" in name:
+            os.kill(os.getpid(), 9)
+        return Answer({"file": name, "size": len(Path(source).read_bytes())})
 """
 
 
-@pytest.fixture(scope="module")
-def deadly_run(run, tmp_path_factory) -> Path:
-    """A model whose process a file of the name deadly… ends."""
-    folder = tmp_path_factory.mktemp("deadly") / "run"
-    shutil.copytree(run, folder, ignore=shutil.ignore_patterns("checkpoints"))
-    with (folder / "image_processing_cxr.py").open("a") as code:
-        code.write(DEADLY)
-    return folder
+@pytest.fixture
+def worker(monkeypatch):
+    """space/worker.py, imported by its bare name as the Space does."""
+    monkeypatch.syspath_prepend(str(SPACE))
+    import worker
+
+    return worker
 
 
-@pytest.fixture(scope="module")
-def broken_run(deadly_run, tmp_path_factory) -> Path:
-    """A model with a weight that is not a number."""
-    folder = tmp_path_factory.mktemp("broken") / "run"
-    shutil.copytree(deadly_run, folder)
-    weights = {**load_file(folder / "model.safetensors"), "classifier.bias": torch.tensor([float("nan")])}
-    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
-    return folder
-
-
-@pytest.fixture(scope="module")
-def models(deadly_run, broken_run, tmp_path_factory):
-    """space/worker.py with one model that loads, and two that do not. The package `spaces` is there, and no ZeroGPU."""
-    package = tmp_path_factory.mktemp("package")
+@pytest.fixture
+def served(worker, monkeypatch, tmp_path):
+    """The model of PREDICTOR in a process of its own. The package `spaces` is there, and no ZeroGPU."""
+    package = tmp_path / "package"
+    package.mkdir()
     (package / "spaces.py").write_text("")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(str(package))
-        patch.syspath_prepend(str(Path(__file__).parents[2] / "space"))
-        from config import ModelSource
-        from worker import Models
-
-        places = {"tb": deadly_run, "covid": tmp_path_factory.mktemp("nothing"), "three-class": broken_run}
-        started = Models([ModelSource(task, str(place)) for task, place in places.items()])
-        yield started
-        started.close()
+    (package / "predictor.py").write_text(PREDICTOR)
+    (package / "torch.py").write_text("get_num_threads = lambda: 2\nset_num_threads = print\n")
+    monkeypatch.syspath_prepend(str(package))
+    models = worker.Models([worker.ModelSource("tb", str(tmp_path))])
+    ((one,), failed) = models.load()
+    assert failed == {}
+    yield one
+    models.close()
     assert not multiprocessing.active_children()
 
 
@@ -94,24 +97,34 @@ def in_flight(pool: ThreadPoolExecutor, served, files) -> tuple[int, list[Future
     return process, asked
 
 
-def test_what_loads_answers_as_the_command_line_does_and_what_does_not_says_why(models, run, film):
-    (served,), failed = models.load()
+def test_what_loads_answers_as_the_command_line_does_and_what_does_not_says_why(
+    worker, run, film, monkeypatch, tmp_path
+):
+    monkeypatch.delitem(sys.modules, "predictor", raising=False)
+    broken = tmp_path / "broken"
+    shutil.copytree(run, broken, ignore=shutil.ignore_patterns("checkpoints"))
+    weights = {**load_file(broken / "model.safetensors"), "classifier.bias": torch.tensor([float("nan")])}
+    save_file(weights, broken / "model.safetensors", metadata={"format": "pt"})
+    folders = {"tb": run, "covid": tmp_path / "nothing", "three-class": broken}
+    sources = [worker.ModelSource(task, str(folder)) for task, folder in folders.items()]
+    labels, failed = worker.load_predictors(sources)
+    assert labels == {"tb": ["Normal", "Tuberculosis"]}
     assert list(failed) == ["covid", "three-class"]
     assert "not finite: classifier.bias" in failed["three-class"]
+    from predictor import LOADED
+
     (home,) = predict(Run(run), [str(film)])
-    answer = served(str(film), film=True)
+    answer = LOADED["tb"](str(film), film.name, film=True)
     assert answer.prediction["scores"] == pytest.approx(home["scores"], abs=1e-4)
     assert answer.film.shape == (answer.size[1], answer.size[0])
-    assert served(b"not a film", "x.png").prediction["file"] == "x.png"
+    assert LOADED["tb"](b"not a film", "x.png").prediction["file"] == "x.png"
 
 
-def test_a_file_that_ends_the_process_is_told_and_all_others_are_answered(models, film, tmp_path):
+def test_a_file_that_ends_the_process_is_told_and_all_others_are_answered(served, film, tmp_path):
     """Those that were asked at the same time, before and after it, and one that comes while the process starts again."""
     files = [tmp_path / name for name in ("one.png", "deadly.png", "two.png", "three.png", "late.png")]
     for file in files:
         shutil.copyfile(film, file)
-    (served,), _ = models.load()
-    before = served(str(film)).prediction
     with ThreadPoolExecutor(len(files)) as pool:
         process, asked = in_flight(pool, served, files[:4])
         os.kill(process, signal.SIGCONT)
@@ -120,16 +133,13 @@ def test_a_file_that_ends_the_process_is_told_and_all_others_are_answered(models
         late = pool.submit(lambda: served(str(files[4])).prediction)
         one, deadly, *others = [answer.result(120) for answer in (*asked, late)]
     assert deadly == {"file": "deadly.png", "error": deadly["error"]}
+    assert "stopped while it worked on this file and no other" in deadly["error"]
     for file, answer in zip((files[0], *files[2:]), (one, *others), strict=True):
-        assert answer["file"] == file.name
-        assert answer["scores"] == pytest.approx(before["scores"], abs=1e-5)
-    assert "stopped twice" in deadly["error"]
+        assert answer == {"file": file.name, "size": file.stat().st_size}
 
 
-def test_where_the_models_do_not_load_again_all_are_told_and_a_later_request_tries_anew(models, deadly_run, film):
-    (served,), _ = models.load()
-    code = (deadly_run / "modeling_cxr.py").read_text()
-    (deadly_run / "modeling_cxr.py").write_text(f"{code}\n\nimport os\n\nos.kill(os.getpid(), 9)\n")
+def test_where_the_models_do_not_load_again_all_are_told_and_a_later_request_tries_anew(served, film, tmp_path):
+    (tmp_path / "fatal").touch()
     with ThreadPoolExecutor() as pool:
         process, asked = in_flight(pool, served, [film, film])
         os.kill(process, signal.SIGKILL)
@@ -139,8 +149,32 @@ def test_where_the_models_do_not_load_again_all_are_told_and_a_later_request_tri
                 "error": "the models cannot be loaded at the moment; try it again later",
             }
     nothing_is_started()
-    (deadly_run / "modeling_cxr.py").write_text(code)
-    assert "scores" in served(str(film)).prediction
+    (tmp_path / "fatal").unlink()
+    assert "size" in served(str(film)).prediction
     process = the_process()
     os.kill(process, signal.SIGKILL)  # while nobody asks
     nothing_is_started()
+    assert "size" in served(str(film)).prediction
+
+
+def test_a_start_without_models_is_told(worker, monkeypatch, tmp_path):
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (tmp_path / "torch.py").write_text("import os; os.kill(os.getpid(), 9)")
+    models = worker.Models([])
+    with pytest.raises(worker.ModelError, match="the process that loads the models ended"):
+        models.load()
+    models.close()
+
+
+@pytest.mark.parametrize(("libc", "accepted", "asked"), [("glibc", 1, 3), ("glibc", 0, 3), ("", 1, 0)])
+def test_freed_memory_is_kept_up_to_half_a_gigabyte_where_glibc_takes_it(
+    libc, accepted, asked, worker, monkeypatch, capsys
+):
+    calls = []
+    allocator = SimpleNamespace(mallopt=lambda *words: calls.append(words) or accepted)
+    monkeypatch.setattr(worker.platform, "libc_ver", lambda: (libc, ""))
+    monkeypatch.setattr(worker.ctypes, "CDLL", lambda name: allocator)
+    worker._keep_memory()
+    assert len(calls) == asked
+    assert all(limit <= 2**29 for _, limit in calls)
+    assert ("refuses the memory thresholds" in capsys.readouterr().err) == (accepted == 0)

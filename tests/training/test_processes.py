@@ -60,4 +60,6 @@ def test_two_processes_reach_the_losses_of_one_with_twice_the_batch(manifest, lo
     assert first["train_loss"].iloc[-1] < first["train_loss"].iloc[0]
     scores = [pd.read_csv(run / "predictions.csv")["p:Tuberculosis"] for run in (one, two)]
     assert (scores[0] - scores[1]).abs().max() < 1e-5
+    assert not (one / "native").exists()  # transformers' own class has no head like this one
+    assert "native" not in (one / "README.md").read_text()
     assert (done.stdout + done.stderr).count("research demonstration".capitalize()) == 1  # one process speaks

@@ -3,6 +3,7 @@
 import json
 import math
 from dataclasses import fields, replace
+from functools import cache
 
 import numpy as np
 import pytest
@@ -18,7 +19,7 @@ from trainer.data.pixels import decode
 from trainer.errors import UsageError
 from trainer.recipes import RECIPES, Recipe, get_recipe, override
 from trainer.tasks import TASKS
-from trainer.training.build import build_model, build_processor, load_backbone
+from trainer.training.build import ARCHITECTURES, Backbone, build_model, build_processor, load_backbone
 from trainer.training.feed import PixelFeed, TrainingData
 from trainer.training.loop import make_optimizer, train_epoch
 
@@ -64,8 +65,18 @@ UNFROZEN = {
 }
 
 
+@cache
+def random_backbone(name: str, features: str) -> Backbone:
+    """Of random weights, shared by the recipes that have it: no model changes it."""
+    recipe = next(one for one in SOURCES if (one.backbone, one.features) == (name, features))
+    with pytest.MonkeyPatch.context() as patch:
+        if "vgg" in name:  # its head is dropped: an eighth of it does
+            patch.setitem(ARCHITECTURES, name, {**ARCHITECTURES[name], "model_args": {"mlp_ratio": 0.125}})
+        return load_backbone(replace(recipe, image_size=64), name, False)
+
+
 def made(recipe: Recipe):
-    return build_model(recipe, TASKS[recipe.task].labels, load_backbone(recipe, recipe.backbone, False))
+    return build_model(recipe, TASKS[recipe.task].labels, random_backbone(recipe.backbone, recipe.features))
 
 
 def _settle(model, pixels: torch.Tensor) -> None:
@@ -100,7 +111,7 @@ def test_published_figures_are_those_of_the_sources():
         assert all(0.8 < value <= 1 for value in recipe.source.figures.values())
 
 
-@pytest.mark.parametrize("recipe", SOURCES, ids=lambda recipe: recipe.name)
+@pytest.mark.parametrize("recipe", sorted(SOURCES, key=lambda recipe: recipe.backbone), ids=lambda recipe: recipe.name)
 def test_exactly_the_named_tensors_change_in_a_step(recipe, phantoms):
     recipe = replace(recipe, image_size=64, batch_size=8, augment="none", mixed_precision="no")
     processor = build_processor(recipe)
