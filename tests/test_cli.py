@@ -2,7 +2,9 @@
 
 import argparse
 import hashlib
+import io
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -173,6 +175,21 @@ def test_predict_goes_on_past_a_bad_file(run, film, tmp_path, capsys):
     assert "not a medical device" in shown.err
     assert main(["predict", str(run), str(film)]) == 0
     assert "Tuberculosis" in capsys.readouterr().out
+
+
+def test_names_that_are_no_utf_8_are_printed_and_a_run_has_none(run, film, tmp_path, capsys, monkeypatch):
+    name = os.fsdecode(b"film-\xe9.png")
+    shutil.copyfile(film, tmp_path / name)
+    for errors, encoding in (("strict", "utf-8"), ("strict", "ascii")):
+        terminal = io.BytesIO()
+        monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(terminal, encoding, errors))
+        assert main(["predict", str(run), str(tmp_path / name)]) == 0
+        sys.stdout.flush()
+        assert rb"film-\udce9.png: " in terminal.getvalue()
+    monkeypatch.undo()
+    output = str(tmp_path / os.fsdecode(b"run-\xe9"))
+    assert main(["train", "tb", "--data", "nowhere", "--output", output]) == 2
+    assert r"run-\xe9': the name is not UTF-8; rename it" in capsys.readouterr().err
 
 
 def test_evaluate_other_data_leaves_the_run_alone(run, phantoms, tmp_path, capsys):

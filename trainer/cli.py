@@ -1,6 +1,7 @@
 """The command line: assembles the commands, turns errors into exit codes."""
 
 import argparse
+import io
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -26,9 +27,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if arguments is None else arguments)
     options = build_parser().parse_args(words)
     options.command = tuple(words)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # whatever the terminal and the names of files, as stderr
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     try:
+        _check_words(words, options.name)
         command: Callable[[argparse.Namespace], int] = options.main
         code = command(options)
         if os.environ.get("RANK", "0") == "0":
@@ -46,6 +50,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("cxr: stopped; a training goes on with the same command and --resume", file=sys.stderr)
         return 130
+
+
+def _check_words(words: list[str], command: str) -> None:
+    """Refuse words that are empty, and names that no run can hold; films of `predict` may have any name."""
+    if "" in map(str.strip, words):
+        raise UsageError("an empty word is among the arguments: is a variable of the shell not set?")
+    for word in words if command != "predict" else []:
+        if word.encode("utf-8", "replace").decode() != word:
+            raise UsageError(f"{os.fsencode(word)!r}: the name is not UTF-8; rename it")
 
 
 def build_parser() -> argparse.ArgumentParser:

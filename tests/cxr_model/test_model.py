@@ -70,6 +70,23 @@ def test_the_loss_is_the_weighted_mean_not_divided_by_the_weights():
     assert torch.allclose(output.loss, (plain * torch.tensor([4.0, 1.0, 2.0])).mean())
 
 
+def test_labels_may_be_probabilities_and_their_loss_is_weighted():
+    weights = torch.tensor([1.0, 2.0, 3.0, 4.0])
+    model, soft = make(FOUR, class_weights=weights.tolist()), torch.rand(3, 4).softmax(-1)
+    output = model(PIXELS, labels=soft)
+    assert torch.allclose(output.loss, -(soft * weights * output.logits.log_softmax(-1)).sum(-1).mean())
+
+
+def test_the_base_model_is_the_backbone_and_a_new_head_of_two_has_two_logits():
+    """What recipes for transformers' own classifiers do: freeze `base_model`, put a linear layer in."""
+    model = make()
+    model.base_model.requires_grad_(False)
+    assert all(parameter.requires_grad for parameter in model.classifier.parameters())
+    assert not any(parameter.requires_grad for parameter in model.backbone.parameters())
+    model.classifier = torch.nn.Linear(448, 2)
+    assert model(PIXELS).logits.shape == (3, 2)
+
+
 def test_heat_map_is_the_gradient_of_the_logit_margin():
     model = make(FOUR)
     with torch.inference_mode():

@@ -502,6 +502,24 @@ def test_base64_and_data_strings_are_read():
             read_radiograph(source)
 
 
-def test_a_deep_film_that_was_clipped_to_8_bits_is_refused():
-    with pytest.raises(RadiographError, match="16-bit film in 8 bits"):
-        read_radiograph(Image.fromarray(GREY.astype(np.uint16) * 257).convert("RGB"))
+@pytest.mark.parametrize(
+    "deep",
+    [
+        Image.fromarray(GREY.astype(np.uint16) * 257),
+        Image.fromarray(np.pad(GREY, GREY.shape[0]).astype(np.uint16) * 16),  # most of it is a black border
+        Image.fromarray(GREY.astype(np.float32) / 256),
+    ],
+    ids=["16 bits", "12 bits", "0 to 1"],
+)
+def test_a_deep_film_that_was_clipped_to_8_bits_is_refused(deep):
+    with pytest.raises(RadiographError, match="deep film in 8 bits"):
+        read_radiograph(deep.convert("RGB"))
+
+
+def test_any_kind_of_bytes_is_read_and_no_number_or_dictionary(phantoms):
+    content = next(phantoms.rglob("*.png")).read_bytes()
+    for source in (bytearray(content), memoryview(content)):
+        assert np.array_equal(read_radiograph(source).pixels, read_radiograph(content).pixels)
+    for source in (0, {"bytes": content}):  # 0 is the standard input's number
+        with pytest.raises(RadiographError, match=f"the {type(source).__name__} given: expected a path, bytes"):
+            read_radiograph(source)

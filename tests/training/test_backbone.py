@@ -158,7 +158,16 @@ def test_a_backbone_that_does_not_fit_is_one_sentence_before_any_work(config, sa
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize("name", ["org/nothing", "runs/of/mine", "my backbone", str(TINY / "config.json")])
+@pytest.mark.parametrize("more", [[], ["--no-pretrained"]])
+def test_a_file_is_no_backbone_and_neither_is_an_empty_word(more, capsys):
+    words = ["train", "tb", "--data", "nowhere", "--output", "nowhere-run", *more, "--backbone"]
+    assert main([*words, str(TINY / "config.json")]) == 2
+    assert "config.json: this is a file; give the folder that holds it" in capsys.readouterr().err
+    assert main([*words, ""]) == 2  # not the recipe's own without a word
+    assert "is a variable of the shell not set?" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["org/nothing", "runs/of/mine", "my backbone"])
 @pytest.mark.parametrize("more", [[], ["--no-pretrained"]])
 def test_a_backbone_that_is_nowhere_is_named_with_the_cure(name, more, capsys):
     assert main(["train", "tb", "--data", "nowhere", "--output", "nowhere-run", "--backbone", name, *more]) == 2

@@ -30,6 +30,7 @@ class CxrForImageClassification(PreTrainedModel):
     """Backbone -> pooling -> head; `AutoModelForImageClassification` loads it with `trust_remote_code=True`."""
 
     config_class = CxrConfig
+    base_model_prefix = "backbone"
     main_input_name = "pixel_values"
     input_modalities = ("image",)
     fold_batch_norm = fold_batch_norm
@@ -120,7 +121,7 @@ class CxrForImageClassification(PreTrainedModel):
         if self.projection is not None:
             hidden = self.projection(hidden).softmax(dim=-1)
         logits = self.classifier(self.head(hidden))
-        return torch.cat([torch.zeros_like(logits), logits], dim=-1) if self.config.num_labels == 2 else logits
+        return torch.cat([torch.zeros_like(logits), logits], dim=-1) if logits.shape[-1] == 1 else logits
 
     def forward(self, pixel_values: Tensor, labels: Tensor | None = None, return_dict: bool | None = None) -> Any:
         """Classify `pixel_values` [B, 3, H, W] as the processor makes them; `labels` [B] indices give a loss too."""
@@ -150,11 +151,10 @@ class CxrForImageClassification(PreTrainedModel):
         return (inside / self.familiarity_spread.float()).square().sum(dim=1) + settings["components"] / 2 * outside
 
     def sample_losses(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """w_y x cross-entropy of each image, [B], in float32."""
-        losses = F.cross_entropy(logits.float(), labels, reduction="none")
-        if self.config.class_weights is None:
-            return losses
-        return losses * sum((labels == index) * weight for index, weight in enumerate(self.config.class_weights))
+        """w_y x cross-entropy of each image, [B], in float32; `labels` [B] indices, or [B, C] probabilities."""
+        weights = self.config.class_weights
+        weight = None if weights is None else torch.tensor(weights, dtype=torch.float32, device=logits.device)
+        return F.cross_entropy(logits.float(), labels, weight=weight, reduction="none")
 
     def heatmap(self, output: CxrOutput, class_index: int | Tensor) -> Tensor:
         """Grad-CAM (arXiv:1610.02391) of logit c minus the logsumexp of the others, from an output in eval mode.

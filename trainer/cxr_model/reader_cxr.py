@@ -24,7 +24,7 @@ DEEP_MODES = ("I;16", "I;16L", "I;16B", "I;16N", "I", "F")
 SAMPLE_FORMAT, PHOTOMETRIC = 339, 262  # TIFF tags
 SAMPLES = {("I", 1): np.uint32, ("L", 2): np.int8}  # what a TIFF file's samples are where Pillow takes them otherwise
 COLOURED = 12.0  # grey levels between the channels of a coloured image
-MOST_WHITE = 0.5  # proportion of a radiograph
+MOST_WHITE = 0.5  # proportion of what is not black
 SHORTEST_BASE64 = 64  # characters; no image file is shorter
 
 
@@ -68,8 +68,10 @@ def _name(source: Any) -> str:
 
 
 def _open(source: Any) -> BinaryIO:
-    if isinstance(source, bytes) or hasattr(source, "read"):
-        return io.BytesIO(source if isinstance(source, bytes) else source.read())
+    if isinstance(source, (bytes, bytearray, memoryview)) or hasattr(source, "read"):
+        return io.BytesIO(source.read() if hasattr(source, "read") else source)
+    if not isinstance(source, (str, os.PathLike)):  # a number would be a file that is open already
+        raise RadiographError("expected a path, bytes, a binary file, a Pillow image or an array")
     if re.match(r"\w{2,}://", str(source)):
         raise RadiographError("web addresses are not opened: download the file and give its path")
     if isinstance(source, str) and not os.path.exists(source) and (content := _from_base64(source)):
@@ -111,8 +113,10 @@ def _read_image(image: Image.Image) -> Radiograph:
         flat = _flatten(image)
         grey, coloured = np.asarray(flat if flat.mode == "L" else flat.convert("L")), _is_coloured(flat)
         grey = grey if deep is None else array_to_grey(deep)
-    if not opened and image.mode == "RGB" and (grey == 255).mean() > MOST_WHITE:
-        raise RadiographError("is mostly white, as a 16-bit film in 8 bits: give the file itself, pipelines by name")
+    if not opened and image.mode == "RGB" and (
+        grey.max() <= 1 or np.count_nonzero(grey == 255) > MOST_WHITE * np.count_nonzero(grey)
+    ):
+        raise RadiographError("is all black or mostly white, as a deep film in 8 bits: give the file or name the model")
     codes = {"multi-frame": frames > 1, "coloured": coloured}
     return Radiograph(grey, tuple(code for code, present in codes.items() if present))
 

@@ -63,6 +63,8 @@ def load_backbone(recipe: Recipe, name: str, pretrained: bool) -> Backbone:
     Raises:
         UsageError: it cannot be reached, is of no known kind, lacks weights, or gives no feature map of such an image.
     """
+    if Path(name).is_file():
+        raise UsageError(f"backbone {name}: this is a file; give the folder that holds it (--backbone DIR)")
     torch.manual_seed(recipe.seed)
     logging.getLogger("transformers.modeling_utils").setLevel(logging.ERROR)  # its report lists the unused classifier
     with _explained(f"backbone {name} cannot be loaded", UNREACHABLE):
