@@ -152,7 +152,7 @@ def test_pixels_of_other_kinds_are_named(dicom_of):
     dataset = dicom_of(DEEP, bits=12)
     dataset.FloatPixelData = DEEP.astype(np.float32).tobytes()
     del dataset.PixelData
-    with pytest.raises(RadiographError, match="floating-point numbers.*export it as integers"):
+    with pytest.raises(RadiographError, match=r"floating-point numbers.*export it as integers"):
         read(dataset)
 
 

@@ -262,7 +262,7 @@ def test_films_that_are_inverted_tiny_black_or_strange_are_doubted(copied, tmp_p
 def test_films_are_doubted_even_where_most_are_inverted(inverted, copied):
     for file in read_manifest(copied).rows["file"][:inverted]:
         Image.open(file).convert("L").point(lambda grey: 255 - grey).save(file)
-    rows, images, _ = decode(read_manifest(copied).rows, SMALL)
+    _, images, _ = decode(read_manifest(copied).rows, SMALL)
     assert images.warnings().count("inverted") == inverted
 
 
@@ -275,3 +275,12 @@ def test_of_images_that_resemble_no_chest_the_minority_is_inverted():
     for thumbnails in (films, -films):
         assert add_comparison([""] * 30, thumbnails.astype(np.float32)) == ["inverted"] * 10 + [""] * 20
     assert add_comparison(["blank", "tiny"], np.zeros((2, 256), np.float32))[0] == "blank"
+
+
+def test_images_of_kinds_that_are_not_read_are_no_other_files(data):
+    kinds = ("film.HEIC", "film.avif", "film.jxl", "film.dcm.gz", "film.nii")
+    for name in (*kinds, "notes.txt"):
+        (data / "Normal" / name).write_bytes(b"\0\0\0\x18ftyp")
+    manifest = read_manifest(data)
+    assert names(manifest)["of kinds that are not read: unpack them, or save them as PNG"] == set(kinds)
+    assert names(manifest)["no images"] == {"notes.txt"}

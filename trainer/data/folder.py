@@ -9,13 +9,15 @@ from PIL import Image, UnidentifiedImageError
 
 from trainer.cxr_model.dicom_cxr import is_dicom
 from trainer.cxr_model.reader_cxr import FORMATS
-from trainer.data.metadata import TABLES, add_metadata
+from trainer.data.metadata import TABLES, add_metadata, is_person
 from trainer.data.schema import COLUMNS, SUFFIXES, Manifest, split_name
 
 LITTER = {"__macosx", "@eadir", "@recycle", "#recycle", "#snapshot", "$recycle.bin", "system volume information"}
 LITTER |= {"thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r", "thumbs", "thumbnails", "lost+found"}
 SHEETS = {".xlsx", ".xls", ".ods"}
 SHEET_NAMES = ("metadata", "manifest", "labels", "patients")  # with these names also .json, .txt and .xml
+UNREAD = {".heic", ".heif", ".avif", ".jxl", ".jls", ".jph", ".nii", ".mha", ".mhd", ".nrrd", ".npy", ".npz", ".h5"}
+UNREAD |= {".tga", ".psd", ".dng", ".svg", ".pdf", ".raw", ".gz", ".bz2", ".xz", ".zip", ".7z", ".rar", ".tar"}
 ANNOTATIONS = {"source.json", "lung_masks.csv", "lesion_boxes.csv"}  # read elsewhere
 
 
@@ -53,10 +55,16 @@ def read_folder(root: Path) -> Manifest:
     sheets = [file for file in listed if _is_sheet(file)]
     manifest.leave_out("tables that are not read: save them as CSV", sheets)
     tables = [file for file in listed if file.suffix.lower() in TABLES]
-    manifest.leave_out("no images", sorted(set(listed) - {*sheets, *tables}))
+    unread = [file for file in listed if file.suffix.lower() in UNREAD]
+    manifest.leave_out("of kinds that are not read: unpack them, or save them as PNG", unread)
+    manifest.leave_out("no images", sorted(set(listed) - {*sheets, *tables, *unread}))
     manifest.rows = pd.DataFrame(records, columns=list(COLUMNS))
     manifest.notes += _like_splits(inside)
     add_metadata(tables, manifest)
+    others = [folder for names in inside.values() if len(names) > 1 for folder in names if not is_person(folder)]
+    if others and not manifest.notes and not manifest.rows["group"].any():
+        said = f"{len(others)} folders within classes (first: {min(others)}) are not taken for patients"
+        manifest.notes.append(f"{said}: if they are, name patients in a metadata.csv with file_name,patient_id")
     return manifest
 
 
