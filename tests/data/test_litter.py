@@ -284,3 +284,19 @@ def test_images_of_kinds_that_are_not_read_are_no_other_files(data):
     manifest = read_manifest(data)
     assert names(manifest)["of kinds that are not read: unpack them, or save them as PNG"] == set(kinds)
     assert names(manifest)["no images"] == {"notes.txt"}
+
+
+@pytest.mark.parametrize("folder", ["Masks", "lung_mask", "ManualMask/left", "mask_left", "segmentations", "heatmaps"])
+def test_masks_are_no_films_whatever_their_folder_is_called(folder, data):
+    (data / "Normal" / folder).mkdir(parents=True)
+    film = next((data / "Normal").glob("*.png"))
+    shutil.copy(film, data / "Normal" / folder / film.name)
+    shutil.copy(film, data / "Normal" / f"{film.stem}_mask.png")
+    manifest = read_manifest(data)
+    assert len(manifest.rows) == 12
+    assert len(manifest.left_out["masks"]) == 2
+
+
+def test_classes_of_people_who_wear_masks_are_classes(data):
+    (data / "Normal").rename(data / "Unmasked")
+    assert set(read_manifest(data).rows["label"]) == {"Unmasked", "Tuberculosis"}

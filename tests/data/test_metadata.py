@@ -4,6 +4,7 @@ import json
 import shutil
 from pathlib import Path
 
+import datasets
 import pandas as pd
 import pytest
 
@@ -284,3 +285,31 @@ def test_other_folders_within_classes_are_named(data):
     assert set(manifest.rows["group"]) == {""}
     (note,) = manifest.notes
     assert "4 folders within classes (first: visit 0) are not taken for patients" in note
+
+
+def test_splits_stand_in_columns_of_other_names(data):
+    table = pd.DataFrame({"file": files_of(data), "label": "x", "patient": "p", "Set": ["train", "Test", ""] * 4})
+    table.to_csv(data / "list.csv", index=False)
+    manifest = read_manifest(data / "list.csv")
+    assert manifest.rows["split"].value_counts().to_dict() == {"train": 4, "test": 4, "": 4}
+    assert f"{data / 'list.csv'}: splits are taken from column Set" in manifest.notes
+    table.assign(Set=["A", "train"] * 6).to_csv(data / "list.csv", index=False)
+    assert set(read_manifest(data / "list.csv").rows["split"]) == {""}
+
+
+def test_counts_are_of_images_and_an_index_is_a_column(data):
+    table = pd.DataFrame({"file_name": files_of(data), "patient_id": "p"})
+    table.set_index("file_name").to_parquet(data / "metadata.parquet")
+    (data / "Normal" / "metadata.csv").write_text("file_name,patient_id\n0.png,p\n")
+    (note,) = read_manifest(data).notes
+    assert note.endswith("and 1 more: patient_id taken for 12 of 12 images; labels come from the folders")
+
+
+def test_patients_of_a_hub_dataset_may_be_numbers_and_missing(data, monkeypatch):
+    content = [{"bytes": (data / file).read_bytes(), "path": None} for file in files_of(data)]
+    columns = {"image": content, "label": ["a", "b"] * 6, "patient_id": [0, 0, 1, 1, None, None] * 2}
+    features = {"image": datasets.Image(), "label": datasets.Value("string"), "patient_id": datasets.Value("float64")}
+    part = datasets.Dataset.from_dict(columns, datasets.Features(features))
+    monkeypatch.setattr(datasets, "load_dataset", lambda name, revision: {"train": part})
+    rows = read_manifest("someone/films").rows
+    assert rows["group"].value_counts().to_dict() == {"0": 4, "1": 4, "": 4}

@@ -1,6 +1,7 @@
 """A folder of class folders as manifest rows: every file below it is an image, a table, or counted as not used."""
 
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,6 +19,7 @@ SHEETS = {".xlsx", ".xls", ".ods"}
 SHEET_NAMES = ("metadata", "manifest", "labels", "patients")  # with these names also .json, .txt and .xml
 UNREAD = {".heic", ".heif", ".avif", ".jxl", ".jls", ".jph", ".nii", ".mha", ".mhd", ".nrrd", ".npy", ".npz", ".h5"}
 UNREAD |= {".tga", ".psd", ".dng", ".svg", ".pdf", ".raw", ".gz", ".bz2", ".xz", ".zip", ".7z", ".rar", ".tar"}
+MASKS = re.compile(r"masks?([\W_]|$)|^(segmentation|annotation|overlay|heatmap)s?$")
 ANNOTATIONS = {"source.json", "lung_masks.csv", "lesion_boxes.csv"}  # read elsewhere
 
 
@@ -62,7 +64,7 @@ def read_folder(root: Path) -> Manifest:
     manifest.notes += _like_splits(inside)
     add_metadata(tables, manifest)
     others = [folder for names in inside.values() if len(names) > 1 for folder in names if not is_person(folder)]
-    if others and not manifest.notes and not manifest.rows["group"].any():
+    if len(inside) > 1 and others and not manifest.notes and not manifest.rows["group"].any():
         said = f"{len(others)} folders within classes (first: {min(others)}) are not taken for patients"
         manifest.notes.append(f"{said}: if they are, name patients in a metadata.csv with file_name,patient_id")
     return manifest
@@ -112,7 +114,9 @@ def _why_not(child: Path) -> str:
     if os.fsencode(child.name).decode("utf-8", "replace") != child.name:
         return "with names that are not UTF-8: rename them"
     if os.path.isdir(child):
-        return "masks" if name in ("mask", "masks") else ""
+        return "masks" if MASKS.search(name) else ""
+    if re.search(r"[\W_]mask$", child.stem.lower()):
+        return "masks"
     if not os.path.exists(child):
         return "links that lead nowhere"
     return "" if os.path.isfile(child) else "no images"

@@ -85,6 +85,8 @@ def _read_csv(path: Path) -> Manifest:
         known = f"{rows['group'].replace('', None).nunique()} patients of {int((rows['group'] != '').sum())}"
         instead = f", not from {', '.join(unused)}" if unused else ""
         manifest.notes.append(f"{path}: {known} of {len(rows)} images are taken from column {taken}{instead}")
+    if (split := names.get("split", ["split"])[0]).casefold() != "split":
+        manifest.notes.append(f"{path}: splits are taken from column {split}")
     if unused := unused_columns(table, names):
         manifest.notes.append(f"{path}: {unused}")
     return manifest

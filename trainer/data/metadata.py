@@ -28,6 +28,7 @@ ALIASES = {  # as `normalise_label` writes them; the first with any value is tak
     "file": ["file", "filename", "filepath", "path", "image", *(f"image{what}" for what in IMAGES), *FILES],
     "group": ["group", "groupid", *("".join(parts[::-1]) for parts in product(NUMBERS, PERSONS, PREFIXES)), *RECORDS],
     "collection": ["collection", "source"],
+    "split": ["split", "set", "subset", "partition", "phase"],  # the others where they hold nothing but splits
 }
 UNKNOWN = {"na", "<na>", "n/a", "nan", "none", "null", "unknown", "anonymous", "anonymized", "anonymised", "?", "-"}
 
@@ -42,29 +43,14 @@ def read_table(path: Path) -> tuple[pd.DataFrame, dict[str, list[str]]]:
     Raises:
         UsageError: it cannot be read.
     """
-    try:
-        if path.suffix.lower() == ".jsonl":
-            lines = path.read_text(encoding="utf-8-sig").splitlines()
-            table = pd.DataFrame([json.loads(line) for line in lines if line.strip()], dtype=object)
-        elif path.suffix.lower() == ".parquet":
-            table = pd.read_parquet(path)
-        else:
-            with path.open(encoding="utf-8-sig") as stream:
-                first = stream.readline()
-            options = {"sep": _separator(first), "skiprows": int(first.startswith("sep="))}  # Excel's own first line
-            table = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig", **options)
-    except UnicodeError as error:
-        raise UsageError(f"{path}: not a CSV that can be read; save it in UTF-8") from error
-    except (ValueError, OSError, csv.Error) as error:  # pandas' and JSON's errors are ValueErrors
-        raise UsageError(f"{path}: not a CSV that can be read: {reason_of(error)}") from error
-    extra = 0 if isinstance(table.index, pd.RangeIndex) else table.index.nlevels  # lines longer than the head
-    table = table.astype(object).fillna("").astype(str).apply(lambda cells: cells.str.strip())
-    if extra and not (table.iloc[:, -extra:] != "").any(axis=None):  # they end in separators; else they begin in names
-        table = table.reset_index().iloc[:, :-extra].set_axis(table.columns, axis=1)
-    table = table[(table != "").any(axis=1)].reset_index(drop=True)
+    table = _read_cells(path)
     names: dict[str, list[str]] = {}
     for column in COLUMNS:
-        if present := column_names(table.columns, column):
+        present = column_names(table.columns, column)
+        if column == "split":
+            holds = {name: all(map(split_name, filter(None, table[name]))) for name in present}
+            present = [name for name in present if holds[name] or normalise_label(name) == "split"]
+        if present:
             names[column] = sorted(present, key=lambda name: not (table[name] != "").any())
     table = table.assign(**{column: table[given[0]] for column, given in names.items()})
     if "group" in names:
@@ -74,6 +60,32 @@ def read_table(path: Path) -> tuple[pd.DataFrame, dict[str, list[str]]]:
         if wrong := sorted(set(table["split"]) - {*SPLITS, ""}):
             raise UsageError(f"{path}: unknown split {', '.join(wrong)}; expected {', '.join(SPLITS)}")
     return table, names
+
+
+def _read_cells(path: Path) -> pd.DataFrame:
+    """A table as text without spaces around it and without empty rows."""
+    extra = 0
+    try:
+        if path.suffix.lower() == ".jsonl":
+            lines = path.read_text(encoding="utf-8-sig").splitlines()
+            table = pd.DataFrame([json.loads(line) for line in lines if line.strip()], dtype=object)
+        elif path.suffix.lower() == ".parquet":
+            table = pd.read_parquet(path)
+            table = table.reset_index() if table.index.name else table
+        else:
+            with path.open(encoding="utf-8-sig") as stream:
+                first = stream.readline()
+            options = {"sep": _separator(first), "skiprows": int(first.startswith("sep="))}  # Excel's own first line
+            table = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig", **options)
+            extra = 0 if isinstance(table.index, pd.RangeIndex) else table.index.nlevels  # lines longer than the head
+    except UnicodeError as error:
+        raise UsageError(f"{path}: not a CSV that can be read; save it in UTF-8") from error
+    except (ValueError, OSError, csv.Error) as error:  # pandas' and JSON's errors are ValueErrors
+        raise UsageError(f"{path}: not a CSV that can be read: {reason_of(error)}") from error
+    table = table.astype(object).fillna("").astype(str).apply(lambda cells: cells.str.strip())
+    if extra and not (table.iloc[:, -extra:] != "").any(axis=None):  # they end in separators; else they begin in names
+        table = table.reset_index().iloc[:, :-extra].set_axis(table.columns, axis=1)
+    return table[(table != "").any(axis=1)].reset_index(drop=True)
 
 
 def _separator(head: str) -> str:
@@ -156,8 +168,8 @@ def add_metadata(tables: list[Path], manifest: Manifest) -> None:
         unused = unused or unused_columns(table, names)
         _name_contradictions(path, rows, table, cells, manifest.notes)
         for column in [column for column in ("group", "collection", "split") if column in names]:
+            counts[names[column][0]] += int(((rows[column] == "") & (cells[column] != "")).sum())
             rows[column] = rows[column].where(rows[column] != "", cells[column])
-            counts[names[column][0]] += int((cells[column] != "").sum())
     if used:
         taken = ", ".join(f"{name} taken for {count}" for name, count in counts.items() if count) or "nothing taken"
         others = f" and {len(used) - 1} more" if len(used) > 1 else ""
