@@ -274,3 +274,52 @@ def test_advice_is_never_to_install_what_is_there(dicom_of, monkeypatch):
         monkeypatch.setattr(dicom_cxr, "find_spec", lambda name, there=installed: name in there or None)
         with pytest.raises(RadiographError, match=advice):
             read(dataset)
+
+
+def test_planes_are_told_by_the_pixels(dicom_of):
+    colour = np.dstack([GREY, GREY, GREY])
+    marked = colour.copy()
+    marked[10:30, 10:30] = (255, 0, 0)
+    for film in (colour, marked):
+        expected = np.asarray(Image.fromarray(film).convert("L"))
+        for planar, content in ((0, film), (1, np.moveaxis(film, 2, 0))):
+            for said in (0, 1):
+                dataset = dicom_of(film, bits=8, PhotometricInterpretation="RGB", PlanarConfiguration=said)
+                dataset.SamplesPerPixel = 3
+                dataset.PixelData = np.ascontiguousarray(content).tobytes()
+                pixels, warned = read(dataset)
+                assert apart(pixels, expected) < 1, (planar, said)
+                assert warned is (planar != said)
+
+
+def test_windows_and_slopes_of_functional_groups_are_applied(dicom_of):
+    sound = read(dicom_of(DEEP, bits=12, **WINDOW))[0]
+    for kind in ("Shared", "PerFrame"):
+        window, slope, group = pydicom.Dataset(), pydicom.Dataset(), pydicom.Dataset()
+        window.WindowCenter, window.WindowWidth = "2048", "4096"
+        slope.RescaleSlope, slope.RescaleIntercept = "-1", "4095"
+        group.FrameVOILUTSequence = pydicom.Sequence([window])
+        group.PixelValueTransformationSequence = pydicom.Sequence([slope])
+        groups = {f"{kind}FunctionalGroupsSequence": pydicom.Sequence([group, pydicom.Dataset()])}
+        pixels, warned = read(dicom_of(4095 - DEEP, bits=12, **groups))
+        assert apart(pixels, sound) < 1
+        assert not warned
+    for empty in (pydicom.Sequence([]), pydicom.Sequence([pydicom.Dataset()])):
+        assert (read(dicom_of(DEEP, bits=12, SharedFunctionalGroupsSequence=empty, **WINDOW))[0] == sound).all()
+
+
+def test_a_jpeg_of_8_bits_is_read_whatever_the_header_allocates(dicom_of):
+    for fields in ({}, WINDOW):
+        pixels, warned = read(encoded(dicom_of(DEEP, bits=12, **fields), GREY))
+        assert warned
+        assert apart(pixels, GREY) < 2
+
+
+@pytest.mark.parametrize("depth", [8, 16])
+def test_a_palette_shows_as_far_as_its_entries_reach(depth, dicom_of):
+    dataset = dicom_of(GREY, bits=8, PhotometricInterpretation="PALETTE COLOR")
+    ramp = np.arange(256, dtype=np.uint16) * (257 if depth == 16 else 1)  # entries of 8 bits may stand in 16
+    for name in ("Red", "Green", "Blue"):
+        setattr(dataset, f"{name}PaletteColorLookupTableDescriptor", [256, 0, 16])
+        setattr(dataset, f"{name}PaletteColorLookupTableData", ramp.tobytes())
+    assert apart(read(dataset)[0], GREY) < 1

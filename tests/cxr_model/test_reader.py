@@ -523,3 +523,21 @@ def test_any_kind_of_bytes_is_read_and_no_number_or_dictionary(phantoms):
     for source in (0, {"bytes": content}):  # 0 is the standard input's number
         with pytest.raises(RadiographError, match=f"the {type(source).__name__} given: expected a path, bytes"):
             read_radiograph(source)
+
+
+def test_deep_tiff_in_separate_planes_is_refused_and_of_8_bits_read():
+    def planes(samples: np.ndarray) -> bytes:
+        """A TIFF of three planes [3, H, W] (Pillow writes none)."""
+        depth, size = 8 * samples.itemsize, samples[0].nbytes
+        entries = [(256, 64), (257, 48), (258, 134), (262, 2), (273, 140), (277, 3), (279, 152), (284, 2)]
+        lists = struct.pack("<3H3I3I", *[depth] * 3, *[164 + size * plane for plane in range(3)], *[size] * 3)
+        tags = b"".join(
+            struct.pack("<HHII", tag, 3 if tag == 258 else 4, 3 if tag in (258, 273, 279) else 1, value)
+            for tag, value in entries
+        )
+        start = struct.pack("<2sHIH", b"II", 42, 8, len(entries)) + tags + bytes(4)
+        return (start.ljust(134, b"\0") + lists).ljust(164, b"\0") + samples.tobytes()
+
+    assert (read_radiograph(planes(np.stack([GREY] * 3))).pixels == GREY).all()
+    with pytest.raises(RadiographError, match="separate planes is not read: save it as grey"):
+        read_radiograph(planes(np.stack([GREY.astype(np.uint16) * 257] * 3)))

@@ -275,3 +275,28 @@ def test_of_images_that_resemble_no_chest_the_minority_is_inverted():
     for thumbnails in (films, -films):
         assert add_comparison([""] * 30, thumbnails.astype(np.float32)) == ["inverted"] * 10 + [""] * 20
     assert add_comparison(["blank", "tiny"], np.zeros((2, 256), np.float32))[0] == "blank"
+
+
+def test_images_of_kinds_that_are_not_read_are_no_other_files(data):
+    kinds = ("film.HEIC", "film.avif", "film.jxl", "film.dcm.gz", "film.nii")
+    for name in (*kinds, "notes.txt"):
+        (data / "Normal" / name).write_bytes(b"\0\0\0\x18ftyp")
+    manifest = read_manifest(data)
+    assert names(manifest)["of kinds that are not read: unpack them, or save them as PNG"] == set(kinds)
+    assert names(manifest)["no images"] == {"notes.txt"}
+
+
+@pytest.mark.parametrize("folder", ["Masks", "lung_mask", "ManualMask/left", "mask_left", "segmentations", "heatmaps"])
+def test_masks_are_no_films_whatever_their_folder_is_called(folder, data):
+    (data / "Normal" / folder).mkdir(parents=True)
+    film = next((data / "Normal").glob("*.png"))
+    shutil.copy(film, data / "Normal" / folder / film.name)
+    shutil.copy(film, data / "Normal" / f"{film.stem}_mask.png")
+    manifest = read_manifest(data)
+    assert len(manifest.rows) == 12
+    assert len(manifest.left_out["masks"]) == 2
+
+
+def test_classes_of_people_who_wear_masks_are_classes(data):
+    (data / "Normal").rename(data / "Unmasked")
+    assert set(read_manifest(data).rows["label"]) == {"Unmasked", "Tuberculosis"}

@@ -4,6 +4,7 @@ import json
 import shutil
 from pathlib import Path
 
+import datasets
 import pandas as pd
 import pytest
 
@@ -197,3 +198,118 @@ def test_paths_of_another_computer_are_named_as_they_stand(data):
     (data / "list.csv").write_text("file,label\na.png,x,y\nb.png,x,y,z\n")
     with pytest.raises(UsageError, match=r"can be read: .*line 3"):
         read_manifest(data / "list.csv")
+
+
+def test_one_patient_in_several_spellings_is_one(data):
+    spellings = ["007", "7", "7.0", "0007", "P1", "p1", "P2", "p02", "<NA>", "NaN", "0", "00"]
+    pd.DataFrame({"file": files_of(data), "label": "x", "patient": spellings}).to_csv(data / "list.csv", index=False)
+    groups = read_manifest(data / "list.csv").rows["group"]
+    assert sorted(groups.value_counts()) == [1, 1, 2, 2, 2, 4]
+    (data / "Normal" / "metadata.csv").write_text("file_name,patient_id\n0.png,014\n1.png,15\n")
+    (data / "Tuberculosis" / "metadata.csv").write_text("file_name,patient_id\n0.png,14\n1.png,0015\n")
+    (data / "list.csv").unlink()
+    groups = read_manifest(data).rows["group"]
+    assert groups[groups != ""].value_counts().tolist() == [2, 2]
+
+
+def test_of_two_spellings_of_one_column_the_filled_one_is_taken(data):
+    table = pd.DataFrame({"file": files_of(data), "label": "x", "PatientID": "", "patient_id": "p"})
+    table.to_csv(data / "list.csv", index=False)
+    manifest = read_manifest(data / "list.csv")
+    assert set(manifest.rows["group"]) == {"p"}
+    assert manifest.notes[0].endswith("from column patient_id, not from PatientID")
+
+
+FORMS = {
+    "lines that end in a comma": ("{},x,{},", "file,label,patient_id"),
+    "names of rows without a head": ("{2},{0},x,{1}", "file,label,patient_id"),
+    "commas in the head": ("{};x;{};a, b", "file;label;patient_id;report (a, b, c, d, e)"),
+    "quoted head": ('"{}","x",{},"a; b"', '"file","label",patient_id,"a; b; c; d; e"'),
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_tables_as_programs_write_them_are_read_to_the_end(form, data):
+    line, head = FORMS[form]
+    rows = [line.format(file, f"p{n // 2}", n + 5) for n, file in enumerate(files_of(data))]
+    (data / "list.csv").write_text("\n".join([head, *rows, ";;;" if ";x;" in line else ",,", ""]))
+    rows = read_manifest(data / "list.csv").rows
+    assert sorted(rows["group"]) == sorted(f"p{n // 2}" for n in range(12))
+    (data / "metadata.csv").write_text((data / "list.csv").read_text())
+    (data / "list.csv").unlink()
+    assert (read_manifest(data).rows.sort_values("file")["group"].to_numpy() == rows.sort_values("file")["group"]).all()
+
+
+@pytest.mark.parametrize("name", ["{}.dicom.png", "1.2.840.{}.dcm.png", "{}.png"])
+@pytest.mark.parametrize("column", ["dicom_id", "ImageId", "image_id", "fname", "img_path"])
+def test_identifiers_of_public_sets_name_images(name, column, data):
+    for number, file in enumerate(files_of(data)):
+        (data / file).rename((data / file).with_name(name.format(f"film-{number}")))
+    stems = [
+        Path(name.format(f"film-{number}")).name.split(".dicom")[0].split(".dcm")[0].removesuffix(".png")
+        for number in range(12)
+    ]
+    table = pd.DataFrame({column: stems, "subject_id": [n // 3 for n in range(12)]})
+    table.to_csv(data / "mimic-cxr-2.0.0-metadata.csv", index=False)
+    assert read_manifest(data).rows["group"].value_counts().to_dict() == {str(n): 3 for n in range(4)}
+
+
+def test_a_table_that_names_patients_and_is_not_used_is_named_whatever_it_is_called(data):
+    (data / "stage_2.csv").write_text("patientId,Target\nabc,0\n")
+    (data / "train.csv").write_text("image,patient\nelsewhere.png,p1\n")
+    notes = read_manifest(data).notes
+    assert f"{data / 'stage_2.csv'} is left out: has no column file_name" in notes
+    assert any("train.csv is left out: none of its 1 rows names an image here" in note for note in notes)
+
+
+@pytest.mark.parametrize("folder", ["patient{:05d}/study1", "p10/p1000{:04d}/s5", "sub-{:02d}", "Case {}/views"])
+def test_patients_are_taken_from_folders_that_say_so(folder, data):
+    for number, file in enumerate(files_of(data)):
+        place = (data / file).parent / folder.format(number // 3)
+        place.mkdir(parents=True, exist_ok=True)
+        (data / file).rename(place / f"view{number}.png")
+    manifest = read_manifest(data)
+    first = folder.format(0).split("/")[folder.startswith("p10")]
+    assert manifest.rows["group"].value_counts().tolist() == [3, 3, 3, 3]
+    said = f"no table names patients: 4 patients of 12 of 12 images are taken from folders (first: {first})"
+    assert manifest.notes == [said]
+    pd.DataFrame({"file": files_of(data), "label": "x"}).to_csv(data / "list.csv", index=False)
+    assert said in read_manifest(data / "list.csv").notes
+
+
+def test_other_folders_within_classes_are_named(data):
+    for number, file in enumerate(files_of(data)):
+        (data / file).parent.joinpath(f"visit {number // 3}").mkdir(exist_ok=True)
+        (data / file).rename((data / file).parent / f"visit {number // 3}" / f"{number}.png")
+    manifest = read_manifest(data)
+    assert set(manifest.rows["group"]) == {""}
+    (note,) = manifest.notes
+    assert "4 folders within classes (first: visit 0) are not taken for patients" in note
+
+
+def test_splits_stand_in_columns_of_other_names(data):
+    table = pd.DataFrame({"file": files_of(data), "label": "x", "patient": "p", "Set": ["train", "Test", ""] * 4})
+    table.to_csv(data / "list.csv", index=False)
+    manifest = read_manifest(data / "list.csv")
+    assert manifest.rows["split"].value_counts().to_dict() == {"train": 4, "test": 4, "": 4}
+    assert f"{data / 'list.csv'}: splits are taken from column Set" in manifest.notes
+    table.assign(Set=["A", "train"] * 6).to_csv(data / "list.csv", index=False)
+    assert set(read_manifest(data / "list.csv").rows["split"]) == {""}
+
+
+def test_counts_are_of_images_and_an_index_is_a_column(data):
+    table = pd.DataFrame({"file_name": files_of(data), "patient_id": "p"})
+    table.set_index("file_name").to_parquet(data / "metadata.parquet")
+    (data / "Normal" / "metadata.csv").write_text("file_name,patient_id\n0.png,p\n")
+    (note,) = read_manifest(data).notes
+    assert note.endswith("and 1 more: patient_id taken for 12 of 12 images; labels come from the folders")
+
+
+def test_patients_of_a_hub_dataset_may_be_numbers_and_missing(data, monkeypatch):
+    content = [{"bytes": (data / file).read_bytes(), "path": None} for file in files_of(data)]
+    columns = {"image": content, "label": ["a", "b"] * 6, "patient_id": [0, 0, 1, 1, None, None] * 2}
+    features = {"image": datasets.Image(), "label": datasets.Value("string"), "patient_id": datasets.Value("float64")}
+    part = datasets.Dataset.from_dict(columns, datasets.Features(features))
+    monkeypatch.setattr(datasets, "load_dataset", lambda name, revision: {"train": part})
+    rows = read_manifest("someone/films").rows
+    assert rows["group"].value_counts().to_dict() == {"0": 4, "1": 4, "": 4}

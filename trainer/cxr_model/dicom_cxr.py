@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from .display_cxr import Header, grey_from_stored
-from .grey_cxr import Radiograph, RadiographError, array_to_grey, check_size
+from .grey_cxr import Radiograph, RadiographError, array_to_grey, check_size, to_uint8
 
 try:
     import pydicom
@@ -57,10 +57,16 @@ def read_dicom(file: BinaryIO) -> Radiograph:
     if not dataset.get("PixelData"):
         raise RadiographError("this DICOM file holds no image")
     header = Header(dataset)
+    for kind in ("Shared", "PerFrame"):  # enhanced objects keep the elements of a frame in groups
+        for group in (header.get(f"{kind}FunctionalGroupsSequence") or [])[:1]:
+            for keyword in ("FrameVOILUTSequence", "PixelValueTransformationSequence"):
+                dataset.update((header.get(keyword, group) or [{}])[0])
     stored, bits = _stored_values(header)
     photometric = dataset.PhotometricInterpretation
     if photometric == "PALETTE COLOR":
-        grey = array_to_grey(apply_color_lut(stored, dataset))
+        colour = apply_color_lut(stored, dataset)
+        shown = to_uint8(colour, 0, 255 if colour.max() <= 255 else 65535) if bits <= 8 else colour
+        grey = array_to_grey(shown)
     elif photometric in GREY and (stored.ndim == 2 or (stored == stored[..., :1]).all()):
         grey = grey_from_stored(stored if stored.ndim == 2 else stored[..., 0], header, bits)
     else:
@@ -86,6 +92,9 @@ def _stored_values(header: Header) -> tuple[np.ndarray, int]:
     check_size(columns, rows)
     allocated = _required(header, "BitsAllocated", (1, 8, 16, 32, 64))
     bits = _required(header, "BitsStored", range(1, 2**16))
+    if dataset.file_meta.TransferSyntaxUID == pydicom.uid.JPEGBaseline8Bit and allocated != 8:
+        header.untrue.add("BitsAllocated")
+        dataset.BitsAllocated = allocated = 8
     if bits > allocated:
         header.untrue.add("BitsStored")
         bits = allocated
@@ -128,7 +137,13 @@ def _settle_colour(header: Header, plane: int) -> None:
         photometric = "MONOCHROME2" if held == 1 else "YBR_FULL_422" if lossy else "RGB"
         dataset.PlanarConfiguration = 0
     elif held == 3:
-        dataset.PlanarConfiguration = _required(header, "PlanarConfiguration", (0, 1))
+        planar = dataset.PlanarConfiguration = _required(header, "PlanarConfiguration", (0, 1))
+        if photometric == "RGB" and dataset.BitsAllocated == 8 and not syntax.is_compressed:
+            flat = np.frombuffer(dataset.PixelData, np.uint8, 3 * plane)
+            unlike = [(np.ptp(flat.reshape(shape), axis) > 0).mean() for shape, axis in (((-1, 3), 1), ((3, -1), 0))]
+            if unlike[planar] > 4 * unlike[1 - planar] + 0.01:  # the channels of a film are the same
+                header.untrue.add("PlanarConfiguration")
+                dataset.PlanarConfiguration = 1 - planar
     palette = ("PALETTE COLOR",) if held == 1 and "RedPaletteColorLookupTableData" in dataset else ()
     if photometric not in (*GREY, *(COLOUR if held == 3 else palette)):
         header.untrue.add("PhotometricInterpretation")

@@ -21,9 +21,9 @@ from .grey_cxr import Radiograph, RadiographError, array_to_grey, check_size
 
 FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "WEBP", "GIF", "JPEG2000", "PPM")
 DEEP_MODES = ("I;16", "I;16L", "I;16B", "I;16N", "I", "F")
-SAMPLE_FORMAT, PHOTOMETRIC = 339, 262  # TIFF tags
+SAMPLE_FORMAT, PHOTOMETRIC, PLANAR, DEPTH = 339, 262, 284, 258  # TIFF tags
 SAMPLES = {("I", 1): np.uint32, ("L", 2): np.int8}  # what a TIFF file's samples are where Pillow takes them otherwise
-COLOURED = 12.0  # grey levels between the channels of a coloured image
+COLOURED = 12.0  # grey levels between the channels of a coloured image, more than a JPEG makes of grey
 MOST_WHITE = 0.5  # proportion of what is not black
 SHORTEST_BASE64 = 64  # characters; no image file is shorter
 
@@ -55,7 +55,7 @@ def read_radiograph(source: Any) -> Radiograph:
     except (RadiographError, ImportError) as error:
         raise type(error)(f"{name}: {error}") from error
     except UnidentifiedImageError as error:
-        raise RadiographError(f"{name}: not an image that can be read; use PNG, JPEG, TIFF or DICOM") from error
+        raise RadiographError(f"{name}: not an image that can be read: save it as PNG, JPEG or 16-bit TIFF") from error
     except MemoryError:  # one file's fault: it ends no batch
         raise RadiographError(f"{name}: reading it needs more memory than there is; scale it down") from None
     except Exception as error:  # decoders raise anything on a damaged file, and may quote its header
@@ -102,6 +102,8 @@ def _read_image(image: Image.Image) -> Radiograph:
     frames = getattr(image, "n_frames", 1) if image.format != "MPO" else 1
     opened, tags = image.format is not None, getattr(image, "tag_v2", {})
     kind = SAMPLES.get((image.mode, int(np.ravel(tags.get(SAMPLE_FORMAT, 1))[0]))) if tags else None
+    if tags.get(PLANAR) == 2 and max(np.ravel(tags.get(DEPTH, 8))) > 8:  # Pillow takes the halves of a sample for two
+        raise RadiographError("TIFF of more than 8 bits in separate planes is not read: save it as grey")
     deep = _deep_colour(image)
     image = ImageOps.exif_transpose(image)  # a copy: the image may be the caller's
     coloured = False
@@ -110,9 +112,13 @@ def _read_image(image: Image.Image) -> Radiograph:
         grey = array_to_grey(samples.view(kind) if kind else samples)
         grey = 255 - grey if tags.get(PHOTOMETRIC) == 0 else grey  # Pillow inverts only the unsigned 8-bit ones
     else:
-        flat = _flatten(image)
-        grey, coloured = np.asarray(flat if flat.mode == "L" else flat.convert("L")), _is_coloured(flat)
-        grey = grey if deep is None else array_to_grey(deep)
+        if image.has_transparency_data:  # over black
+            image = Image.alpha_composite(Image.new("RGBA", image.size, "black"), image.convert("RGBA"))
+        flat = image if image.mode in ("1", "L") else image.convert("RGB")
+        grey = np.asarray(flat if flat.mode == "L" else flat.convert("L")) if deep is None else array_to_grey(deep)
+        if flat.mode == "RGB":
+            small = np.asarray(flat.resize((64, 64), Image.Resampling.BOX), np.int16)
+            coloured = bool(np.ptp(small, axis=2).mean() > COLOURED)
     if not opened and image.mode == "RGB" and (
         grey.max() <= 1 or np.count_nonzero(grey == 255) > MOST_WHITE * np.count_nonzero(grey)
     ):
@@ -150,19 +156,3 @@ def _deep_colour(image: Any) -> np.ndarray | None:
     samples = decode(rawmode) << 8 | decode(f"{kind};16{other}")
     alpha = samples[..., 3:] if kind == "RGBA" else np.full((1, 1, 1), 0xFFFF)
     return (samples[..., :3] * (alpha / 0xFFFF)).astype(np.uint16)
-
-
-def _is_coloured(image: Image.Image) -> bool:
-    """Whether the channels differ by more than a JPEG makes of grey."""
-    if image.mode != "RGB":
-        return False
-    small = np.asarray(image.resize((64, 64), Image.Resampling.BOX), np.int16)
-    return float(np.ptp(small, axis=2).mean()) > COLOURED
-
-
-def _flatten(image: Image.Image) -> Image.Image:
-    """Transparency over black; palettes and CMYK to RGB."""
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", image.size, (0, 0, 0, 255)), image).convert("RGB")
-    return image if image.mode in ("1", "L") else image.convert("RGB")

@@ -1,6 +1,7 @@
 """A folder of class folders as manifest rows: every file below it is an image, a table, or counted as not used."""
 
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,13 +10,16 @@ from PIL import Image, UnidentifiedImageError
 
 from trainer.cxr_model.dicom_cxr import is_dicom
 from trainer.cxr_model.reader_cxr import FORMATS
-from trainer.data.metadata import TABLES, add_metadata
+from trainer.data.metadata import TABLES, add_metadata, is_person
 from trainer.data.schema import COLUMNS, SUFFIXES, Manifest, split_name
 
 LITTER = {"__macosx", "@eadir", "@recycle", "#recycle", "#snapshot", "$recycle.bin", "system volume information"}
 LITTER |= {"thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r", "thumbs", "thumbnails", "lost+found"}
 SHEETS = {".xlsx", ".xls", ".ods"}
 SHEET_NAMES = ("metadata", "manifest", "labels", "patients")  # with these names also .json, .txt and .xml
+UNREAD = {".heic", ".heif", ".avif", ".jxl", ".jls", ".jph", ".nii", ".mha", ".mhd", ".nrrd", ".npy", ".npz", ".h5"}
+UNREAD |= {".tga", ".psd", ".dng", ".svg", ".pdf", ".raw", ".gz", ".bz2", ".xz", ".zip", ".7z", ".rar", ".tar"}
+MASKS = re.compile(r"masks?([\W_]|$)|^(segmentation|annotation|overlay|heatmap)s?$")
 ANNOTATIONS = {"source.json", "lung_masks.csv", "lesion_boxes.csv"}  # read elsewhere
 
 
@@ -53,10 +57,16 @@ def read_folder(root: Path) -> Manifest:
     sheets = [file for file in listed if _is_sheet(file)]
     manifest.leave_out("tables that are not read: save them as CSV", sheets)
     tables = [file for file in listed if file.suffix.lower() in TABLES]
-    manifest.leave_out("no images", sorted(set(listed) - {*sheets, *tables}))
+    unread = [file for file in listed if file.suffix.lower() in UNREAD]
+    manifest.leave_out("of kinds that are not read: unpack them, or save them as PNG", unread)
+    manifest.leave_out("no images", sorted(set(listed) - {*sheets, *tables, *unread}))
     manifest.rows = pd.DataFrame(records, columns=list(COLUMNS))
     manifest.notes += _like_splits(inside)
     add_metadata(tables, manifest)
+    others = [folder for names in inside.values() if len(names) > 1 for folder in names if not is_person(folder)]
+    if len(inside) > 1 and others and not manifest.notes and not manifest.rows["group"].any():
+        said = f"{len(others)} folders within classes (first: {min(others)}) are not taken for patients"
+        manifest.notes.append(f"{said}: if they are, name patients in a metadata.csv with file_name,patient_id")
     return manifest
 
 
@@ -104,7 +114,9 @@ def _why_not(child: Path) -> str:
     if os.fsencode(child.name).decode("utf-8", "replace") != child.name:
         return "with names that are not UTF-8: rename them"
     if os.path.isdir(child):
-        return "masks" if name in ("mask", "masks") else ""
+        return "masks" if MASKS.search(name) else ""
+    if re.search(r"[\W_]mask$", child.stem.lower()):
+        return "masks"
     if not os.path.exists(child):
         return "links that lead nowhere"
     return "" if os.path.isfile(child) else "no images"

@@ -59,7 +59,7 @@ def _rows(part: datasets.Dataset, split: str, folder: Path, reference: str) -> I
             "file": str(file),
             "label": text,
             "split": split,
-            **{key: str(row.get(name) or "") for key, name in others.items()},
+            **{key: "" if row[name] is None else str(row[name]) for key, name in others.items()},
         }
 
 

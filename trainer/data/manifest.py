@@ -14,7 +14,7 @@ from tqdm.auto import tqdm
 
 from trainer.cxr_model.dicom_cxr import is_dicom
 from trainer.data.folder import read_folder
-from trainer.data.metadata import read_table, unused_columns
+from trainer.data.metadata import clean_patients, patients_of_folders, read_table, unused_columns
 from trainer.data.schema import COLUMNS, Manifest, available_cores
 from trainer.errors import UsageError
 from trainer.files import write_table
@@ -49,6 +49,8 @@ def read_manifest(data: str | Path) -> Manifest:
     if manifest.rows.empty:
         notes = "".join(f"; {note}" for note in manifest.notes)
         raise UsageError(f"{data}: no images found; expected DIR/<class>/*.png (or .jpg, .tif, .dcm …){notes}")
+    manifest.rows["group"] = clean_patients(manifest.rows["group"])
+    manifest.notes += patients_of_folders(manifest.rows)
     manifest.rows = manifest.rows.sort_values(["sha256", *COLUMNS[:-1]], ignore_index=True)
     return manifest
 
@@ -83,6 +85,8 @@ def _read_csv(path: Path) -> Manifest:
         known = f"{rows['group'].replace('', None).nunique()} patients of {int((rows['group'] != '').sum())}"
         instead = f", not from {', '.join(unused)}" if unused else ""
         manifest.notes.append(f"{path}: {known} of {len(rows)} images are taken from column {taken}{instead}")
+    if (split := names.get("split", ["split"])[0]).casefold() != "split":
+        manifest.notes.append(f"{path}: splits are taken from column {split}")
     if columns := unused_columns(table, names):
         manifest.notes.append(f"{path}: {columns}")
     return manifest

@@ -1,7 +1,9 @@
 """Tables as people write them: columns by any of their usual names, files by any spelling of their path."""
 
+import csv
 import json
 import os
+import re
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable
@@ -20,12 +22,15 @@ PREFIXES = ("", "id", "anon", "anonymized", "anonymised", "deidentified", "hashe
 NUMBERS = ("id", "", "no", "nr", "num", "number", "identifier", "index", "key", "code", "hash", "uid", "name")
 RECORDS = ("pid", "ptid", "patid", "mrn", "medicalrecordnumber")
 IMAGES = ("name", "file", "path", "index", "id")
+FILES = ("fname", "fullpath", "relativepath", "img", "imgname", "imgpath", "dicom", "dicomid", "dicompath", "dicomfile")
+PERSON_FOLDER = re.compile(rf"({'|'.join(PERSONS)}|pat|sub)[\W_]*\d+|p\d{{4,}}", re.IGNORECASE)
 ALIASES = {  # as `normalise_label` writes them; the first with any value is taken
-    "file": ["file", "filename", "filepath", "path", "image", *(f"image{what}" for what in IMAGES)],
+    "file": ["file", "filename", "filepath", "path", "image", *(f"image{what}" for what in IMAGES), *FILES],
     "group": ["group", "groupid", *("".join(parts[::-1]) for parts in product(NUMBERS, PERSONS, PREFIXES)), *RECORDS],
     "collection": ["collection", "source"],
+    "split": ["split", "set", "subset", "partition", "phase"],  # the others where they hold nothing but splits
 }
-UNKNOWN = {"na", "n/a", "nan", "none", "null", "unknown", "anonymous", "anonymized", "anonymised", "?", "-"}
+UNKNOWN = {"na", "<na>", "n/a", "nan", "none", "null", "unknown", "anonymous", "anonymized", "anonymised", "?", "-"}
 
 
 def read_table(path: Path) -> tuple[pd.DataFrame, dict[str, list[str]]]:
@@ -38,32 +43,18 @@ def read_table(path: Path) -> tuple[pd.DataFrame, dict[str, list[str]]]:
     Raises:
         UsageError: it cannot be read.
     """
-    try:
-        if path.suffix.lower() == ".jsonl":
-            lines = path.read_text(encoding="utf-8-sig").splitlines()
-            table = pd.DataFrame([json.loads(line) for line in lines if line.strip()], dtype=object)
-        elif path.suffix.lower() == ".parquet":
-            table = pd.read_parquet(path)
-        else:
-            with path.open(encoding="utf-8-sig") as stream:
-                first = stream.readline()
-            separator, named = max(",;\t|", key=first.count), first.startswith("sep=")  # Excel's own first line
-            table = pd.read_csv(
-                path, dtype=str, keep_default_na=False, sep=separator, encoding="utf-8-sig", skiprows=int(named)
-            )
-    except UnicodeError as error:
-        raise UsageError(f"{path}: not a CSV that can be read; save it in UTF-8") from error
-    except (ValueError, OSError) as error:  # pandas' and JSON's errors are ValueErrors
-        raise UsageError(f"{path}: not a CSV that can be read: {reason_of(error)}") from error
-    table = table.astype(object).fillna("").astype(str).apply(lambda cells: cells.str.strip())
+    table = _read_cells(path)
     names: dict[str, list[str]] = {}
     for column in COLUMNS:
-        if present := column_names(table.columns, column):
+        present = column_names(table.columns, column)
+        if column == "split":
+            holds = {name: all(map(split_name, filter(None, table[name]))) for name in present}
+            present = [name for name in present if holds[name] or normalise_label(name) == "split"]
+        if present:
             names[column] = sorted(present, key=lambda name: not (table[name] != "").any())
     table = table.assign(**{column: table[given[0]] for column, given in names.items()})
     if "group" in names:
-        table["group"] = table["group"].mask(table["group"].str.casefold().isin(UNKNOWN), "")
-        table["group"] = table["group"].str.replace(r"^(\d+)\.0+$", r"\1", regex=True)  # numbers that had gaps
+        table["group"] = clean_patients(table["group"])
     if "split" in names:
         table["split"] = [split_name(split) or split for split in table["split"]]
         if wrong := sorted(set(table["split"]) - {*SPLITS, ""}):
@@ -71,10 +62,72 @@ def read_table(path: Path) -> tuple[pd.DataFrame, dict[str, list[str]]]:
     return table, names
 
 
+def _read_cells(path: Path) -> pd.DataFrame:
+    """A table as text without spaces around it and without empty rows."""
+    extra = 0
+    try:
+        if path.suffix.lower() == ".jsonl":
+            lines = path.read_text(encoding="utf-8-sig").splitlines()
+            table = pd.DataFrame([json.loads(line) for line in lines if line.strip()], dtype=object)
+        elif path.suffix.lower() == ".parquet":
+            table = pd.read_parquet(path)
+            table = table.reset_index() if table.index.name else table
+        else:
+            with path.open(encoding="utf-8-sig") as stream:
+                first = stream.readline()
+            options = {"sep": _separator(first), "skiprows": int(first.startswith("sep="))}  # Excel's own first line
+            table = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig", **options)
+            extra = 0 if isinstance(table.index, pd.RangeIndex) else table.index.nlevels  # lines longer than the head
+    except UnicodeError as error:
+        raise UsageError(f"{path}: not a CSV that can be read; save it in UTF-8") from error
+    except (ValueError, OSError, csv.Error) as error:  # pandas' and JSON's errors are ValueErrors
+        raise UsageError(f"{path}: not a CSV that can be read: {reason_of(error)}") from error
+    table = table.astype(object).fillna("").astype(str).apply(lambda cells: cells.str.strip())
+    if extra and not (table.iloc[:, -extra:] != "").any(axis=None):  # they end in separators; else they begin in names
+        table = table.reset_index().iloc[:, :-extra].set_axis(table.columns, axis=1)
+    return table[(table != "").any(axis=1)].reset_index(drop=True)
+
+
+def _separator(head: str) -> str:
+    """What stands between the names of the columns: what makes the most of them known, else the most of them."""
+
+    def count(separator: str) -> tuple[int, int]:
+        names = next(csv.reader([head], delimiter=separator), [])
+        return sum(bool(column_names(names, column)) for column in COLUMNS), len(names)
+
+    return max(",;\t|", key=count)
+
+
+def clean_patients(names: pd.Series) -> pd.Series:
+    """Patients in one spelling each: `7`, `007` and `7.0` are one, as `P1` and `p1`; empty where none is known."""
+    names = names.mask(names.str.casefold().isin(UNKNOWN), "").str.replace(r"^(\d+)\.0+$", r"\1", regex=True)
+    return names.groupby(names.str.casefold().str.replace(r"^0+(\d+)$", r"\1", regex=True)).transform("min")
+
+
+def is_person(folder: str) -> bool:
+    """Whether a folder's name says that it holds one person: `patient00001`, `sub-01`, `p10000032`."""
+    return PERSON_FOLDER.fullmatch(folder) is not None
+
+
+def patients_of_folders(rows: pd.DataFrame) -> list[str]:
+    """Where no table names patients, take them from folders that say they are persons; a note on what was taken."""
+    if rows["group"].any() or rows.empty:
+        return []
+    root = os.path.commonpath([os.path.dirname(file) for file in rows["file"]])
+    folders = [os.path.relpath(file, root).split(os.sep)[-2::-1] for file in rows["file"]]
+    names = [next(filter(is_person, parts), "") for parts in folders]
+    patients = sorted({*names} - {""})
+    if len(patients) < 2:
+        return []
+    rows["group"] = names
+    count = f"{len(patients)} patients of {sum(map(bool, names))} of {len(rows)} images"
+    return [f"no table names patients: {count} are taken from folders (first: {patients[0]})"]
+
+
 def column_names(names: Iterable[str], column: str) -> list[str]:
     """Those of the names that stand for a column of COLUMNS, the likeliest first."""
-    known = {normalise_label(str(name)): name for name in reversed(list(names))}
-    return [known[alias] for alias in ALIASES.get(column, (column,)) if alias in known]
+    known = [(normalise_label(str(name)), name) for name in names]
+    return [name for alias in ALIASES.get(column, (column,)) for key, name in known if key == alias]
 
 
 def unused_columns(table: pd.DataFrame, names: dict[str, list[str]]) -> str:
@@ -105,8 +158,8 @@ def add_metadata(tables: list[Path], manifest: Manifest) -> None:
             table, names, fault = pd.DataFrame(), {}, str(error)
         cells = pd.DataFrame() if fault else _cells_of(rows["file"], table, path.parent)
         if not fault and not (cells["file"] != "").any():
-            fault = f"none of its {len(table)} rows names an image here"
-        if fault and expected:
+            fault = f"none of its {len(table)} rows names an image here (or one alone)"
+        if fault and (expected or "group" in names):
             manifest.notes.append(f"{path} is left out: {fault.removeprefix(f'{path}: ')}")
         if fault or not (expected or "group" in names):
             manifest.leave_out("no images", [path])
@@ -115,8 +168,8 @@ def add_metadata(tables: list[Path], manifest: Manifest) -> None:
         unused = unused or unused_columns(table, names)
         _name_contradictions(path, rows, table, cells, manifest.notes)
         for column in [column for column in ("group", "collection", "split") if column in names]:
+            counts[names[column][0]] += int(((rows[column] == "") & (cells[column] != "")).sum())
             rows[column] = rows[column].where(rows[column] != "", cells[column])
-            counts[names[column][0]] += int((cells[column] != "").sum())
     if used:
         taken = ", ".join(f"{name} taken for {count}" for name, count in counts.items() if count) or "nothing taken"
         others = f" and {len(used) - 1} more" if len(used) > 1 else ""
@@ -170,7 +223,9 @@ def _cells_of(files: pd.Series, table: pd.DataFrame, folder: Path) -> pd.DataFra
 
 
 def _without_suffix(path: PurePosixPath) -> PurePosixPath:
-    return path.with_suffix("") if path.suffix in SUFFIXES else path  # a UID has dots, too
+    while path.suffix in SUFFIXES:  # film.dicom.png; a UID has dots, too
+        path = path.with_suffix("")
+    return path
 
 
 def _normalise(file: str, folder: Path) -> PurePosixPath:
