@@ -113,8 +113,10 @@ def _read_image(image: Image.Image) -> Radiograph:
         flat = _flatten(image)
         grey, coloured = np.asarray(flat if flat.mode == "L" else flat.convert("L")), _is_coloured(flat)
         grey = grey if deep is None else array_to_grey(deep)
-    if not opened and image.mode == "RGB" and (
-        grey.max() <= 1 or np.count_nonzero(grey == 255) > MOST_WHITE * np.count_nonzero(grey)
+    if (
+        not opened
+        and image.mode == "RGB"
+        and (grey.max() <= 1 or np.count_nonzero(grey == 255) > MOST_WHITE * np.count_nonzero(grey))
     ):
         raise RadiographError("is all black or mostly white, as a deep film in 8 bits: give the file or name the model")
     codes = {"multi-frame": frames > 1, "coloured": coloured}
