@@ -3,10 +3,11 @@
 import json
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, RepoCard
-from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError
+from huggingface_hub.errors import HFValidationError, LocalTokenNotFoundError, RepositoryNotFoundError
+from huggingface_hub.utils import validate_repo_id
 
 from hub_cards.card import render_card
 
@@ -32,12 +33,14 @@ def check_repository(repo_id: str, repo_type: str, private: bool, writing: bool 
     Raises:
         ValueError: it is public, and a private one is asked for.
         HfHubHTTPError: the Hub does not know the account that a writer needs.
+        LocalTokenNotFoundError: it does, and its token may write nothing there.
     """
     if "/" not in repo_id:
         raise HFValidationError("a name without its owner")
+    validate_repo_id(repo_id)
     api = HfApi()
     if writing:
-        api.whoami()
+        _check_account(api.whoami(), repo_id.partition("/")[0])
     try:
         info = api.repo_info(repo_id, repo_type=repo_type)
     except RepositoryNotFoundError:
@@ -45,6 +48,15 @@ def check_repository(repo_id: str, repo_type: str, private: bool, writing: bool 
     if private and not info.private:
         cure = f"hf repos settings {repo_id} --type {repo_type} --private"
         raise ValueError(f"it is public, so --private cannot hold; nothing was sent; make it private first ({cure})")
+
+
+def _check_account(account: dict[str, Any], owner: str) -> None:
+    token = account.get("auth", {}).get("accessToken", {})
+    role, scopes = token.get("role"), token.get("fineGrained", {}).get("scoped", [])
+    if role == "read" or (role == "fineGrained" and not any("repo.write" in scope["permissions"] for scope in scopes)):
+        raise LocalTokenNotFoundError(f"the token of {account['name']} may only read")
+    if role == "write" and owner not in (account["name"], *(org["name"] for org in account.get("orgs", []))):
+        raise LocalTokenNotFoundError(f"{account['name']} is no member of {owner}")
 
 
 def check_card(card: str, repo_type: str) -> None:

@@ -8,6 +8,7 @@ import zipfile
 import zlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -22,6 +23,7 @@ MAX_EXPANSION_RATIO = 200  # how many times larger than in its archive a file ma
 MAX_READERS = 8  # images read at the same time, so that they share forward passes
 # What zipfile and its decompressors raise on a damaged, encrypted or exotic archive.
 DAMAGED = (OSError, EOFError, RuntimeError, NotImplementedError, zipfile.BadZipFile, zlib.error, lzma.LZMAError)
+LITTER = {"__macosx", "@eadir", "thumbs.db", "ehthumbs.db", "desktop.ini"}
 FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")  # what a spreadsheet would run
 
 
@@ -118,14 +120,30 @@ def _members(path: str, prefix: str) -> Iterator[Entry]:
     except (*DAMAGED, ValueError):
         yield Entry(Path(path).name, path, error="this archive is damaged")
         return
-    empty = True
-    for info in members:
-        parts = [part for part in info.filename.replace("\\", "/").split("/") if part not in ("", ".", "..")]
-        if parts and "__MACOSX" not in parts and not parts[-1].startswith("."):
-            empty = False
-            yield Entry(prefix + "/".join(parts), path, info)
-    if empty:
+    films = {info: _parts(info) for info in members if not _is_litter(info)}
+    for info, parts in films.items():
+        yield Entry(prefix + "/".join(parts), path, info)
+    if not films:
         yield Entry(Path(path).name, path, error="this archive holds no file")
+
+
+def count_litter(paths: list[str]) -> int:
+    """How many files of archives are no one's films: hidden, or left by macOS or Windows."""
+    count = 0
+    for path in filter(zipfile.is_zipfile, paths):
+        with suppress(*DAMAGED, ValueError), zipfile.ZipFile(path) as archive:
+            count += sum(_is_litter(info) for info in archive.infolist() if not info.is_dir())
+    return count
+
+
+def _parts(info: zipfile.ZipInfo) -> list[str]:
+    """The path of a member, without what leads out of the archive."""
+    return [part for part in info.filename.replace("\\", "/").split("/") if part not in ("", ".", "..")]
+
+
+def _is_litter(info: zipfile.ZipInfo) -> bool:
+    parts = _parts(info)
+    return not parts or parts[-1].startswith(".") or not LITTER.isdisjoint(part.lower() for part in parts)
 
 
 def _read_member(entry: Entry) -> bytes:

@@ -10,7 +10,7 @@ from uploads import OFFERED, UPLOADS
 import gradio as gr
 import view
 from answer import Answer
-from batch import MOST_FILES, predict_files, to_csv
+from batch import MOST_FILES, count_litter, predict_files, to_csv
 from config import TASKS
 from gradio import processing_utils
 from results import facts_html, results_html
@@ -127,10 +127,12 @@ def _batch_tab(by_title: dict[str, Served]) -> None:
         predictor = by_title[title]
         with UPLOADS.use(paths, OFFERED):  # for another question about them
             rows = predict_files(predictor, paths, lambda done: progress(done, unit="films"))
+            litter = count_litter(paths)
         address = view.data_address(to_csv(rows, predictor.labels).encode("utf-8-sig"), "text/csv")
         link = f'<a class="cxr-button" download="predictions.csv" href="{address}">Download as CSV</a>'
         failed = sum("error" in row for row in rows)
-        text = f'<p role="status">{len(rows)} files, {failed} of them could not be read. {link}</p>'
+        left = f" {litter} more are hidden, or left by macOS or Windows, and are not read." if litter else ""
+        text = f'<p role="status">{len(rows)} files, {failed} of them could not be read.{left} {link}</p>'
         return text, gr.Dataframe(value=view.remarks_table(rows, predictor.labels), visible=True)
 
     start.click(show, [question, uploads], [note, table], api_visibility="private")
@@ -185,7 +187,7 @@ def _add_batch_endpoint(by_title: dict[str, Served]) -> None:
 
     Returns:
         For each file what /predict_... gives for it; one that cannot be read has an error and stops none of the others.
-        A film of an archive is named by its path within it.
+        A film of an archive is named by its path within it; hidden files, and what macOS or Windows left, are not read.
     """
     gr.api(predict_batch, api_name="predict_batch")
 

@@ -30,6 +30,8 @@ def hub_errors(subject: str, unreadable: type[Exception] = WorkError) -> Iterato
     assert issubclass(transport, Exception)
     try:
         yield
+    except UnicodeEncodeError as error:  # in a header
+        raise UsageError(f"{subject}: the token holds characters that no token has: {LOG_IN}") from error
     except ValueError as error:
         expected = "expected ORG/NAME: " if isinstance(error, hub.HFValidationError) else ""
         raise UsageError(f"{subject}: {expected}{reason_of(error)}") from error
@@ -57,7 +59,9 @@ def _explain(error: BaseException) -> str:
     if isinstance(error, hub.OfflineModeIsEnabled):
         return "HF_HUB_OFFLINE is set, and the cache does not hold it: unset that to ask the Hub"
     refused = status in (401, 403) or isinstance(error, hub.LocalTokenNotFoundError)
-    cure = f"{LOG_IN} with a token that may do this" if refused else "run the command again, it goes on"
+    final = status in range(400, 500) and status not in (408, 409, 412, 429)  # it would be refused again
+    again = "mend that, then run the command again" if final else "run the command again, it goes on"
+    cure = f"{LOG_IN} with a token that may do this" if refused else again
     message = getattr(error, "server_message", None) or reason_of(error)
     return f"failed ({type(error).__name__}{f' {status}' if status else ''}: {message}): {cure}"
 

@@ -44,6 +44,7 @@ class Hub:
     private: set[str] = field(default_factory=set)
     gated: set[str] = field(default_factory=set)
     created: list[dict[str, Any]] = field(default_factory=list)
+    tokens: dict[str, dict[str, Any]] = field(default_factory=dict)  # what whoami says of each beyond "write"
 
     def forget(self, root: Path) -> None:
         """Begin anew, in another folder, at the same address."""
@@ -126,7 +127,8 @@ def build_app(hub: Hub) -> FastAPI:
     def whoami(request: Request) -> Any:
         if request.headers.get("authorization") not in (f"Bearer {TOKEN}", f"Bearer {OTHER}"):
             raise HTTPException(401)
-        return {"type": "user", "name": "tester", "orgs": [{"name": "org"}], "auth": {"accessToken": {"role": "write"}}}
+        token = {"role": "write", **hub.tokens.get(request.headers["authorization"].removeprefix("Bearer "), {})}
+        return {"type": "user", "name": "tester", "orgs": [{"name": "org"}], "auth": {"accessToken": token}}
 
     @app.post("/api/repos/create")
     async def create(request: Request) -> Any:

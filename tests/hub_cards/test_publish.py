@@ -131,6 +131,49 @@ def test_an_account_that_may_not_write_is_told(token, cure, hub, finished, capsy
     assert hub.commits == {}
 
 
+@pytest.mark.parametrize(
+    ("token", "owner", "said"),
+    [
+        ({"role": "read"}, "org", "may only read"),
+        (
+            {"role": "fineGrained", "fineGrained": {"scoped": [{"permissions": ["repo.content.read"]}]}},
+            "org",
+            "may only",
+        ),
+        ({"role": "fineGrained", "fineGrained": {"scoped": [{"permissions": ["repo.write"]}]}}, "org", None),
+        ({}, "another", "tester is no member of another"),
+    ],
+    ids=["read", "fine-grained", "fine-grained writer", "another organisation"],
+)
+def test_a_token_that_may_not_write_is_told_before_hours_of_training(
+    token, owner, said, hub, phantoms, tmp_path, capsys
+):
+    hub.tokens[TOKEN] = token
+    train = ("train", "tb", "--data", phantoms, "--output", tmp_path / "new", *QUICK)
+    for words in (
+        (*train, "--licence", "mit", "--push-to-hub", f"{owner}/tb"),
+        ("push-space", "--repo-id", f"{owner}/app", "--tb", "org/tb"),
+        ("data", "push", tmp_path, "--licence", "mit", "--repo-id", f"{owner}/films"),
+    ):
+        if said:
+            message = refused(capsys, *words, code=1)
+            assert said in message
+            assert "HF_TOKEN" in message
+        elif words[0] != "train":
+            main([*map(str, words)])
+            assert "may only read" not in capsys.readouterr().err
+    assert hub.commits == {}
+
+
+def test_what_would_be_refused_again_is_not_to_be_run_again(hub, finished, capsys):
+    hub.fail["/commit/"] = [413]
+    assert "413: asked for by a test): mend that" in refused(
+        capsys, "push", finished, *TO_TB, "--licence", "mit", code=1
+    )
+    hub.point("hf_of_an_é")
+    assert "the token holds characters that no token has" in refused(capsys, "predict", "org/tb", "film.png")
+
+
 def test_a_card_the_hub_does_not_take_makes_no_repository(hub):
     with pytest.raises(ValueError, match="must be one of"):
         publish_files("org/tb", "model", {"README.md": b"---\nlicense: foo\n---\n"}, False, "")

@@ -90,6 +90,21 @@ def test_tricks_of_archives_are_told_and_stop_nothing(parts, tmp_path):
     assert not list(tmp_path.glob("**/good.png"))  # nothing was unpacked
 
 
+def test_what_a_computer_leaves_in_archives_is_left_out_and_counted(parts, tmp_path):
+    batch, _ = parts
+    litter = ("__MACOSX/._one.png", "ward/Thumbs.db", "ward\\desktop.ini", ".DS_Store", "@eaDir/one.png/thumb.jpg")
+    with zipfile.ZipFile(tmp_path / "films.zip", "w") as archive:
+        for name in ("ward/one.png", "two.png", *litter):
+            archive.writestr(name, b"film")
+    with zipfile.ZipFile(tmp_path / "litter.zip", "w") as archive:
+        archive.writestr("Thumbs.db", b"")
+    paths = [str(tmp_path / name) for name in ("films.zip", "litter.zip")]
+    answers = batch.predict_files(Echo(), paths)
+    assert [row["file"] for row in answers] == ["films.zip/ward/one.png", "films.zip/two.png", "litter.zip"]
+    assert "holds no file" in answers[-1]["error"]
+    assert batch.count_litter(paths) == 6
+
+
 def test_a_member_that_no_memory_holds_is_told_and_stops_nothing(parts, tmp_path, monkeypatch):
     batch, _ = parts
     read = zipfile.ZipExtFile.read
