@@ -22,13 +22,16 @@ install-dev: .venv/installed-dev
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.12")'
 	$(PYTHON) -m venv .venv
 
+# Python compiles what it imports; all that lies in the packages would take a minute.
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile --constraint requirements.txt
+
 .venv/installed: .venv/bin/python requirements.txt pyproject.toml
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint requirements.txt --editable '.[dicom]'
+	$(PIP) --editable '.[dicom]'
 	touch $@
 
-.venv/installed-dev: .venv/installed
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint requirements.txt --editable '.[dicom,dev]'
-	touch $@
+.venv/installed-dev: .venv/bin/python requirements.txt pyproject.toml
+	$(PIP) --editable '.[dicom,dev]'
+	touch .venv/installed $@
 
 .PRECIOUS: demo/phantoms-%
 demo/phantoms-%: | .venv/installed

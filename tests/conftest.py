@@ -142,9 +142,9 @@ def marked_phantoms():
 
 @pytest.fixture(scope="session")
 def marked_run(marked_phantoms) -> Path:
-    """A run that has learned what it was shown: the mark."""
+    """A run that has learned what it was shown: the mark; a tracker watched it."""
     data = made_once("marked-phantoms", lambda folder: marked_phantoms(folder, 1))
-    return train_once("marked-run", "tb", data, *LEARNING, "--set", "epochs=8")
+    return train_once("marked-run", "tb", data, *LEARNING, "--set", "epochs=8", "--report-to", "tensorboard")
 
 
 @pytest.fixture(scope="session")

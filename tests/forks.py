@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 SECONDS = 300
+CHILDREN: list[int] = []  # of a program that runs in several processes
 
 
 @dataclass
@@ -57,7 +58,8 @@ class LoadedPython:
     def start(self, words: list[object], work: Path, home: Path | None = None, **order: Any) -> Forked:
         """Start `-m MODULE …`, which sees the project, or `-c CODE …` in the folder `work`, with the cache in `home`.
 
-        `token`: that of the Hub; `offline`: no Hub is asked; `file_size`: no file may grow beyond, as on a full disk.
+        `token`: that of the Hub; `offline`: no Hub is asked; `file_size`: no file may grow beyond, as on a full disk;
+        `processes`: so many run it together, with the environment that `accelerate launch` gives each.
         """
         link, texts = self.folder / "home", [str(word) for word in words]
         link.unlink(missing_ok=True)
@@ -99,7 +101,13 @@ def _load() -> None:
 
 
 def _become(
-    words: list[str], work: str, said: list[str], token: str = "", offline: bool = True, file_size: int = 0
+    words: list[str],
+    work: str,
+    said: list[str],
+    token: str = "",
+    offline: bool = True,
+    file_size: int = 0,
+    processes: int = 1,
 ) -> None:
     """In the forked process: run the program."""
     signal.alarm(SECONDS)
@@ -120,6 +128,8 @@ def _become(
 
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (file_size, file_size))
+    if processes > 1:
+        _multiply(processes)
     kind, what, *arguments = words
     sys.argv = [kind, *arguments]
     if kind == "-m":
@@ -129,6 +139,23 @@ def _become(
         sys.path[0] = work
         sys.modules["__main__"] = types.ModuleType("__main__")
         exec(compile(what, "<string>", "exec"), vars(sys.modules["__main__"]))
+
+
+def _multiply(processes: int) -> None:
+    """Fork into several processes of one training."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])}
+    ranks = range(1, processes)
+    rank = next((rank for rank in ranks if not _fork()), 0)
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(processes)}
+    os.environ |= {"LOCAL_WORLD_SIZE": str(processes), "ACCELERATE_MIXED_PRECISION": "no"}
+
+
+def _fork() -> int:
+    child = os.fork()
+    CHILDREN.append(child) if child else CHILDREN.clear()
+    return child
 
 
 def _serve() -> None:
@@ -149,7 +176,7 @@ def _serve() -> None:
         finally:
             sys.stdout.flush()
             sys.stderr.flush()
-            os._exit(code)
+            os._exit(code or any(os.waitpid(child, 0)[1] for child in CHILDREN))
 
 
 if __name__ == "__main__":

@@ -20,8 +20,15 @@ from PIL import Image
 import trainer
 from tests.conftest import QUICK
 from trainer.cli import build_parser, main
+from trainer.cxr_model import CxrImageProcessor
+from trainer.data.labelled import load_for_training
 from trainer.data.manifest import read_manifest
 from trainer.data.phantom import write_phantoms
+from trainer.tasks import TASKS
+
+
+def training(data: Path, output: Path, *more: str) -> list[str]:
+    return ["train", "tb", "--data", str(data), "--output", str(output), *QUICK, *more]
 
 
 def test_the_light_commands_import_nothing_heavy():
@@ -99,17 +106,17 @@ def test_an_unreachable_backbone_stops_with_the_cure(phantoms, tmp_path, capsys)
 
 
 def test_a_run_is_never_written_over(run, phantoms, tmp_path, capsys):
-    assert main(["train", "tb", "--data", str(phantoms), "--output", str(run), *QUICK]) == 2
+    assert main(training(phantoms, run)) == 2
     assert "finished run" in capsys.readouterr().err
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("years of work")
-    assert main(["train", "tb", "--data", str(phantoms), "--output", str(tmp_path / "mine"), *QUICK]) == 2
+    assert main(training(phantoms, tmp_path / "mine")) == 2
     assert "not a run" in capsys.readouterr().err
 
 
 def test_a_finished_run_resumes_to_nothing(run, phantoms, capsys):
     before = (run / "metrics.json").read_bytes()
-    assert main(["train", "tb", "--data", str(phantoms), "--output", str(run), "--resume", *QUICK]) == 0
+    assert main(training(phantoms, run, "--resume")) == 0
     assert "finished already" in capsys.readouterr().err
     assert (run / "metrics.json").read_bytes() == before
 
@@ -119,7 +126,7 @@ def test_a_kill_between_the_figures_and_the_card_loses_nothing(run, phantoms, tm
     shutil.copytree(run, copy)
     card = (copy / "README.md").read_text()
     (copy / "README.md").unlink()
-    assert main(["train", "tb", "--data", str(phantoms), "--output", str(copy), "--resume", *QUICK]) == 0
+    assert main(training(phantoms, copy, "--resume")) == 0
     assert (copy / "README.md").read_text() == card
 
 
@@ -135,8 +142,7 @@ def begun(request, run, tmp_path) -> Path:
 
 @pytest.mark.parametrize("changed", [["--set", "epochs=5"], ["--set", "learning_rate=0.01"], ["--set", "seed=3"]])
 def test_resume_with_another_recipe_is_refused(changed, begun, phantoms, capsys):
-    words = ["train", "tb", "--data", str(phantoms), "--output", str(begun), "--resume", *QUICK]
-    assert main([*words, *changed]) == 2
+    assert main(training(phantoms, begun, "--resume", *changed)) == 2
     assert f"{changed[1].partition('=')[0]} differ" in capsys.readouterr().err
 
 
@@ -153,7 +159,7 @@ def test_resume_with_other_data_is_refused(changed, begun, phantoms, tmp_path, c
     else:
         rows.loc[row, "split"] = "validation"
     rows.to_csv(tmp_path / "data.csv", index=False)
-    assert main(["train", "tb", "--data", str(tmp_path / "data.csv"), "--output", str(begun), "--resume", *QUICK]) == 2
+    assert main(training(tmp_path / "data.csv", begun, "--resume")) == 2
     said = capsys.readouterr().err
     assert "the data is not that" in said
     assert f"({changed} differ)" in said
@@ -271,22 +277,7 @@ def test_a_folder_of_five_classes_of_ones_own_trains(phantoms, tmp_path, capsys)
         folder = tmp_path / "own" / ["Edema", "Effusion", "Mass", "No finding", "Nodule"][index % 5]
         folder.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(film, folder / f"{film.parent.name}-{film.name}")
-    assert (
-        main(
-            [
-                "train",
-                "tb",
-                "--data",
-                str(tmp_path / "own"),
-                "--output",
-                str(tmp_path / "run"),
-                *QUICK,
-                "--set",
-                "epochs=1",
-            ]
-        )
-        == 0
-    )
+    assert main(training(tmp_path / "own", tmp_path / "run", "--set", "epochs=1")) == 0
     shown = capsys.readouterr().out
     assert "the recipe trains a classifier of your classes" in shown
     assert main(["predict", str(tmp_path / "run"), str(films[0]), "--json"]) == 0
@@ -300,26 +291,14 @@ def test_a_folder_of_five_classes_of_ones_own_trains(phantoms, tmp_path, capsys)
 def test_a_positive_class_that_is_none_is_refused(phantoms, tmp_path, capsys):
     shutil.copytree(phantoms / "Tuberculosis", tmp_path / "own" / "ill")
     shutil.copytree(phantoms / "Normal", tmp_path / "own" / "well")
-    words = ["train", "tb", "--data", str(tmp_path / "own"), "--output", str(tmp_path / "run"), *QUICK]
-    assert main([*words, "--positive", "healthy"]) == 2
+    assert main(training(tmp_path / "own", tmp_path / "run", "--positive", "healthy")) == 2
     assert "one of them this" in capsys.readouterr().err
 
 
 def test_what_is_looked_for_among_two_of_ones_own_is_told_and_written_on_the_card(phantoms, tmp_path, capsys):
     shutil.copytree(phantoms / "Tuberculosis", tmp_path / "own" / "COVID")
     shutil.copytree(phantoms / "Normal", tmp_path / "own" / "Normal")
-    words = [
-        "train",
-        "tb",
-        "--data",
-        str(tmp_path / "own"),
-        "--output",
-        str(tmp_path / "run"),
-        *QUICK,
-        "--set",
-        "epochs=1",
-    ]
-    assert main(words) == 0
+    assert main(training(tmp_path / "own", tmp_path / "run", "--set", "epochs=1")) == 0
     assert "COVID is the positive class, Normal the negative one" in capsys.readouterr().out
     assert json.loads((tmp_path / "run" / "config.json").read_text())["id2label"] == {"0": "Normal", "1": "COVID"}
     points = json.loads((tmp_path / "run" / "metrics.json").read_text())["operating_points"]
@@ -328,10 +307,12 @@ def test_what_is_looked_for_among_two_of_ones_own_is_told_and_written_on_the_car
         "| positive | COVID: what is looked for; Normal is negative |" in (tmp_path / "run" / "README.md").read_text()
     )
     (tmp_path / "own" / "Normal").rename(tmp_path / "own" / "Effusion")
-    assert main([*words[:5], str(tmp_path / "other"), *words[6:]]) == 2
+    assert main(training(tmp_path / "own", tmp_path / "other")) == 2
     assert "--positive: say which of the two classes is looked for, COVID or Effusion" in capsys.readouterr().err
     (tmp_path / "own" / "Effusion").rename(tmp_path / "own" / "clear")
-    assert main([*words[:5], str(tmp_path / "other"), *words[6:], "--positive", "clear"]) == 0
+    data, task, processor = str(tmp_path / "own"), TASKS["tb"], CxrImageProcessor(size={"height": 64, "width": 64})
+    labelled, _ = load_for_training(data, task, processor, "clear", False, print)
+    assert labelled.task.labels == ("COVID", "clear")
     assert "clear is the positive class, COVID the negative one, though by its name" in capsys.readouterr().out
 
 
@@ -347,7 +328,7 @@ def test_near_copies_across_a_given_split_are_counted_on_the_card_and_strict_sto
         rows.append((str(tmp_path / f"{number}.jpg"), label, "train"))
     table = tmp_path / "films.csv"
     table.write_text("file,label,split\n" + "".join(",".join(row) + "\n" for row in rows))
-    words = ["train", "tb", "--data", str(table), "--output", str(tmp_path / "run"), *QUICK, "--set", "epochs=1"]
+    words = training(table, tmp_path / "run", "--set", "epochs=1")
     assert main([*words, "--strict"]) == 1
     said = capsys.readouterr().err
     assert "12 pairs of near copies and 12 groups stand on two sides of the split" in said
@@ -372,53 +353,28 @@ def test_a_folder_that_holds_only_test_is_evaluated_and_not_trained_on(run, phan
     shutil.copytree(tmp_path / "drawn", tmp_path / "data" / "test")
     code, report, _ = evaluated(capsys, run, "--data", tmp_path / "data")
     assert (code, report["splits"]["test"]["n"]) == (0, 8)
-    assert main(["train", "tb", "--data", str(tmp_path / "data"), "--output", str(tmp_path / "run"), *QUICK]) == 2
+    assert main(training(tmp_path / "data", tmp_path / "run")) == 2
     assert "has no train split, only test" in capsys.readouterr().err
 
 
 def test_a_missing_class_is_named(phantoms, tmp_path, capsys):
     shutil.copytree(phantoms / "Normal", tmp_path / "data" / "Normal")
-    assert main(["train", "tb", "--data", str(tmp_path / "data"), "--output", str(tmp_path / "run"), *QUICK]) == 2
+    assert main(training(tmp_path / "data", tmp_path / "run")) == 2
     assert "no image of Tuberculosis" in capsys.readouterr().err
 
 
-def test_a_tracker_gets_the_curves(phantoms, tmp_path):
+def test_a_tracker_gets_the_curves(marked_run):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    words = [
-        "train",
-        "tb",
-        "--data",
-        str(phantoms),
-        "--output",
-        str(tmp_path / "run"),
-        *QUICK,
-        "--report-to",
-        "tensorboard",
-    ]
-    assert main(words) == 0
-    events = next(
-        file for file in (tmp_path / "run" / "checkpoints").rglob("events.out.*") if file.parent.name == "cxr-hub"
-    )
+    events = next(file for file in (marked_run / "checkpoints").rglob("events.out.*") if file.parent.name == "cxr-hub")
     log = EventAccumulator(str(events.parent)).Reload()
     assert {"train_loss", "validation_loss", "validation_accuracy", "lr"} <= set(log.Tags()["scalars"])
-    assert [point.step for point in log.Scalars("validation_loss")] == [1, 2]
+    assert [point.step for point in log.Scalars("validation_loss")] == list(range(1, 9))
 
 
 def test_a_tracker_that_is_not_installed_is_named(phantoms, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("trainer.commands.train.find_spec", lambda name: None)
-    words = [
-        "train",
-        "tb",
-        "--data",
-        str(phantoms),
-        "--output",
-        str(tmp_path / "run"),
-        *QUICK,
-        "--report-to",
-        "trackio",
-    ]
-    assert main(words) == 2
+    assert main(training(phantoms, tmp_path / "run", "--report-to", "trackio")) == 2
     assert "pip install trackio" in capsys.readouterr().err
 
 

@@ -1,4 +1,4 @@
-"""A prepared folder goes to the Hub as a dataset and trains from there, by the real clients."""
+"""A prepared folder goes to the Hub as a dataset, trains from there, and its model goes there too, by the real clients."""
 
 import csv
 
@@ -8,6 +8,7 @@ from huggingface_hub import DatasetCard
 from PIL import Image
 
 from tests.conftest import QUICK
+from tests.hub.test_models import LICENCE
 from trainer.data.phantom import write_phantoms
 
 LOAD = """
@@ -18,10 +19,17 @@ print(json.dumps({"splits": {name: len(part) for name, part in films.items()}, "
                   "mode": films["train"][0]["image"].mode, "columns": films["train"].column_names}))
 """
 
+AGAIN = """
+import sys
+from transformers import AutoModelForImageClassification
+model = AutoModelForImageClassification.from_pretrained(sys.argv[1], trust_remote_code=True)
+model.push_to_hub(sys.argv[2])
+"""
 
-@pytest.fixture
-def films(tmp_path, dicom_of):
-    folder = tmp_path / "films"
+
+@pytest.fixture(scope="module")
+def films(tmp_path_factory, dicom_of):
+    folder = tmp_path_factory.mktemp("films") / "films"
     write_phantoms(folder, "tb", 24, seed=1)
     pixels = np.random.default_rng(0).integers(0, 4095, (90, 90), dtype=np.uint16)
     dicom_of(pixels, 12, PatientName="Doe^Jane").save_as(folder / "Normal" / "film.dcm", enforce_file_format=True)
@@ -29,7 +37,7 @@ def films(tmp_path, dicom_of):
     return folder
 
 
-def test_a_folder_is_published_in_one_commit_and_trains_from_its_id(hub, cxr, films, tmp_path):
+def test_a_folder_is_published_in_one_commit_and_a_training_from_its_id_publishes_itself(hub, cxr, films, tmp_path):
     pushed = cxr("data", "push", films, "--repo-id", "org/films", "--licence", "cc-by-4.0")
     assert pushed.returncode == 0, pushed.stderr[-3000:]
     assert f"{hub.endpoint}/datasets/org/films" in pushed.stdout
@@ -47,8 +55,16 @@ def test_a_folder_is_published_in_one_commit_and_trains_from_its_id(hub, cxr, fi
     assert loaded.stdout.strip().splitlines()[-1] == (
         '{"splits": {"train": 25}, "names": ["Normal", "Tuberculosis"], "mode": "L", "columns": ["image", "label", "group", "collection"]}'
     )
-    trained = cxr("train", "tb", "--data", "org/films", "--output", tmp_path / "run", *QUICK, token=False)
+    words = ("train", "tb", "--data", "org/films", "--output", tmp_path / "run", *QUICK, "--set", "epochs=1")
+    words += ("--push-to-hub", "org/trained")
+    refused = cxr(*words)
+    assert (refused.returncode, "--licence" in refused.stderr, (tmp_path / "run").exists()) == (2, True, False)
+    trained = cxr(*words, *LICENCE)
     assert trained.returncode == 0, trained.stderr[-3000:]
+    assert len(hub.commits["models/org/trained"]) == 2
+    assert "datasets:\n- org/films" in hub.files("models", "org/trained")["README.md"].decode()
+    assert cxr("-c", AGAIN, "org/trained", "org/copy", python=True, home="friend").returncode == 0
+    assert {"modeling_cxr.py", "configuration_cxr.py"} <= set(hub.files("models", "org/copy"))
     with (tmp_path / "run" / "manifest.csv").open() as stream:
         assert len(list(csv.DictReader(stream))) == 25
 

@@ -10,7 +10,6 @@ import pytest
 import yaml
 from huggingface_hub import ModelCard
 
-from tests.conftest import QUICK
 from tests.hub.server import TOKEN
 
 LICENCE = ("--licence", "cc-by-nc-4.0")
@@ -34,12 +33,6 @@ model = AutoModelForImageClassification.from_pretrained(sys.argv[1], subfolder="
 processor = AutoImageProcessor.from_pretrained(sys.argv[1], subfolder="native")
 logits = model(**processor(Image.open(sys.argv[2]), return_tensors="pt")).logits
 print(json.dumps(dict(zip(model.config.id2label.values(), logits.softmax(-1)[0].tolist()))))
-"""
-AGAIN = """
-import sys
-from transformers import AutoModelForImageClassification
-model = AutoModelForImageClassification.from_pretrained(sys.argv[1], trust_remote_code=True)
-model.push_to_hub(sys.argv[2])
 """
 KEYS = {
     "type": "object",
@@ -223,14 +216,3 @@ def test_the_front_matter_holds_the_documented_keys(hub, cxr, finished, film):
     )
     assert "THIS_REPOSITORY" not in text
     assert re.search(r'model="org/tb"', text)
-
-
-def test_a_training_publishes_itself_and_a_loaded_model_takes_its_code_along(hub, cxr, phantoms, film, tmp_path):
-    words = ("train", "tb", "--data", phantoms, "--output", tmp_path / "run", *QUICK, "--push-to-hub", "org/trained")
-    refused = cxr(*words)
-    assert (refused.returncode, "--licence" in refused.stderr, (tmp_path / "run").exists()) == (2, True, False)
-    trained = cxr(*words, *LICENCE)
-    assert trained.returncode == 0, trained.stderr[-3000:]
-    assert len(hub.commits["models/org/trained"]) == 2
-    assert cxr("-c", AGAIN, "org/trained", "org/copy", python=True, home="friend").returncode == 0
-    assert {"modeling_cxr.py", "configuration_cxr.py"} <= set(hub.files("models", "org/copy"))

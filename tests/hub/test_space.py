@@ -8,33 +8,10 @@ import pytest
 import yaml
 from gradio_client import Client, handle_file
 
-from tests.hub.test_models import LICENCE, finished, told  # noqa: F401  a fixture
-from tests.space.conftest import serve
-
-KEYS = {
-    "type": "object",
-    "required": [
-        "title",
-        "emoji",
-        "colorFrom",
-        "colorTo",
-        "sdk",
-        "sdk_version",
-        "python_version",
-        "app_file",
-        "license",
-        "models",
-    ],
-    "properties": {
-        "sdk": {"const": "gradio"},
-        "sdk_version": {"type": "string", "pattern": r"^\d+\.\d+\.\d+$"},
-        "python_version": {"type": "string", "pattern": r"^3\.\d+$"},
-        "short_description": {"type": "string", "maxLength": 60},
-        "suggested_hardware": {"enum": ["cpu-basic", "zero-a10g"]},
-        "models": {"type": "array", "items": {"type": "string", "pattern": "^[^/]+/[^/]+$"}, "minItems": 1},
-        "preload_from_hub": {"type": "array", "items": {"type": "string", "pattern": r"^\S+/\S+ \S+ [0-9a-f]{40}$"}},
-    },
-}
+from tests.hub.test_models import LICENCE, finished  # noqa: F401  a fixture
+from tests.space.conftest import FRONT_MATTER, serve
+from trainer.commands.predict import predict
+from trainer.run import Run
 
 
 def test_a_pushed_space_is_pinned_and_answers(hub, cxr, finished, film, tmp_path):  # noqa: F811
@@ -53,7 +30,7 @@ def test_a_pushed_space_is_pinned_and_answers(hub, cxr, finished, film, tmp_path
     files = hub.files("spaces", "org/app")
     assert tomllib.loads(files["models.toml"].decode()) == {"tb": {"model": "org/tb", "revision": commit}}
     front = yaml.safe_load(files["README.md"].decode().split("---")[1])
-    jsonschema.validate(front, KEYS)
+    jsonschema.validate(front, FRONT_MATTER)
     assert front["models"] == ["org/tb"]
     assert front["datasets"] == ["org/films"]
     assert all("==" in line or "<=" in line for line in files["requirements.txt"].decode().split())
@@ -67,7 +44,7 @@ def test_a_pushed_space_is_pinned_and_answers(hub, cxr, finished, film, tmp_path
     cold = {"HF_ENDPOINT": hub.endpoint, "HF_HOME": str(tmp_path / "visitor"), "HF_HUB_OFFLINE": "0"}
     with serve(folder, cold, tmp_path / "uploads") as address:
         answer = Client(address, verbose=False).predict(handle_file(film), api_name="/predict_tb")
-    home = told(cxr("predict", finished, film, "--json", token=False))
+    (home,) = predict(Run(finished), [str(film)])
     assert answer["scores"] == pytest.approx(home["scores"], abs=1e-5)
 
 

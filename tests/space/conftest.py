@@ -17,6 +17,22 @@ import pytest
 from PIL import Image
 
 SPACE = Path(__file__).parents[2] / "space"
+FRONT_MATTER = {  # of a Space's README.md
+    "type": "object",
+    "required": [
+        *("title", "emoji", "colorFrom", "colorTo", "sdk", "sdk_version", "python_version", "app_file", "license"),
+        *("short_description", "models"),
+    ],
+    "properties": {
+        "sdk": {"const": "gradio"},
+        "sdk_version": {"type": "string", "pattern": r"^\d+\.\d+\.\d+$"},
+        "python_version": {"enum": ["3.10", "3.12"]},  # those that ZeroGPU has
+        "short_description": {"type": "string", "maxLength": 60},
+        "suggested_hardware": {"enum": ["cpu-basic", "zero-a10g"]},
+        "models": {"type": "array", "items": {"type": "string", "pattern": "^[^/]+/[^/]+$"}, "minItems": 1},
+        "preload_from_hub": {"type": "array", "items": {"type": "string", "pattern": r"^\S+/\S+ \S+ [0-9a-f]{40}$"}},
+    },
+}
 
 
 @pytest.fixture(scope="session")

@@ -47,12 +47,16 @@ def manifest(phantoms, tmp_path_factory) -> Path:
     return path
 
 
-def test_two_processes_reach_the_losses_of_one_with_twice_the_batch(manifest, loaded_python, tmp_path):
+@pytest.mark.parametrize("by", ["fork", pytest.param("accelerate launch", marks=pytest.mark.slow)])
+def test_two_processes_reach_the_losses_of_one_with_twice_the_batch(by, manifest, loaded_python, tmp_path):
     one, two = tmp_path / "one", tmp_path / "two"
     train = ["trainer", "train", "tb", "--data", str(manifest), *WORDS]
     loaded_python.run(["-m", *train, "--output", one, "--set", "batch_size=8"], tmp_path).check_returncode()
-    together = [*LAUNCH, *train, "--output", str(two), "--set", "batch_size=4"]
-    done = subprocess.run(together, capture_output=True, text=True, timeout=300, check=False)
+    together = [*train, "--output", str(two), "--set", "batch_size=4"]
+    if by == "fork":
+        done = loaded_python.run(["-m", *together], tmp_path, processes=2)
+    else:
+        done = subprocess.run([*LAUNCH, *together], capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     columns = ["train_loss", "validation_loss", "validation_accuracy"]
     first, second = (pd.read_csv(run / "history.csv")[columns] for run in (one, two))

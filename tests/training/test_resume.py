@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import signal
 import time
 from contextlib import contextmanager
@@ -83,34 +84,28 @@ def test_a_kill_while_a_checkpoint_is_written_leaves_the_one_before(tmp_path):
     assert Checkpoints(folder).newest() == folder / "epoch-0002"
 
 
-@pytest.fixture
-def stop_after_one_epoch(monkeypatch):
+@contextmanager
+def stopping_after_one_epoch():
     """Within it a training is stopped, as by the user, when its first checkpoint is written."""
     save = Checkpoints.save
 
-    def save_and_stop(self, *given):
-        save(self, *given)
+    def save_and_stop(self, *state):
+        save(self, *state)
         raise KeyboardInterrupt
 
-    @contextmanager
-    def stopping():
-        with monkeypatch.context() as patch:
-            patch.setattr(Checkpoints, "save", save_and_stop)
-            yield
-
-    return stopping
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Checkpoints, "save", save_and_stop)
+        yield
 
 
-def test_a_reordered_csv_changes_nothing_and_what_was_stored_is_used(
-    phantoms, tmp_path, monkeypatch, stop_after_one_epoch
-):
+def test_a_reordered_csv_changes_nothing_and_what_was_stored_is_used(phantoms, tmp_path, monkeypatch):
     files = sorted(phantoms.rglob("*.png"))
     listed = pd.DataFrame({"file": map(str, files), "label": [file.parent.name for file in files]})
     data = tmp_path / "data.csv"
     listed.to_csv(data, index=False)
     words = ["--set", "unfreeze=none", "--set", "epochs=2", "--set", "augment=none"]
     assert main(command(data, tmp_path / "whole", *words)) == 0
-    with stop_after_one_epoch():
+    with stopping_after_one_epoch():
         assert main(command(data, tmp_path / "run", *words)) == 130
     listed.sample(frac=1, random_state=3).to_csv(data, index=False)
     shown = []
@@ -128,11 +123,19 @@ def test_a_reordered_csv_changes_nothing_and_what_was_stored_is_used(
     assert (tmp_path / "whole" / "predictions.csv").read_text() == (tmp_path / "run" / "predictions.csv").read_text()
 
 
+@pytest.fixture(scope="module")
+def stopped(phantoms, tmp_path_factory) -> Path:
+    """A run that was stopped after its first epoch."""
+    run = tmp_path_factory.mktemp("stopped") / "run"
+    with stopping_after_one_epoch():
+        assert main(command(phantoms, run)) == 130
+    return run
+
+
 @pytest.mark.parametrize("damage", ["weights-0001.safetensors", "epoch-0001/optimizer.bin", "epoch-0001/progress.json"])
-def test_a_checkpoint_that_cannot_be_read_is_named(damage, phantoms, tmp_path, capsys, stop_after_one_epoch):
+def test_a_checkpoint_that_cannot_be_read_is_named(damage, phantoms, stopped, tmp_path, capsys):
     """As of an earlier version, which kept no weights-EPOCH.safetensors, or of a copy that broke off."""
-    with stop_after_one_epoch():
-        assert main(command(phantoms, tmp_path / "run")) == 130
+    shutil.copytree(stopped, tmp_path / "run")
     file = tmp_path / "run" / "checkpoints" / damage
     content = file.read_bytes()
     file.unlink()
