@@ -13,7 +13,7 @@ from trainer.cxr_model import CxrForImageClassification, CxrOutput
 from trainer.data.annotations import load_lesion_masks
 from trainer.data.labelled import LabelledImages
 from trainer.evaluation.intervals import bootstrap_interval, proportion, weighted_mean
-from trainer.inference import PixelBatches, run_model
+from trainer.inference import PixelBatches, for_inference, run_model
 
 GRID = 112  # maps and findings are compared on this many pixels a side
 
@@ -37,7 +37,7 @@ def audit_heat_maps(
     groups = labelled.rows["group"].to_numpy()[rows]
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        untrained = CxrForImageClassification(model.config).to(model.device).eval()
+        untrained = for_inference(CxrForImageClassification(model.config), pixels.processor)
     maps = {
         "the model": _heat_maps(model, pixels, rows, labelled.truth),
         "untrained network": _heat_maps(untrained, pixels, rows, labelled.truth),
