@@ -18,9 +18,9 @@ import torch
 from harness import describe_machine, write_report
 from non_radiographs import KINDS, make
 from scipy.special import logsumexp
-from sklearn.metrics import roc_auc_score
 from sklearn.neighbors import NearestNeighbors
 
+from hub_cards.formatting import format_metric
 from trainer.cxr_model import read_radiograph
 from trainer.data.labelled import LabelledImages, label_indices
 from trainer.data.manifest import read_manifest
@@ -104,7 +104,7 @@ def measure(distances: Splits) -> dict[str, Any]:
     scores = np.concatenate([distances["test"], distances["others"]])
     threshold = np.quantile(distances["validation"], 1 - FALSE_ALARMS)
     beyond = {split: distances[split] > threshold for split in ("others", "test", "external") if split in distances}
-    return {"auroc": float(roc_auc_score(others, scores)), "interval": delong(others, scores)[:2], "beyond": beyond}
+    return {"auroc": delong(others, scores), "beyond": beyond}
 
 
 def compare_methods(model: Any, splits: Splits, truth: np.ndarray, kinds: list[str]) -> dict[str, Any]:
@@ -126,10 +126,8 @@ def compare_methods(model: Any, splits: Splits, truth: np.ndarray, kinds: list[s
         result = measure(by_split)
         beyond, cells = result.pop("beyond"), []
         for part in beyond.values():
-            low, high, _ = wilson(part.sum(), len(part))
-            cells.append(f"{part.mean():.3f} ({low:.3f}–{high:.3f})")
-        low, high = result["interval"]
-        print(f"| {name} | {result['auroc']:.4f} ({low:.4f}–{high:.4f}) | {' | '.join(cells)} |")
+            cells.append(format_metric(wilson(part.mean(), len(part))))
+        print(f"| {name} | {format_metric(result['auroc'])} | {' | '.join(cells)} |")
         by_kind = {kind: float(beyond["others"][np.array(kinds) == kind].mean()) for kind in KINDS}
         flagged = {split: float(part.mean()) for split, part in beyond.items()}
         results[name] = {**result, "flagged": flagged, "by_kind": by_kind}
@@ -151,7 +149,9 @@ def compare_samples(model: Any, splits: Splits, sizes: list[int]) -> dict[str, A
                 key: model.mahalanobis_distance(part.to(model.device)).cpu().numpy() for key, part in textures.items()
             }
             result = measure(distances)
-            draws.append({"AUROC": result["auroc"], **{key: part.mean() for key, part in result["beyond"].items()}})
+            draws.append(
+                {"AUROC": result["auroc"]["value"], **{key: part.mean() for key, part in result["beyond"].items()}}
+            )
         values = {key: [float(draw[key]) for draw in draws] for key in draws[0]}
         cells = [f"{np.mean(part):.4f} ({min(part):.4f}–{max(part):.4f})" for part in values.values()]
         print(f"| {size} | {' | '.join(cells)} |")

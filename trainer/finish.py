@@ -14,8 +14,7 @@ from trainer.evaluation import figures
 from trainer.evaluation.calibration import fit_temperature
 from trainer.evaluation.familiarity import fit_familiarity, mean_thumbnail
 from trainer.evaluation.operating_points import SCREENING, choose_operating_points, decided
-from trainer.evaluation.report import assess
-from trainer.evaluation.scoring import Scored, score
+from trainer.evaluation.report import Scored, assess, score
 from trainer.export import native_copy
 from trainer.files import atomic_write
 from trainer.inference import PixelBatches, for_inference, predict_image, run_model

@@ -41,9 +41,8 @@ def audit(run: "Run", data: str, split: str = "test", images: int = 700, keep: b
     import numpy as np
 
     from trainer.data.labelled import load_for_model
-    from trainer.evaluation.audit.conditions import audit_conditions
+    from trainer.evaluation.audit.conditions import audit_conditions, verdict
     from trainer.evaluation.audit.heat_maps import audit_heat_maps
-    from trainer.evaluation.audit.verdict import verdict
     from trainer.inference import PixelBatches, for_inference
 
     model, processor = run.load_model()

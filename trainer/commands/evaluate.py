@@ -32,8 +32,7 @@ def evaluate(run: "Run", data: str, split: str = "test", prevalences: Sequence[f
     """
     from trainer.data.labelled import load_for_model
     from trainer.evaluation.operating_points import PREVALENCES
-    from trainer.evaluation.report import assess
-    from trainer.evaluation.scoring import score
+    from trainer.evaluation.report import assess, score
     from trainer.inference import for_inference
 
     if not all(0 < prevalence < 1 for prevalence in prevalences):

@@ -11,7 +11,8 @@ import numpy as np
 from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax, softmax
 
-from trainer.evaluation.intervals import bootstrap_interval, weighted_mean
+from trainer.evaluation.intervals import bootstrap_interval
+from trainer.evaluation.metrics import weighted_mean
 
 BINS = 15
 BOUNDS = np.log([0.05, 20.0])  # of log T

@@ -1,16 +1,49 @@
-"""What metrics.json says of each split: metrics overall, for each class, and within each collection."""
+"""A split as a model scores it, and what metrics.json says of it: overall, for each class, within each collection."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+import pandas as pd
+import torch
 
-from trainer.cxr_model import CxrForImageClassification
+from trainer.cxr_model import CxrForImageClassification, CxrImageProcessor
+from trainer.data.labelled import LabelledImages
 from trainer.evaluation.calibration import calibration_metrics, undo_temperature
 from trainer.evaluation.intervals import intervals, proportion
 from trainer.evaluation.operating_points import PREVALENCES, decided, operating_point_metrics
-from trainer.evaluation.scoring import Scored
+from trainer.inference import PixelBatches, run_model
 
 UNFAMILIAR = 0.5  # the familiarity below which an image is called unlike the training radiographs
+
+
+class Scored(NamedTuple):
+    """A split: manifest rows with group and collection, label indices [N], scores [N, C], familiarity [N] or None."""
+
+    rows: pd.DataFrame
+    truth: np.ndarray
+    scores: np.ndarray
+    familiarity: np.ndarray | None
+
+    @property
+    def groups(self) -> np.ndarray:
+        """What must stay together, [N]."""
+        return self.rows["group"].to_numpy()
+
+
+def score(
+    model: CxrForImageClassification, processor: CxrImageProcessor, labelled: LabelledImages, split: str
+) -> Scored:
+    """The scores and familiarity of a split by a model `for_inference`, in fp32."""
+    indices, has_familiarity = labelled.indices(split), bool(model.config.familiarity)
+
+    def select(output: Any) -> torch.Tensor:
+        return torch.cat([output.logits, output.familiarity[:, None]], dim=1) if has_familiarity else output.logits
+
+    pixels = PixelBatches(labelled.images, processor, model.device)
+    outputs = run_model(model, pixels, indices, title=f"evaluating {split}", select=select).double()
+    scores = outputs[:, : len(labelled.task.labels)].softmax(dim=1).numpy()
+    familiarity = outputs[:, -1].numpy() if has_familiarity else None
+    return Scored(labelled.rows.iloc[indices], labelled.truth[indices], scores, familiarity)
 
 
 def assess(

@@ -1,9 +1,9 @@
-"""The conditions of the shortcut audit: lungs hidden, nothing but the lungs, all sources equally sharp.
+"""The conditions of the shortcut audit, lungs hidden, nothing but the lungs, all sources equally sharp; its verdict.
 
 Hidden lungs: Maguolo and Nanni, Inf. Fusion 76 (2021) 1.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -13,18 +13,20 @@ import pandas as pd
 import torch
 from torch.nn import functional as F
 
+from hub_cards.formatting import format_metric, format_number
 from trainer.cxr_model import CxrForImageClassification
 from trainer.data.annotations import Masks, load_lung_masks
 from trainer.data.check import inspect_files
 from trainer.data.labelled import LabelledImages
 from trainer.evaluation.intervals import intervals
 from trainer.evaluation.operating_points import decided
-from trainer.evaluation.probe import probe_auroc
+from trainer.evaluation.probe import WARN, probe_auroc
 from trainer.inference import PixelBatches, run_model
 
 MARGIN = 0.03  # what is added around a lung mask, of the side
 PROBE_FIELDS = ("n", "positives", "auroc", "low", "high", "method")
 CONDITIONS = ("as they are", "lungs hidden", "only lungs", "resolution matched")
+CHANCE = 0.6  # an interval whose lower end is at or below this may be guessing
 
 
 def audit_conditions(
@@ -79,6 +81,42 @@ def _probe_collections(features: np.ndarray, rows: pd.DataFrame) -> list[dict[st
 
 def _logits_and_features(output: Any) -> torch.Tensor:
     return torch.cat([output.logits, output.feature_map.mean(dim=(2, 3))], dim=1)
+
+
+def verdict(conditions: dict[str, Any], collections: Sequence[dict[str, Any]] = ()) -> dict[str, str]:
+    """{"code", "text"}; the codes are `shortcut`, `doubtful`, `lungs` and `nothing`.
+
+    Args:
+        conditions: metrics with intervals by condition.
+        collections: how well features tell the collections; hidden lungs say nothing of a collection's look inside
+            them.
+    """
+    name = "auroc" if "auroc" in conditions[CONDITIONS[0]] else "macro_auroc"
+    whole, hidden, only = (conditions[condition][name] for condition in CONDITIONS[:3])
+    if whole["low"] is None or hidden["low"] is None:
+        return {"code": "nothing", "text": "One class alone: nothing can be said of what tells the classes apart."}
+    if whole["low"] <= CHANCE:
+        text = f"This model hardly tells these images apart: AUROC {format_metric(whole)}. No verdict."
+        return {"code": "nothing", "text": text}
+    if hidden["low"] > WARN or (hidden["low"] > CHANCE >= (only["low"] or 0)):
+        code, verb, reading = "shortcut", "still reaches", "it reads the source, not the disease."
+    elif hidden["low"] > CHANCE:
+        code, verb, reading = "doubtful", "reaches", "part of its answer comes from outside of them."
+    elif hidden["high"] > WARN:
+        code, verb, reading = "doubtful", "reaches", "too few images for a verdict."
+    else:
+        reading = f"what it reads lies within them.{_collection_warning(collections)}"
+        code, verb = "lungs", "falls to"
+    auroc = f"{format_metric(hidden)} (with them {format_metric(whole)}, with nothing else {format_metric(only)})"
+    return {"code": code, "text": f"With its lungs hidden this model {verb} AUROC {auroc}: {reading}"}
+
+
+def _collection_warning(collections: Sequence[dict[str, Any]]) -> str:
+    worst = max(collections, key=lambda row: row["low"], default={"low": 0})
+    if worst["low"] <= WARN:
+        return ""
+    auroc = f"{worst['collection']} among {worst['among']} with AUROC {format_number(worst['auroc'])}"
+    return f" That may still be a source's look: its features tell {auroc}."
 
 
 @dataclass(frozen=True)

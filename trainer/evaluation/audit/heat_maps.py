@@ -12,7 +12,8 @@ from torch.nn import functional as F
 from trainer.cxr_model import CxrForImageClassification, CxrOutput
 from trainer.data.annotations import load_lesion_masks
 from trainer.data.labelled import LabelledImages
-from trainer.evaluation.intervals import bootstrap_interval, proportion, weighted_mean
+from trainer.evaluation.intervals import bootstrap_interval, proportion
+from trainer.evaluation.metrics import weighted_mean
 from trainer.inference import PixelBatches, for_inference, run_model
 
 GRID = 112  # maps and findings are compared on this many pixels a side
