@@ -26,7 +26,8 @@ from trainer.data.labelled import LabelledImages, label_indices
 from trainer.data.manifest import read_manifest
 from trainer.data.pixels import decode
 from trainer.evaluation.familiarity import FALSE_ALARMS, fit_familiarity
-from trainer.evaluation.intervals import delong, wilson
+from trainer.evaluation.intervals import bootstrap, percentile_interval, wilson
+from trainer.evaluation.metrics import weighted_pairs
 from trainer.inference import PixelBatches, for_inference, run_model
 from trainer.run import Run
 from trainer.tasks import Task
@@ -87,7 +88,9 @@ def collect(run: Run, data: str, each: int) -> tuple[Any, Splits, np.ndarray, li
     for split in ("train", "validation", "test", "external"):
         indices = np.random.default_rng(0).permutation(labelled.indices(split))[:MOST]
         if len(indices):
-            splits[split] = run_model(model, pixels, indices, title=split, select=everything).double().numpy()
+            splits[split] = (
+                run_model(model, pixels.eval_batch, indices, title=split, select=everything).double().numpy()
+            )
             truth = labelled.truth[indices] if split == "train" else truth
     kinds = [kind for kind in KINDS for _ in range(each)]
     others = [make(number % each, kind) for number, kind in enumerate(kinds)]
@@ -104,7 +107,14 @@ def measure(distances: Splits) -> dict[str, Any]:
     scores = np.concatenate([distances["test"], distances["others"]])
     threshold = np.quantile(distances["validation"], 1 - FALSE_ALARMS)
     beyond = {split: distances[split] > threshold for split in ("others", "test", "external") if split in distances}
-    return {"auroc": delong(others, scores), "beyond": beyond}
+
+    def area(weights: np.ndarray) -> np.ndarray:
+        right, pairs = weighted_pairs(others, scores, weights)
+        return right / pairs
+
+    draws = bootstrap(area, np.arange(len(scores)))
+    value = float(area(np.ones((1, len(scores))))[0])
+    return {"auroc": percentile_interval(value, draws, "bootstrap", len(distances["others"])), "beyond": beyond}
 
 
 def compare_methods(model: Any, splits: Splits, truth: np.ndarray, kinds: list[str]) -> dict[str, Any]:

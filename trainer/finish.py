@@ -86,7 +86,7 @@ def fit_decisions(
     def logits_and_texture(output: Any) -> torch.Tensor:
         return torch.cat([output.logits, texture(output)], dim=1)
 
-    outputs = run_model(folded, pixels, validation, title="calibrating", select=logits_and_texture)
+    outputs = run_model(folded, pixels.eval_batch, validation, title="calibrating", select=logits_and_texture)
     logits, textures = outputs[:, : len(labels)].double(), outputs[:, len(labels) :]
     rows, truth = labelled.rows.iloc[validation], labelled.truth[validation]
     temperature = fit_temperature(logits.numpy(), truth)
@@ -99,7 +99,7 @@ def fit_decisions(
     deciding = next((point for point in points if point["name"] == SCREENING), None)
     if len(labels) == 2 and deciding and deciding["threshold"] is not None:
         model.config.operating_point = {key: deciding[key] for key in ("name", "label", "threshold")}
-    train_textures = run_model(folded, pixels, sample, title="familiarity", select=texture)
+    train_textures = run_model(folded, pixels.eval_batch, sample, title="familiarity", select=texture)
     familiarity = fit_familiarity(model, train_textures.numpy(), textures)
     processor.mean_thumbnail = mean_thumbnail(labelled.images.batch(sample).numpy())
     return points, Scored(rows, truth, scores, familiarity)

@@ -117,7 +117,7 @@ def test_hidden_is_what_lies_within_and_nothing_of_it_is_left():
 def test_levelled_pictures_hold_no_finer_detail():
     stripes = torch.zeros(1, 64, 64, dtype=torch.uint8)
     stripes[:, :, ::2] = 200
-    levelled = match_resolution(stripes, np.array([0]), 16)
+    levelled = match_resolution(stripes, 16)
     assert levelled.shape == stripes.shape
     assert levelled.unique().tolist() == [100]
 

@@ -1,15 +1,13 @@
-"""95 % intervals: Wilson and DeLong where every image stands alone, a bootstrap over groups otherwise.
+"""95 % intervals: Wilson for proportions where every image stands alone, a bootstrap over groups for all else.
 
-Sources: Wilson, J. Am. Stat. Assoc. 22 (1927) 209; DeLong et al., Biometrics 44 (1988) 837, by the fast algorithm of
-Sun and Xu, IEEE Signal Process. Lett. 21 (2014) 1389; cluster bootstrap: Field and Welsh, J. R. Stat. Soc. B 69 (2007)
-369.
+Sources: Wilson, J. Am. Stat. Assoc. 22 (1927) 209; Field and Welsh, J. R. Stat. Soc. B 69 (2007) 369.
 """
 
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-from scipy.stats import binomtest, norm, rankdata
+from scipy.stats import binomtest, norm
 
 from trainer.evaluation.metrics import Statistic, weighted_mean, weighted_metrics, weighted_pairs
 
@@ -41,33 +39,20 @@ def intervals(truth: np.ndarray, decisions: np.ndarray, scores: np.ndarray, grou
 
     def bootstrapped(name: str, *label: int) -> Metric:
         draws = np.concatenate([part[name][:, *label] for part in resampled])
-        return percentile_interval(
-            values[name][0, *label], draws, method, smallest, "Wilson on the smallest class's groups"
-        )
+        return percentile_interval(values[name][0, *label], draws, method, smallest)
 
     per_class = [{name: bootstrapped(name, label) for name in PER_CLASS} for label in range(scores.shape[1])]
-    metrics = {name: bootstrapped(name) for name in ("accuracy", "balanced_accuracy")}
+    overall = ("accuracy", "balanced_accuracy", *(("macro_f1", "macro_auroc") if len(per_class) > 2 else ()))
+    metrics = {name: bootstrapped(name) for name in overall}
     if alone:
-        metrics["accuracy"] = proportion(truth == scores.argmax(axis=1), np.ones(len(truth), bool), groups)
+        metrics["accuracy"] = proportion(truth == scores.argmax(axis=1), groups)
         for label, row in enumerate(per_class):
-            row |= _closed_forms(truth == label, decisions == label, scores[:, label])
-    metrics |= (
-        per_class[1] if len(per_class) == 2 else {name: bootstrapped(name) for name in ("macro_f1", "macro_auroc")}
-    )
+            positive, decided = truth == label, decisions == label
+            row["sensitivity"] = proportion(decided, groups, positive)
+            row["specificity"] = proportion(~decided, groups, ~positive)
+            row["precision"] = proportion(positive, groups, decided)
+    metrics |= per_class[1] if len(per_class) == 2 else {}
     return {"metrics": metrics, "per_class": per_class, "confusion": values["confusion"][0].astype(int).tolist()}
-
-
-def _closed_forms(positive: np.ndarray, decided: np.ndarray, scores: np.ndarray) -> dict[str, Metric]:
-    """The metrics of a label, each image [N] a group of its own, whose intervals need no bootstrap."""
-    groups = np.arange(len(positive))
-    metrics = {
-        "sensitivity": proportion(decided, positive, groups),
-        "specificity": proportion(~decided, ~positive, groups),
-        "precision": proportion(positive, decided, groups),
-    }
-    if 0 < positive.sum() < len(positive):
-        metrics["auroc"] = delong(positive, scores)
-    return metrics
 
 
 def resample(groups: np.ndarray) -> Iterator[np.ndarray]:
@@ -95,42 +80,35 @@ def bootstrap_interval(statistic: Statistic, groups: np.ndarray, highest: float 
     return _metric(value, max(0.0, value - half), min(highest, value + half), "bootstrap over groups, normal")
 
 
-def percentile_interval(value: float, draws: np.ndarray, method: str, trials: int, fallback: str) -> Metric:
-    """From the 2.5th to the 97.5th percentile of `draws`, nan left out; where all are one, Wilson's of so many
-    trials, by the name `fallback`.
-    """
+def percentile_interval(value: float, draws: np.ndarray, method: str, trials: int) -> Metric:
+    """The 2.5th to the 97.5th percentile of `draws`, nan left out; where they are one, Wilson's of so many trials."""
     known = draws[~np.isnan(draws)]
-    if np.isnan(value):
+    if np.isnan(value) or not len(known):
         return UNDEFINED
-    if not len(known):
-        return UNDEFINED | {"value": float(value), "method": method}
     low, high = np.percentile(known, [2.5, 97.5])
     if low < high:
         return _metric(value, low, high, method)
-    return wilson(value, trials, fallback)
+    return wilson(value, trials, "Wilson on groups")
 
 
-def proportion(hits: np.ndarray, among: np.ndarray, groups: np.ndarray) -> Metric:
-    """The proportion of `hits` (bool [N]) in the images `among` (bool [N]): Wilson, or a bootstrap where groups hold
-    several.
-    """
-    hits, groups = hits[among], groups[among]
+def proportion(hits: np.ndarray, groups: np.ndarray, among: np.ndarray | None = None) -> Metric:
+    """The proportion of `hits` bool [N], of those `among` bool [N]: Wilson, or a bootstrap by groups of several."""
+    if among is not None:
+        hits, groups = hits[among], groups[among]
     if not len(hits):
         return UNDEFINED
     count = len(np.unique(groups))
     if count == len(hits):
         return wilson(hits.mean(), count)
     draws = bootstrap(weighted_mean(hits), groups)
-    return percentile_interval(float(hits.mean()), draws, "cluster bootstrap", count, "Wilson on the groups")
+    return percentile_interval(float(hits.mean()), draws, "cluster bootstrap", count)
 
 
 def cross_validated_auroc(positive: np.ndarray, scores: np.ndarray, folds: np.ndarray, groups: np.ndarray) -> Metric:
-    """The AUROC of out-of-fold `scores` [N], which can be compared within a fold alone: each fold has its own model.
+    """The AUROC of out-of-fold `scores` [N] over pairs within a fold [N], as each fold has its own model.
 
-    It is the proportion of (case, control) pairs within the folds [N] that are ordered right: each fold's AUROC,
-    weighted by its pairs, so that a fold of one class counts nothing. Undefined without a pair. The interval resamples
-    groups [N]. As the models of K folds share training data, their AUROCs are correlated and that is too narrow: by the
-    factor sqrt(1 + K / (K - 1)) of Nadeau and Bengio, Mach. Learn. 52 (2003) 239.
+    The interval resamples groups [N] and is widened by sqrt(1 + K / (K - 1)), as the models of K folds share training
+    data: Nadeau and Bengio, Mach. Learn. 52 (2003) 239. Undefined without a (case, control) pair.
     """
     members = [np.flatnonzero(folds == fold) for fold in np.unique(folds)]
 
@@ -144,7 +122,7 @@ def cross_validated_auroc(positive: np.ndarray, scores: np.ndarray, folds: np.nd
         return UNDEFINED
     smallest = min(len(np.unique(groups[side])) for side in (positive, ~positive))
     method = "cluster bootstrap within folds, Nadeau and Bengio"
-    metric = percentile_interval(value, bootstrap(area, groups), method, smallest, "Wilson")
+    metric = percentile_interval(value, bootstrap(area, groups), method, smallest)
     if metric["method"] == method:
         widen = np.sqrt(1 + len(members) / (len(members) - 1))
         metric |= {end: float(np.clip(value + widen * (metric[end] - value), 0, 1)) for end in ("low", "high")}
@@ -155,31 +133,6 @@ def wilson(value: float, trials: int, method: str = "Wilson") -> Metric:
     """A proportion of so many trials, with Wilson's score interval."""
     interval = binomtest(round(value * trials), trials).proportion_ci(method="wilson")
     return _metric(value, interval.low, interval.high, method)
-
-
-def delong(positive: np.ndarray, scores: np.ndarray) -> Metric:
-    """The AUROC of `scores` [N] for `positive` bool [N].
-
-    Where the variance is 0 (every pair is ordered right, or every one wrong) DeLong gives no width; then the interval
-    is Wilson's for as many cases as the smaller class has, which is wider than the truth.
-    """
-    sides = placements(positive, scores)
-    area = float(sides[0].mean())
-    variance = sum(side.var(ddof=1) / len(side) for side in sides if len(side) > 1)
-    if variance <= 0:
-        return wilson(area, min(map(len, sides)), "Wilson on the smaller class")
-    half = Z * np.sqrt(variance)
-    return _metric(area, max(0.0, area - half), min(1.0, area + half), "DeLong")
-
-
-def placements(positive: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """For each case the proportion of controls scored below it, for each control that of cases above it (ties one
-    half).
-    """
-    cases, controls = scores[positive], scores[~positive]
-    m, n = len(cases), len(controls)
-    ranks = rankdata(np.concatenate([cases, controls]))
-    return (ranks[:m] - rankdata(cases)) / n, 1 - (ranks[m:] - rankdata(controls)) / m
 
 
 def _metric(value: float, low: float, high: float, method: str) -> Metric:

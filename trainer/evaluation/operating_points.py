@@ -35,12 +35,7 @@ TRIAGE = Aim("WHO triage", "highest specificity at sensitivity >= .90, if that i
 
 
 def decided(scores: np.ndarray, labels: tuple[str, ...], point: dict[str, Any] | None) -> np.ndarray:
-    """What a model decides, as its own `decide` does: label indices [N] of scores [N, C].
-
-    An image has the label of the point that ships (`config.operating_point`) where that label's score is the threshold
-    or above, else the highest of the other labels. Without a point it has the highest score; of two labels the second
-    from .5 on.
-    """
+    """What a model decides at the point that ships, as its own `decide` does: label indices [N] of scores [N, C]."""
     if point is None and len(labels) > 2:
         return scores.argmax(axis=1)
     point = point or {"label": labels[1], "threshold": 0.5}
@@ -52,18 +47,12 @@ def decided(scores: np.ndarray, labels: tuple[str, ...], point: dict[str, Any] |
 def choose_operating_points(
     truth: np.ndarray, scores: np.ndarray, labels: tuple[str, ...], task: str, collections: np.ndarray
 ) -> list[dict[str, Any]]:
-    """The thresholds for each aim and label of `positive_indices` on validation; None where no threshold reaches it.
-
-    Args:
-        truth: label indices [N].
-        scores: probabilities [N, C].
-        collections: where each image is from, [N]: an aim is reached where it is in each of them (`choose_threshold`).
+    """The points for each aim and positive label, by validation's label indices [N], scores [N, C] and collections [N].
 
     Returns:
-        {"name", "label", "aim", "threshold", "also", "cases", "controls", "within"} for each; an image is positive from
-        the threshold on. Aims that end at one threshold are one point, by the name of the first; `also` has the others.
-        `within` names the collections that were looked at by themselves. Of fewer than 20 cases or controls an aim of
-        .95 asks for all of them: the counts say so.
+        {"name", "label", "aim", "threshold", "also", "cases", "controls", "within"} for each: an image is positive from
+        the threshold on; it is None where none reaches the aim. Aims that end at one threshold are one point, by the
+        name of the first; `also` has the others. `within` names the collections that were looked at by themselves.
     """
     points: list[dict[str, Any]] = []
     for index in positive_indices(labels):
@@ -129,22 +118,19 @@ def operating_point_metrics(
     groups: np.ndarray,
     labels: tuple[str, ...],
     prevalences: tuple[float, ...] = PREVALENCES,
-) -> dict[str, Any] | None:
-    """Sensitivity, specificity and predictive values of a point on some data; None where it has no threshold."""
-    if point["threshold"] is None:
-        return None
+) -> dict[str, Any]:
+    """Sensitivity, specificity and predictive values, on some data, of a point that has a threshold."""
     index = labels.index(point["label"])
     positive, decided_positive = truth == index, scores[:, index] >= point["threshold"]
-    sensitivity = proportion(decided_positive, positive, groups)
-    specificity = proportion(~decided_positive, ~positive, groups)
+    sensitivity = proportion(decided_positive, groups, positive)
+    specificity = proportion(~decided_positive, groups, ~positive)
     values = [{"prevalence": value, **_predictive_values(sensitivity, specificity, value)} for value in prevalences]
     return {"n": len(truth), "sensitivity": sensitivity, "specificity": specificity, "predictive_values": values}
 
 
 def _predictive_values(sensitivity: Metric, specificity: Metric, prevalence: float) -> dict[str, Metric]:
     """PPV and NPV at a prevalence; both grow with sensitivity and specificity, so their bounds give bounds."""
-    method = "from the intervals of sensitivity and specificity"
-    ppv, npv = {**UNDEFINED, "method": method}, {**UNDEFINED, "method": method}
+    ppv, npv = ({**UNDEFINED, "method": "from the intervals of sensitivity and specificity"} for _ in range(2))
     for key in ("value", "low", "high"):
         hit, cleared = sensitivity[key], specificity[key]
         if hit is not None and cleared is not None:

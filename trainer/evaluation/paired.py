@@ -9,10 +9,10 @@ holds one image the tests for groups are the plain ones.
 from typing import Any
 
 import numpy as np
+from scipy.stats import rankdata
 from scipy.stats import t as student
 
 from hub_cards.formatting import format_number
-from trainer.evaluation.intervals import placements
 
 LEVEL = 0.05
 
@@ -53,6 +53,14 @@ def compare_aurocs(positive: np.ndarray, one: np.ndarray, other: np.ndarray, gro
     p = float(2 * student.sf(abs(difference) / np.sqrt(variance), freedom)) if variance > 0 else float(difference == 0)
     method = "DeLong, paired" if _alone(groups) else "DeLong by groups, Obuchowski"
     return _test("AUROC", first[0].mean(), second[0].mean(), p, method)
+
+
+def placements(positive: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """For each case the proportion of controls scored below it, for each control of cases above it; ties one half."""
+    cases, controls = scores[positive], scores[~positive]
+    m, n = len(cases), len(controls)
+    ranks = rankdata(np.concatenate([cases, controls]))
+    return (ranks[:m] - rankdata(cases)) / n, 1 - (ranks[m:] - rankdata(controls)) / m
 
 
 def verdict(test: dict[str, Any], names: tuple[str, str]) -> str:

@@ -39,8 +39,8 @@ def score(
     def select(output: Any) -> torch.Tensor:
         return torch.cat([output.logits, output.familiarity[:, None]], dim=1) if has_familiarity else output.logits
 
-    pixels = PixelBatches(labelled.images, processor, model.device)
-    outputs = run_model(model, pixels, indices, title=f"evaluating {split}", select=select).double()
+    inputs = PixelBatches(labelled.images, processor, model.device).eval_batch
+    outputs = run_model(model, inputs, indices, title=f"evaluating {split}", select=select).double()
     scores = outputs[:, : len(labelled.task.labels)].softmax(dim=1).numpy()
     familiarity = outputs[:, -1].numpy() if has_familiarity else None
     return Scored(labelled.rows.iloc[indices], labelled.truth[indices], scores, familiarity)
@@ -52,10 +52,9 @@ def assess(
     points: list[dict[str, Any]],
     prevalences: tuple[float, ...] = PREVALENCES,
 ) -> dict[str, Any]:
-    """metrics.json from what a model scored.
+    """metrics.json of splits that a model scored.
 
     Args:
-        parts: each split.
         points: the model's operating points, chosen on validation.
         prevalences: for predictive values.
     """
@@ -66,23 +65,23 @@ def assess(
         calibrated = {name: _calibration(part, calibration["temperature"]) for name, part in parts.items()}
         report["calibration"] = {**calibration, "splits": calibrated}
     report["operating_points"] = [_operating_point(point, parts, model.labels, prevalences) for point in points]
-    familiar = {name: part.familiarity for name, part in parts.items() if part.familiarity is not None}
-    if familiar:
-        flagged = {name: _unfamiliar(parts[name], familiarity) for name, familiarity in familiar.items()}
+    flagged = {}
+    for name, part in parts.items():
+        if part.familiarity is not None:
+            unfamiliar = proportion(part.familiarity < UNFAMILIAR, part.groups)
+            flagged[name] = {"n": len(part.rows), "flagged": unfamiliar}
+    if flagged:
         method = "Mahalanobis distance of texture, probabilistic PCA"
         report["familiarity"] = {"method": method, "threshold": UNFAMILIAR, "splits": flagged}
     return report
 
 
 def split_report(part: Scored, labels: tuple[str, ...], decision: dict[str, Any] | None) -> dict[str, Any]:
-    """The metrics of one split, each with its 95 % interval.
+    """{"n", "groups", "collections", "metrics", "per_class", "confusion"} of a split, with 95 % intervals.
 
     Args:
         labels: in the order of the scores.
         decision: the operating point that ships, or None where the highest score decides.
-
-    Returns:
-        {"n", "groups", "collections", "metrics", "per_class", "confusion"}.
     """
     decisions, collections = decided(part.scores, labels, decision), part.rows["collection"].to_numpy()
 
@@ -111,20 +110,10 @@ def _operating_point(
     point: dict[str, Any], parts: dict[str, Scored], labels: tuple[str, ...], prevalences: tuple[float, ...]
 ) -> dict[str, Any]:
     """An operating point with its metrics on validation and, under `on`, on each split."""
-    metrics = {
+    on = {
         name: operating_point_metrics(point, part.truth, part.scores, part.groups, labels, prevalences)
         for name, part in parts.items()
+        if point["threshold"] is not None
     }
-    chosen = {key: (metrics.get("validation") or {}).get(key) for key in ("sensitivity", "specificity")}
-    return {
-        "split": "validation",
-        **chosen,
-        **point,
-        "on": {name: values for name, values in metrics.items() if values},
-    }
-
-
-def _unfamiliar(part: Scored, familiarity: np.ndarray) -> dict[str, Any]:
-    """The proportion that is unfamiliar to the model."""
-    flagged = proportion(familiarity < UNFAMILIAR, np.ones(len(part.rows), bool), part.groups)
-    return {"n": len(part.rows), "flagged": flagged}
+    chosen = {key: on.get("validation", {}).get(key) for key in ("sensitivity", "specificity")}
+    return {"split": "validation", **chosen, **point, "on": on}

@@ -4,7 +4,6 @@ Hidden lungs: Maguolo and Nanni, Inf. Fusion 76 (2021) 1.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -46,25 +45,30 @@ def audit_conditions(
     lungs, mean = load_lung_masks(data, labelled.rows, images.height, images.width), images.mean(rows)
     sides = [min(info.width, info.height) for info in inspect_files(list(table["file"])) if not info.error]
     level = min(images.height // 2, images.width // 2, *sides)
-    changes = (
-        *(partial(occlude, lungs=lungs, keep_lungs=keep, usual=mean) for keep in (False, True)),
-        partial(match_resolution, side=level),
+    changes: tuple[Callable[[torch.Tensor, np.ndarray], torch.Tensor], ...] = (
+        lambda grey, _: grey,
+        partial(occlude, lungs=lungs, keep_lungs=False, usual=mean),
+        partial(occlude, lungs=lungs, keep_lungs=True, usual=mean),
+        lambda grey, _: match_resolution(grey, level),
     )
-    changed = [ChangedPixels(images, pixels.processor, pixels.device, change) for change in changes]
-    conditions, features = {}, np.empty(0)
-    for name, batches in zip(CONDITIONS, (pixels, *changed), strict=True):
-        outputs = run_model(model, batches, rows, title=name, select=_logits_and_features).double()
+    conditions, features = {}, []
+    for name, change in zip(CONDITIONS, changes, strict=True):
+
+        def inputs(samples: np.ndarray, change: Any = change) -> torch.Tensor:
+            return pixels.processor.to_pixel_values(change(pixels.grey(samples), samples))
+
+        outputs = run_model(model, inputs, rows, title=name, select=_logits_and_features).double()
         scores = outputs[:, : len(labels)].softmax(dim=1).numpy()
         decisions = decided(scores, labels, model.config.operating_point)
         conditions[name] = intervals(labelled.truth[rows], decisions, scores, table["group"].to_numpy())["metrics"]
-        features = outputs[:, len(labels) :].numpy() if batches is pixels else features
+        features.append(outputs[:, len(labels) :].numpy())
     return {
         "n": len(rows),
         "groups": table["group"].nunique(),
         "lung_masks": len(set(lungs) & set(rows)),
         "level": level,
         "conditions": conditions,
-        "collections": _probe_collections(features, table),
+        "collections": _probe_collections(features[0], table),
     }
 
 
@@ -119,17 +123,6 @@ def _collection_warning(collections: Sequence[dict[str, Any]]) -> str:
     return f" That may still be a source's look: its features tell {auroc}."
 
 
-@dataclass(frozen=True)
-class ChangedPixels(PixelBatches):
-    """Pixel values of images after `change` of their grey values uint8 [B, H, W], given their row numbers."""
-
-    change: Callable[[torch.Tensor, np.ndarray], torch.Tensor]
-
-    def eval_batch(self, samples: np.ndarray) -> torch.Tensor:
-        """Changed, not augmented."""
-        return self.processor.to_pixel_values(self.change(self.grey(samples), samples))
-
-
 def occlude(
     grey: torch.Tensor, samples: np.ndarray, lungs: Masks, keep_lungs: bool, usual: torch.Tensor
 ) -> torch.Tensor:
@@ -144,7 +137,7 @@ def occlude(
     return torch.where(hidden, usual.to(grey.device), grey)
 
 
-def match_resolution(grey: torch.Tensor, samples: np.ndarray, side: int) -> torch.Tensor:
+def match_resolution(grey: torch.Tensor, side: int) -> torch.Tensor:
     """Shrink images uint8 [B, H, W] to `side` pixels and enlarge them again: no source is sharper than another."""
     small = F.interpolate(grey[:, None].float(), size=(side, side), mode="area")
     return F.interpolate(small, size=grey.shape[1:], mode="bilinear").round().to(torch.uint8)[:, 0]

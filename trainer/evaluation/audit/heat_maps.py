@@ -60,7 +60,7 @@ def _heat_maps(
             return F.interpolate(heat, size=(GRID, GRID), mode="bilinear").flatten(1)
 
         members = np.flatnonzero(truth[rows] == label)
-        heat = run_model(model, pixels, rows[members], title="heat maps", select=select)
+        heat = run_model(model, pixels.eval_batch, rows[members], title="heat maps", select=select)
         maps[members] = heat.numpy().reshape(-1, GRID, GRID)
     return maps
 
@@ -77,8 +77,7 @@ def pointing(heat: np.ndarray, lesions: np.ndarray, groups: np.ndarray) -> dict[
     total = flat.sum(axis=1)
     hits = inside[np.arange(len(flat)), flat.argmax(axis=1)] & (total > 0)
     within = (flat * inside).sum(axis=1) / np.maximum(total, 1e-12)
-    every = np.ones(len(hits), bool)
-    return {"hits": proportion(hits, every, groups), "inside": bootstrap_interval(weighted_mean(within), groups, 1.0)}
+    return {"hits": proportion(hits, groups), "inside": bootstrap_interval(weighted_mean(within), groups, 1.0)}
 
 
 def prior_maps(lesions: np.ndarray) -> dict[str, np.ndarray]:
