@@ -21,7 +21,7 @@ from trainer.inference import PixelBatches, for_inference, predict_image, run_mo
 from trainer.run import Run
 from trainer.training.checkpoint import Checkpoints, Progress
 
-FAMILIARITY_SAMPLE = 500  # most training radiographs that familiarity is fitted on; see bench/familiarity.py --sample
+FAMILIARITY_SAMPLE = 500  # most training radiographs that familiarity is fitted on; bench/familiarity.py --sample
 
 
 def finish(

@@ -71,19 +71,10 @@ def joint_groups(runs: "Sequence[Run]", images: "pd.Index") -> "np.ndarray":
 
 
 def _predictions(run: "Run", split: str) -> "pd.DataFrame":
-    """Label, decision and scores of a split by sha256; an older run's decision follows from its scores."""
-    import numpy as np
-
-    from trainer.evaluation.operating_points import decided
-
+    """Label, decision and scores of a split by sha256."""
     table = run.predictions()
     table = table[table["split"] == split].drop_duplicates("sha256").set_index("sha256")
-    columns = _score_columns(table)
-    if "decision" not in table:
-        labels = tuple(name.removeprefix("p:") for name in columns)
-        indices = decided(table[columns].to_numpy(), labels, run.read_json("config.json").get("operating_point"))
-        table["decision"] = np.array(labels)[indices]
-    return table[["label", "decision", *columns]]
+    return table[["label", "decision", *_score_columns(table)]]
 
 
 def _score_columns(table: "pd.DataFrame") -> list[str]:
@@ -120,7 +111,7 @@ def _table(runs: "list[Run]", split: str) -> list[str]:
     """A Markdown table of runs, each followed by its source's metrics.
 
     The source's metrics are of its own data and test split, so they orient and do not compare. All but AUROC and
-    accuracy are of the decision, which is the argmax in the sources and in runs that are older than this column.
+    accuracy are of the decision, which is the argmax in the sources.
     """
     reports = [run.read_json("metrics.json") for run in runs]
     splits = [report["splits"].get(split, {"n": "–", "metrics": {}}) for report in reports]

@@ -21,8 +21,7 @@ BOUNDS = np.log([0.05, 20.0])  # of log T
 def fit_temperature(logits: np.ndarray, truth: np.ndarray) -> float:
     """The T for which softmax(logits [N, C] / T) has the lowest cross-entropy to smoothed targets of label indices [N].
 
-    An image of a label with n images has the target (n + 1) / (n + C) there and 1 / (n + C) at each other label, or
-    images that are all answered right would have the lowest T there is.
+    Without smoothing, images that are all answered right would have the lowest T there is.
     """
     classes = logits.shape[1]
     counts = np.bincount(truth, minlength=classes)[truth][:, None]

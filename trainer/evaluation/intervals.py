@@ -37,9 +37,9 @@ def intervals(truth: np.ndarray, decisions: np.ndarray, scores: np.ndarray, grou
     method = "bootstrap" if alone else "cluster bootstrap"
     smallest = min(len(np.unique(groups[truth == index])) for index in np.unique(truth))
 
-    def bootstrapped(name: str, *label: int) -> Metric:
-        draws = np.concatenate([part[name][:, *label] for part in resampled])
-        return percentile_interval(values[name][0, *label], draws, method, smallest)
+    def bootstrapped(name: str, label: Any = ...) -> Metric:  # `...` takes a metric that labels share
+        draws = np.concatenate([part[name][:, label] for part in resampled])
+        return percentile_interval(float(values[name][0, label]), draws, method, smallest)
 
     per_class = [{name: bootstrapped(name, label) for name in PER_CLASS} for label in range(scores.shape[1])]
     overall = ("accuracy", "balanced_accuracy", *(("macro_f1", "macro_auroc") if len(per_class) > 2 else ()))

@@ -58,15 +58,15 @@ def choose_operating_points(
     for index in positive_indices(labels):
         positive = truth == index
         counts = {"cases": int(positive.sum()), "controls": int((~positive).sum())}
-        facts = {**counts, "within": large_collections(positive, collections)}
-        of_label: dict[float, dict[str, Any]] = {}  # by threshold
+        within = large_collections(positive, collections)
+        of_label: dict[float | None, dict[str, Any]] = {}  # by threshold
         for aim in (*AIMS, TRIAGE) if task == "tb" else AIMS:
             threshold = choose_threshold(positive, scores[:, index], aim, collections)
-            if same := of_label.get(threshold) if threshold is not None else None:
+            if same := of_label.get(threshold):
                 same |= {"aim": f"{same['aim']}; {aim.words}", "also": [*same["also"], aim.name]}
                 continue
-            described = {"name": aim.name, "label": labels[index], "aim": aim.words}
-            points.append({**described, "threshold": threshold, "also": [], **facts})
+            chosen = {"name": aim.name, "label": labels[index], "aim": aim.words, "threshold": threshold}
+            points.append({**chosen, "also": [], **counts, "within": within})
             if threshold is not None:
                 of_label[threshold] = points[-1]
     return points
@@ -78,12 +78,11 @@ def positive_indices(labels: tuple[str, ...]) -> list[int]:
 
 
 def choose_threshold(positive: np.ndarray, scores: np.ndarray, aim: Aim, collections: np.ndarray) -> float | None:
-    """The threshold that is best for an aim: half-way between two neighbouring scores, so that rounding changes no
-    decision.
+    """The best threshold for an aim, half-way between two scores, so that rounding changes no decision; or None.
 
     Sensitivity and specificity are those of the worst part: of each collection with ENOUGH cases and controls, and of
-    all other collections together; where these have too few cases (or controls), of all images. Of equally good
-    thresholds it is the one with the higher other rate, then the lower one, which misses less.
+    all others together; where these have too few, of all images. Of equally good thresholds it is the one with the
+    higher other rate, then the lower one, which misses less.
     """
     steps = np.unique(scores)
     large = large_collections(positive, collections)

@@ -31,11 +31,7 @@ CHANCE = 0.6  # an interval whose lower end is at or below this may be guessing
 def audit_conditions(
     model: CxrForImageClassification, pixels: PixelBatches, labelled: LabelledImages, data: str, rows: np.ndarray
 ) -> dict[str, Any]:
-    """What a model answers under each condition, and how well its features tell the collections of one label.
-
-    Args:
-        data: where annotations are looked for.
-        rows: row numbers of the images to use.
+    """What a model answers to these `rows` under each condition, and how well its features tell the collections.
 
     Returns:
         {"n", "groups", "lung_masks": images with a mask of their own, "level": pixels a side after resolution matching,
@@ -88,12 +84,9 @@ def _logits_and_features(output: Any) -> torch.Tensor:
 
 
 def verdict(conditions: dict[str, Any], collections: Sequence[dict[str, Any]] = ()) -> dict[str, str]:
-    """{"code", "text"}; the codes are `shortcut`, `doubtful`, `lungs` and `nothing`.
+    """What the metrics by condition and the probes of collections mean: {"code", "text"}.
 
-    Args:
-        conditions: metrics with intervals by condition.
-        collections: how well features tell the collections; hidden lungs say nothing of a collection's look inside
-            them.
+    The codes are `shortcut`, `doubtful`, `lungs` and `nothing`.
     """
     name = "auroc" if "auroc" in conditions[CONDITIONS[0]] else "macro_auroc"
     whole, hidden, only = (conditions[condition][name] for condition in CONDITIONS[:3])
@@ -109,18 +102,13 @@ def verdict(conditions: dict[str, Any], collections: Sequence[dict[str, Any]] = 
     elif hidden["high"] > WARN:
         code, verb, reading = "doubtful", "reaches", "too few images for a verdict."
     else:
-        reading = f"what it reads lies within them.{_collection_warning(collections)}"
-        code, verb = "lungs", "falls to"
+        code, verb, reading = "lungs", "falls to", "what it reads lies within them."
+        worst = max(collections, key=lambda row: row["low"], default=None)
+        if worst and worst["low"] > WARN:
+            look = f"{worst['collection']} among {worst['among']} with AUROC {format_number(worst['auroc'])}"
+            reading += f" That may still be a source's look: its features tell {look}."
     auroc = f"{format_metric(hidden)} (with them {format_metric(whole)}, with nothing else {format_metric(only)})"
     return {"code": code, "text": f"With its lungs hidden this model {verb} AUROC {auroc}: {reading}"}
-
-
-def _collection_warning(collections: Sequence[dict[str, Any]]) -> str:
-    worst = max(collections, key=lambda row: row["low"], default={"low": 0})
-    if worst["low"] <= WARN:
-        return ""
-    auroc = f"{worst['collection']} among {worst['among']} with AUROC {format_number(worst['auroc'])}"
-    return f" That may still be a source's look: its features tell {auroc}."
 
 
 def occlude(
@@ -128,8 +116,7 @@ def occlude(
 ) -> torch.Tensor:
     """Hide the lungs of images uint8 [B, H, W], or all but the lungs, behind the mean image `usual` uint8 [H, W].
 
-    A mean of all classes tells none of them, and is less strange to a network than an even grey. `lungs` by row number;
-    other rows have `central_area`.
+    Rows without a mask in `lungs` have the `central_area`.
     """
     central = central_area(*grey.shape[1:])
     areas = [widen(lungs[row], box=not keep_lungs) if row in lungs else central for row in samples]

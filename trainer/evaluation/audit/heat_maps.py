@@ -22,11 +22,7 @@ GRID = 112  # maps and findings are compared on this many pixels a side
 def audit_heat_maps(
     model: CxrForImageClassification, pixels: PixelBatches, labelled: LabelledImages, data: str, rows: np.ndarray
 ) -> dict[str, Any] | None:
-    """How well heat maps point at known findings; None without such findings.
-
-    Args:
-        data: where annotations are looked for.
-        rows: row numbers of images whose finding is known.
+    """How well heat maps of these `rows`, whose findings are known, point at them; None without rows.
 
     Returns:
         {"n", "area": mean share of an image that its finding fills, "maps": {name: `pointing`}}.
@@ -68,10 +64,7 @@ def _heat_maps(
 def pointing(heat: np.ndarray, lesions: np.ndarray, groups: np.ndarray) -> dict[str, Any]:
     """{"hits", "inside"}: how often a map's highest point lies in a finding, and how much of the map does.
 
-    Args:
-        heat: [N, H, W], not negative; an all-zero map points nowhere, which is a miss.
-        lesions: bool [N, H, W], the findings.
-        groups: what is resampled, [N].
+    `heat` [N, H, W] is not negative, an all-zero map is a miss; `lesions` bool [N, H, W] are the findings.
     """
     flat, inside = heat.reshape(len(heat), -1), lesions.reshape(len(lesions), -1)
     total = flat.sum(axis=1)
