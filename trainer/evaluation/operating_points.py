@@ -1,4 +1,4 @@
-"""Operating points: thresholds chosen on validation for a stated aim, and what they do on other data.
+"""Operating points: thresholds chosen on validation for a stated aim.
 
 WHO's triage target for tuberculosis: sensitivity of at least 90 % with specificity of at least 70 %
 (WHO/HTM/TB/2014.18). Youden, Cancer 3 (1950) 32.
@@ -8,10 +8,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from trainer.evaluation.intervals import UNDEFINED, Metric, proportion
 from trainer.tasks import is_negative
 
-PREVALENCES = (0.01, 0.05, 0.20)
 SCREENING = "screening"  # the point that decides where there are two labels
 ENOUGH = 30  # a collection with so many cases and so many controls is looked at by itself
 
@@ -108,35 +106,3 @@ def large_collections(positive: np.ndarray, collections: np.ndarray) -> list[str
     """Those with at least ENOUGH cases and ENOUGH controls."""
     counts = {name: np.bincount(positive[collections == name], minlength=2) for name in sorted(set(collections))}
     return [str(name) for name, count in counts.items() if name and count.min() >= ENOUGH]
-
-
-def operating_point_metrics(
-    point: dict[str, Any],
-    truth: np.ndarray,
-    scores: np.ndarray,
-    groups: np.ndarray,
-    labels: tuple[str, ...],
-    prevalences: tuple[float, ...] = PREVALENCES,
-) -> dict[str, Any]:
-    """Sensitivity, specificity and predictive values, on some data, of a point that has a threshold."""
-    index = labels.index(point["label"])
-    positive, decided_positive = truth == index, scores[:, index] >= point["threshold"]
-    sensitivity = proportion(decided_positive, groups, positive)
-    specificity = proportion(~decided_positive, groups, ~positive)
-    values = [{"prevalence": value, **_predictive_values(sensitivity, specificity, value)} for value in prevalences]
-    return {"n": len(truth), "sensitivity": sensitivity, "specificity": specificity, "predictive_values": values}
-
-
-def _predictive_values(sensitivity: Metric, specificity: Metric, prevalence: float) -> dict[str, Metric]:
-    """PPV and NPV at a prevalence; both grow with sensitivity and specificity, so their bounds give bounds."""
-    ppv, npv = ({**UNDEFINED, "method": "from the intervals of sensitivity and specificity"} for _ in range(2))
-    for key in ("value", "low", "high"):
-        hit, cleared = sensitivity[key], specificity[key]
-        if hit is not None and cleared is not None:
-            ppv[key] = _proportion_of(hit * prevalence, (1 - cleared) * (1 - prevalence))
-            npv[key] = _proportion_of(cleared * (1 - prevalence), (1 - hit) * prevalence)
-    return {"ppv": ppv, "npv": npv}
-
-
-def _proportion_of(right: float, wrong: float) -> float | None:
-    return right / (right + wrong) if right + wrong else None

@@ -9,10 +9,11 @@ import torch
 from trainer.cxr_model import CxrForImageClassification, CxrImageProcessor
 from trainer.data.labelled import LabelledImages
 from trainer.evaluation.calibration import calibration_metrics, undo_temperature
-from trainer.evaluation.intervals import intervals, proportion
-from trainer.evaluation.operating_points import PREVALENCES, decided, operating_point_metrics
+from trainer.evaluation.intervals import UNDEFINED, Metric, intervals, proportion
+from trainer.evaluation.operating_points import decided
 from trainer.inference import PixelBatches, run_model
 
+PREVALENCES = (0.01, 0.05, 0.20)
 UNFAMILIAR = 0.5  # the familiarity below which an image is called unlike the training radiographs
 
 
@@ -109,11 +110,35 @@ def _calibration(part: Scored, temperature: float) -> dict[str, Any]:
 def _operating_point(
     point: dict[str, Any], parts: dict[str, Scored], labels: tuple[str, ...], prevalences: tuple[float, ...]
 ) -> dict[str, Any]:
-    """An operating point with its metrics on validation and, under `on`, on each split."""
-    on = {
-        name: operating_point_metrics(point, part.truth, part.scores, part.groups, labels, prevalences)
-        for name, part in parts.items()
-        if point["threshold"] is not None
-    }
+    """An operating point with its metrics on validation and, under `on`, on each split; without where it has none."""
+    known = parts if point["threshold"] is not None else {}
+    on = {name: operating_point_metrics(point, part, labels, prevalences) for name, part in known.items()}
     chosen = {key: on.get("validation", {}).get(key) for key in ("sensitivity", "specificity")}
     return {"split": "validation", **chosen, **point, "on": on}
+
+
+def operating_point_metrics(
+    point: dict[str, Any], part: Scored, labels: tuple[str, ...], prevalences: tuple[float, ...]
+) -> dict[str, Any]:
+    """Sensitivity, specificity and predictive values, on a split, of a point that has a threshold."""
+    index = labels.index(point["label"])
+    positive, decided_positive = part.truth == index, part.scores[:, index] >= point["threshold"]
+    sensitivity = proportion(decided_positive, part.groups, positive)
+    specificity = proportion(~decided_positive, part.groups, ~positive)
+    values = [{"prevalence": value, **_predictive_values(sensitivity, specificity, value)} for value in prevalences]
+    return {"n": len(positive), "sensitivity": sensitivity, "specificity": specificity, "predictive_values": values}
+
+
+def _predictive_values(sensitivity: Metric, specificity: Metric, prevalence: float) -> dict[str, Metric]:
+    """PPV and NPV at a prevalence; both grow with sensitivity and specificity, so their bounds give bounds."""
+    ppv, npv = ({**UNDEFINED, "method": "from the intervals of sensitivity and specificity"} for _ in range(2))
+    for key in ("value", "low", "high"):
+        hit, cleared = sensitivity[key], specificity[key]
+        if hit is not None and cleared is not None:
+            ppv[key] = _proportion_of(hit * prevalence, (1 - cleared) * (1 - prevalence))
+            npv[key] = _proportion_of(cleared * (1 - prevalence), (1 - hit) * prevalence)
+    return {"ppv": ppv, "npv": npv}
+
+
+def _proportion_of(right: float, wrong: float) -> float | None:
+    return right / (right + wrong) if right + wrong else None
