@@ -52,7 +52,7 @@ def _compare_two(runs: "tuple[Run, Run]", split: str) -> list[str]:
 def joint_groups(runs: "Sequence[Run]", images: "pd.Index") -> "np.ndarray":
     """The group [N], numbered from 0, of each image (by sha256): images that the groups of any run link.
 
-    Names of groups are salted, so they say something within their own run's manifest.csv alone.
+    Names of groups are salted, so they hold within their own run alone.
     """
     import numpy as np
     import pandas as pd

@@ -45,14 +45,11 @@ def calibration_metrics(truth: np.ndarray, scores: np.ndarray, groups: np.ndarra
     surprise = -np.log(scores[np.arange(len(truth)), truth].clip(np.finfo(np.float64).tiny))
     bins = equal_mass_bins(confidence)
     gaps = np.eye(bins.max() + 1)[bins] * (confidence - right)[:, None]
-
-    def calibration_error(weights: np.ndarray) -> np.ndarray:
-        error: np.ndarray = np.abs(weights @ gaps).sum(axis=1) / weights.sum(axis=1)
-        return error
-
     return {
-        "ece": bootstrap_interval(calibration_error, groups, highest=1.0),
-        "brier": bootstrap_interval(weighted_mean(squared), groups, highest=2.0),
+        "ece": bootstrap_interval(
+            lambda weights: np.abs(weights @ gaps).sum(axis=1) / weights.sum(axis=1), groups, 1.0
+        ),
+        "brier": bootstrap_interval(weighted_mean(squared), groups, 2.0),
         "nll": bootstrap_interval(weighted_mean(surprise), groups),
     }
 

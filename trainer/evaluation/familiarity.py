@@ -38,8 +38,7 @@ def fit_familiarity(model: CxrForImageClassification, train: np.ndarray, validat
     model.to(model.device)
     distances = model.mahalanobis_distance(validation.to(model.device)).cpu().numpy()
     settings["threshold"] = max(float(np.quantile(distances, 1 - FALSE_ALARMS)), 1e-6)
-    familiarity: np.ndarray = 1 / (1 + distances / settings["threshold"])
-    return familiarity
+    return np.asarray(1 / (1 + distances / settings["threshold"]))
 
 
 def mean_thumbnail(images: np.ndarray) -> list[int]:

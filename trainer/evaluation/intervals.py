@@ -71,10 +71,7 @@ def bootstrap(statistic: Statistic, groups: np.ndarray) -> np.ndarray:
 
 
 def bootstrap_interval(statistic: Statistic, groups: np.ndarray, highest: float = np.inf) -> Metric:
-    """A metric from 0 to `highest`, with the standard error of its bootstrap.
-
-    For metrics that resampling biases (a calibration error): percentiles would miss the value itself.
-    """
+    """A metric from 0 to `highest` with its bootstrap's standard error: for those that resampling biases."""
     value = float(statistic(np.ones((1, len(groups))))[0])
     half = Z * float(bootstrap(statistic, groups).std())
     return _metric(value, max(0.0, value - half), min(highest, value + half), "bootstrap over groups, normal")

@@ -10,15 +10,10 @@ Statistic = Callable[[np.ndarray], np.ndarray]  # of weights [R, N]: [R]
 def weighted_metrics(
     truth: np.ndarray, decisions: np.ndarray, scores: np.ndarray, weights: np.ndarray
 ) -> dict[str, np.ndarray]:
-    """Each metric for each row of `weights` [R, N]: [R], or [R, C] where labels have their own; and `confusion`
-    [R, C, C], a row a true label.
+    """Each metric of label indices [N] and scores [N, C] for each row of `weights` [R, N]: [R], or [R, C] where labels
+    have their own; and `confusion` [R, C, C], a row a true label.
 
     `accuracy` alone is of the highest score, as other people publish it; all else but the AUROC follows the decision.
-
-    Args:
-        truth: label indices [N].
-        decisions: what the model decides, label indices [N].
-        scores: probabilities [N, C].
     """
     classes = scores.shape[1]
     cells = np.eye(classes**2)[truth * classes + decisions]
@@ -34,9 +29,7 @@ def weighted_metrics(
 
 
 def confusion_rates(confusion: np.ndarray) -> dict[str, np.ndarray]:
-    """Sensitivity, specificity, precision and F1 of each label, [..., C], of counts [..., C, C] with a row a true
-    label.
-    """
+    """The metrics [..., C] of each label that follow from counts [..., C, C] with a row a true label."""
     right, actual, decided = np.diagonal(confusion, axis1=-2, axis2=-1), confusion.sum(axis=-1), confusion.sum(axis=-2)
     negatives = actual.sum(axis=-1, keepdims=True) - actual
     with np.errstate(divide="ignore", invalid="ignore"):

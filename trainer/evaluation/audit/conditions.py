@@ -48,12 +48,16 @@ def audit_conditions(
         lambda grey, _: match_resolution(grey, level),
     )
     conditions, features = {}, []
+
+    def logits_and_features(output: Any) -> torch.Tensor:
+        return torch.cat([output.logits, output.feature_map.mean(dim=(2, 3))], dim=1)
+
     for name, change in zip(CONDITIONS, changes, strict=True):
 
         def inputs(samples: np.ndarray, change: Any = change) -> torch.Tensor:
             return pixels.processor.to_pixel_values(change(pixels.grey(samples), samples))
 
-        outputs = run_model(model, inputs, rows, title=name, select=_logits_and_features).double()
+        outputs = run_model(model, inputs, rows, title=name, select=logits_and_features).double()
         scores = outputs[:, : len(labels)].softmax(dim=1).numpy()
         decisions = decided(scores, labels, model.config.operating_point)
         conditions[name] = intervals(labelled.truth[rows], decisions, scores, table["group"].to_numpy())["metrics"]
@@ -77,10 +81,6 @@ def _probe_collections(features: np.ndarray, rows: pd.DataFrame) -> list[dict[st
         for row in probe_auroc(features[inside], collections, groups):
             probes.append({"among": label, "collection": row["label"], **{key: row[key] for key in PROBE_FIELDS}})
     return probes
-
-
-def _logits_and_features(output: Any) -> torch.Tensor:
-    return torch.cat([output.logits, output.feature_map.mean(dim=(2, 3))], dim=1)
 
 
 def verdict(conditions: dict[str, Any], collections: Sequence[dict[str, Any]] = ()) -> dict[str, str]:

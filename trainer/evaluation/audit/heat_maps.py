@@ -31,7 +31,6 @@ def audit_heat_maps(
         return None
     masks = load_lesion_masks(data, labelled.rows.iloc[rows], GRID, GRID)
     lesions = np.stack([masks[number] for number in range(len(rows))])
-    groups = labelled.rows["group"].to_numpy()[rows]
     with torch.random.fork_rng():
         torch.manual_seed(0)
         untrained = for_inference(CxrForImageClassification(model.config), pixels.processor)
@@ -40,6 +39,7 @@ def audit_heat_maps(
         "untrained network": _heat_maps(untrained, pixels, rows, labelled.truth),
         **prior_maps(lesions),
     }
+    groups = labelled.rows["group"].to_numpy()[rows]
     pointed = {name: pointing(heat, lesions, groups) for name, heat in maps.items()}
     return {"n": len(rows), "area": float(lesions.mean()), "maps": pointed}
 
