@@ -46,7 +46,7 @@ def finish(
     run.write_model(best.to(memory_format=torch.contiguous_format), processor)
     best, processor = run.load_model()
     if native := native_copy(best, processor):
-        run.write_native(*native)
+        run.write_model(*native, folder="native")
     example = _example(run, best, processor)
     best = for_inference(best, processor)
     others = [split for split in ("test", "external") if len(labelled.indices(split))]
