@@ -168,7 +168,7 @@ def _screenshot(rng: np.random.Generator) -> Array:
     for _ in range(rng.integers(2, 5)):
         left, top = rng.integers(0, 250), rng.integers(0, 160)
         right, bottom = left + rng.integers(120, 230), top + rng.integers(80, 160)
-        pen.rectangle((left, top, right, bottom), fill=(250, 250, 250), thumbnail=(90, 90, 90))
+        pen.rectangle((left, top, right, bottom), fill=(250, 250, 250), outline=(90, 90, 90))
         pen.rectangle((left, top, right, top + 18), fill=tuple(int(value) for value in rng.integers(40, 200, 3)))
         for line in range(int(top) + 26, int(bottom) - 12, 14):
             pen.text((left + 8, line), " ".join(rng.choice(WORDS, 4)), fill=(20, 20, 20), font=font)
@@ -208,10 +208,10 @@ def _skull(rng: np.random.Generator) -> Array:
     film = Image.new("L", (300, 360), int(rng.integers(5, 25)))
     pen = ImageDraw.Draw(film)
     wide = int(rng.integers(95, 125))
-    pen.ellipse((150 - wide, 20, 150 + wide, 270), fill=120, thumbnail=225, width=int(rng.integers(8, 16)))
-    pen.rounded_rectangle((150 - wide * 0.6, 210, 150 + wide * 0.6, 335), 40, fill=150, thumbnail=215, width=8)
+    pen.ellipse((150 - wide, 20, 150 + wide, 270), fill=120, outline=225, width=int(rng.integers(8, 16)))
+    pen.rounded_rectangle((150 - wide * 0.6, 210, 150 + wide * 0.6, 335), 40, fill=150, outline=215, width=8)
     for side in (-1, 1):
-        pen.ellipse((150 + side * 45 - 28, 140, 150 + side * 45 + 28, 190), fill=45, thumbnail=200, width=4)
+        pen.ellipse((150 + side * 45 - 28, 140, 150 + side * 45 + 28, 190), fill=45, outline=200, width=4)
     pen.polygon([(150, 185), (132, 235), (168, 235)], fill=50)
     for tooth in range(8):
         pen.rectangle((104 + tooth * 12, 262, 113 + tooth * 12, 296), fill=235)

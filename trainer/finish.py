@@ -14,16 +14,14 @@ from trainer.evaluation import figures
 from trainer.evaluation.calibration import fit_temperature
 from trainer.evaluation.familiarity import fit_familiarity, mean_thumbnail
 from trainer.evaluation.operating_points import SCREENING, choose_operating_points, decided
-from trainer.evaluation.report import assess
-from trainer.evaluation.scoring import Scored, score
+from trainer.evaluation.report import Scored, assess, score
 from trainer.export import native_copy
 from trainer.files import atomic_write
 from trainer.inference import PixelBatches, for_inference, predict_image, run_model
 from trainer.run import Run
 from trainer.training.checkpoint import Checkpoints, Progress
 
-REPORTED = ("validation", "test", "external")
-FAMILIARITY_SAMPLE, THUMBNAIL_SAMPLE = 2000, 500  # most training radiographs that these are fitted on
+FAMILIARITY_SAMPLE = 500  # most training radiographs that familiarity is fitted on; bench/familiarity.py --sample
 
 
 def finish(
@@ -44,14 +42,15 @@ def finish(
     run.write_figure("curves", figures.curves(progress.history, progress.best_epoch))
     best = CxrForImageClassification(model.config)
     best.load_state_dict(Checkpoints(run.checkpoints).load_best(progress))
-    points = fit_decisions(best.eval(), processor, labelled)
+    points, validation = fit_decisions(best.eval(), processor, labelled)
     run.write_model(best.to(memory_format=torch.contiguous_format), processor)
     best, processor = run.load_model()
     if native := native_copy(best, processor):
-        run.write_native(*native)
+        run.write_model(*native, folder="native")
     example = _example(run, best, processor)
     best = for_inference(best, processor)
-    parts = {split: score(best, processor, labelled, split) for split in REPORTED if len(labelled.indices(split))}
+    others = [split for split in ("test", "external") if len(labelled.indices(split))]
+    parts = {"validation": validation, **{split: score(best, processor, labelled, split) for split in others}}
     metrics = assess(best, parts, points)
     for split, part in parts.items():
         run.write_figure(f"confusion-{split}", figures.confusion(metrics["splits"][split], best.labels, split))
@@ -67,14 +66,17 @@ def finish(
 
 def fit_decisions(
     model: CxrForImageClassification, processor: CxrImageProcessor, labelled: LabelledImages
-) -> list[dict[str, Any]]:
-    """Fit what a decision needs besides the weights, and put it where it is applied; gives the operating points.
+) -> tuple[list[dict[str, Any]], Scored]:
+    """Fit what a decision needs besides the weights, and put it where it is applied.
 
     On validation: the temperature (into the last layer), the operating points (the first of two labels decides), the
-    threshold of familiarity. On training radiographs: their texture and their thumbnail.
+    threshold of familiarity. On a sample of training radiographs: their texture and their thumbnail.
+
+    Returns:
+        The operating points, and validation as the fitted model scores it.
     """
     labels, validation = labelled.task.labels, labelled.indices("validation")
-    train = np.random.default_rng(0).permutation(labelled.indices("train"))[:FAMILIARITY_SAMPLE]
+    sample = np.random.default_rng(0).permutation(labelled.indices("train"))[:FAMILIARITY_SAMPLE]
     folded = for_inference(model, processor)
     pixels = PixelBatches(labelled.images, processor, folded.device)
 
@@ -84,23 +86,23 @@ def fit_decisions(
     def logits_and_texture(output: Any) -> torch.Tensor:
         return torch.cat([output.logits, texture(output)], dim=1)
 
-    outputs = run_model(folded, pixels, validation, title="calibrating", select=logits_and_texture).double()
-    train_textures = run_model(folded, pixels, train, title="familiarity", select=texture)
-    logits, textures, truth = outputs[:, : len(labels)], outputs[:, len(labels) :], labelled.truth[validation]
+    outputs = run_model(folded, pixels.eval_batch, validation, title="calibrating", select=logits_and_texture)
+    logits, textures = outputs[:, : len(labels)].double(), outputs[:, len(labels) :]
+    rows, truth = labelled.rows.iloc[validation], labelled.truth[validation]
     temperature = fit_temperature(logits.numpy(), truth)
     with torch.no_grad():
         for parameter in model.classifier.parameters():
             parameter.div_(temperature)
     model.config.calibration = {"method": "temperature scaling", "temperature": temperature, "split": "validation"}
     scores = (logits / temperature).softmax(dim=1).numpy()
-    collections = labelled.rows["collection"].to_numpy()[validation]
-    points = choose_operating_points(truth, scores, labels, labelled.task.name, collections)
+    points = choose_operating_points(truth, scores, labels, labelled.task.name, rows["collection"].to_numpy())
     deciding = next((point for point in points if point["name"] == SCREENING), None)
     if len(labels) == 2 and deciding and deciding["threshold"] is not None:
         model.config.operating_point = {key: deciding[key] for key in ("name", "label", "threshold")}
-    fit_familiarity(model, train_textures.numpy(), textures.numpy())
-    processor.mean_thumbnail = mean_thumbnail(labelled.images.batch(train[:THUMBNAIL_SAMPLE]).numpy())
-    return points
+    train_textures = run_model(folded, pixels.eval_batch, sample, title="familiarity", select=texture)
+    familiarity = fit_familiarity(model, train_textures.numpy(), textures)
+    processor.mean_thumbnail = mean_thumbnail(labelled.images.batch(sample).numpy())
+    return points, Scored(rows, truth, scores, familiarity)
 
 
 def _example(run: Run, model: CxrForImageClassification, processor: CxrImageProcessor) -> dict[str, Any]:

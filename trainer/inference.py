@@ -5,7 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from operator import attrgetter
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -18,13 +18,6 @@ from trainer.data.pixels import GreyImages
 
 Job = TypeVar("Job")
 Batch = TypeVar("Batch")
-
-
-class EvalBatches(Protocol):
-    """Model inputs for images, by their row numbers."""
-
-    def eval_batch(self, samples: np.ndarray) -> torch.Tensor:
-        """Inputs without augmentation."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +56,7 @@ def best_device() -> torch.device:
 
 def run_model(
     model: nn.Module,
-    batches: EvalBatches,
+    inputs: Callable[[np.ndarray], torch.Tensor],
     indices: np.ndarray,
     accelerator: Accelerator | None = None,
     batch_size: int = 64,
@@ -72,7 +65,9 @@ def run_model(
 ) -> torch.Tensor:
     """The logits for these rows, or what `select` takes of the output: float32 [N, C] on the CPU of every process.
 
-    `title` is that of a progress bar; None shows none.
+    Args:
+        inputs: what the model takes, by row numbers [B].
+        title: of a progress bar; None shows none.
     """
     processes, rank = (accelerator.num_processes, accelerator.process_index) if accelerator else (1, 0)
     precision: AbstractContextManager[object] = accelerator.autocast() if accelerator else nullcontext()
@@ -81,7 +76,7 @@ def run_model(
     model.eval()
     jobs = [own[start : start + batch_size] for start in range(0, per_process, batch_size)]
     device = accelerator.device if accelerator else next(model.parameters()).device
-    loaded = prefetch(batches.eval_batch, jobs, device)
+    loaded = prefetch(inputs, jobs, device)
     bar = tqdm(loaded, total=len(jobs), desc=title, leave=False, disable=title is None or rank > 0)
     with torch.inference_mode(), precision:
         outputs = torch.cat([select(model(values)).float() for values in bar])

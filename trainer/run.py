@@ -90,17 +90,10 @@ class Run:
             rows.assign(group=rows["group"].map(names))[["sha256", "label", "split", "group", "collection"]],
         )
 
-    def write_model(self, model: Any, processor: Any) -> None:
-        """Write the weights, both configurations, and the code that travels with them."""
-        self._save(".", model, processor)
-
-    def write_native(self, model: Any, processor: Any) -> None:
-        """Write native/: the model as transformers' own class, with its own processor."""
-        self._save("native", model, processor)
-
-    def _save(self, folder: str, *parts: Any) -> None:
+    def write_model(self, model: Any, processor: Any, folder: str = ".") -> None:
+        """Write the weights, both configurations, and the code that travels with them, where there is any."""
         with writing_errors(self.path), tempfile.TemporaryDirectory(dir=self.path, prefix=".model-") as temporary:
-            for part in parts:
+            for part in (model, processor):
                 part.save_pretrained(temporary)
             (self.path / folder).mkdir(exist_ok=True)
             for file in Path(temporary).iterdir():

@@ -16,9 +16,8 @@ from trainer.cli import main
 from trainer.data.annotations import load_lesion_masks, load_lung_masks
 from trainer.data.phantom import write_phantoms
 from trainer.errors import UsageError
-from trainer.evaluation.audit.conditions import central_area, match_resolution, occlude, widen
+from trainer.evaluation.audit.conditions import central_area, match_resolution, occlude, verdict, widen
 from trainer.evaluation.audit.heat_maps import pointing, prior_maps
-from trainer.evaluation.audit.verdict import verdict
 
 
 def test_a_planted_mark_is_found_out(marked_run, marked_phantoms, tmp_path, capsys):
@@ -118,7 +117,7 @@ def test_hidden_is_what_lies_within_and_nothing_of_it_is_left():
 def test_levelled_pictures_hold_no_finer_detail():
     stripes = torch.zeros(1, 64, 64, dtype=torch.uint8)
     stripes[:, :, ::2] = 200
-    levelled = match_resolution(stripes, np.array([0]), 16)
+    levelled = match_resolution(stripes, 16)
     assert levelled.shape == stripes.shape
     assert levelled.unique().tolist() == [100]
 

@@ -26,7 +26,7 @@ def fitted():
         found = 3 + rng.normal(0, 0.1, (count, 5)) @ mixing + rng.normal(0, 0.01, (count, size))
         return (found / np.linalg.norm(found, axis=1, keepdims=True)).astype(np.float32)
 
-    fit_familiarity(model, draw(1500), draw(1000))
+    fit_familiarity(model, draw(1500), torch.from_numpy(draw(1000)))
     return model, draw
 
 

@@ -3,6 +3,7 @@
 from functools import cache
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from hypothesis import given
@@ -16,9 +17,9 @@ from trainer.evaluation.operating_points import (
     choose_operating_points,
     choose_threshold,
     decided,
-    operating_point_metrics,
     positive_indices,
 )
+from trainer.evaluation.report import PREVALENCES, Scored, operating_point_metrics
 
 LABELS = ("Normal", "Tuberculosis")
 make_decider = cache(lambda count: make({2: TWO, 4: FOUR}[count]))
@@ -73,13 +74,19 @@ def overlapping(count: int, distance: float, seed: int = 0):
     return truth, np.stack([1 - scores, scores], axis=1)
 
 
+def scored(truth, scores) -> Scored:
+    """Each image a group of its own."""
+    return Scored(pd.DataFrame({"group": np.arange(len(truth))}), truth, scores, None)
+
+
 def test_a_good_model_has_four_different_points():
     """Screening gives up cases for specificity, confirming gives up nothing more than its aim asks."""
     truth, scores = overlapping(2000, 3.8)
     points = {point["name"]: point for point in choose_operating_points(truth, scores, LABELS, "tb", np.full(2000, ""))}
     assert list(points) == ["screening", "confirming", "Youden", "WHO triage"]
     found = {
-        name: operating_point_metrics(point, truth, scores, np.arange(2000), LABELS) for name, point in points.items()
+        name: operating_point_metrics(point, scored(truth, scores), LABELS, PREVALENCES)
+        for name, point in points.items()
     }
     assert 0.95 <= found["screening"]["sensitivity"]["value"] < 0.96  # of 1000 cases, some lie between two controls
     assert 0.95 <= found["confirming"]["specificity"]["value"] < 0.96
@@ -141,13 +148,12 @@ def test_predictive_values_by_bayes():
     scores = np.zeros((200, 2))
     scores[:90, 1] = scores[100:120, 1] = 0.9  # sensitivity .9, specificity .8
     point = {"name": "screening", "label": "Tuberculosis", "aim": "", "threshold": 0.5}
-    found = operating_point_metrics(point, truth, scores, np.arange(200), LABELS, (0.02,))
+    found = operating_point_metrics(point, scored(truth, scores), LABELS, (0.02,))
     assert (found["sensitivity"]["value"], found["specificity"]["value"]) == (0.9, 0.8)
     (row,) = found["predictive_values"]
     assert row["ppv"]["value"] == pytest.approx(0.9 * 0.02 / (0.9 * 0.02 + 0.2 * 0.98))
     assert row["npv"]["value"] == pytest.approx(0.8 * 0.98 / (0.8 * 0.98 + 0.1 * 0.02))
     assert row["ppv"]["low"] < row["ppv"]["value"] < row["ppv"]["high"] < 0.2
-    assert operating_point_metrics({**point, "threshold": None}, truth, scores, np.arange(200), LABELS) is None
 
 
 def test_an_aim_out_of_reach_has_no_threshold():

@@ -22,14 +22,13 @@ with file,mask beside the data; without a mask a central area counts as the lung
 lesion_boxes.csv with file,x0,y0,x1,y1 (fractions of the image), or the masks beside phantoms."""
 
 
-def audit(run: "Run", data: str, split: str = "test", images: int = 700, keep: bool = False) -> dict[str, Any]:
+def audit(run: "Run", data: str, split: str = "test", images: int = 700) -> dict[str, Any]:
     """Audit a run for shortcuts. Research demonstration, not a medical device.
 
     Args:
         run: a finished run.
         data: a folder or a manifest; all of it is `split` where it names none.
         images: how many images are used, drawn at random; and as many with a known finding for the heat maps.
-        keep: write the result into the run's metrics.json and its card.
 
     Returns:
         {"split", "left_out", "n", "groups", "lung_masks", "level", "conditions", "collections", "heat_maps",
@@ -41,9 +40,8 @@ def audit(run: "Run", data: str, split: str = "test", images: int = 700, keep: b
     import numpy as np
 
     from trainer.data.labelled import load_for_model
-    from trainer.evaluation.audit.conditions import audit_conditions
+    from trainer.evaluation.audit.conditions import audit_conditions, verdict
     from trainer.evaluation.audit.heat_maps import audit_heat_maps
-    from trainer.evaluation.audit.verdict import verdict
     from trainer.inference import PixelBatches, for_inference
 
     model, processor = run.load_model()
@@ -57,9 +55,6 @@ def audit(run: "Run", data: str, split: str = "test", images: int = 700, keep: b
     report |= audit_conditions(model, pixels, labelled, data, sampled)
     report["heat_maps"] = audit_heat_maps(model, pixels, labelled, data, pointed)
     report["verdict"] = verdict(report["conditions"], report["collections"])
-    if keep:
-        run.write_json("metrics.json", {**run.read_json("metrics.json"), "audit": report})
-        run.write_card()
     return report
 
 
@@ -100,8 +95,11 @@ def main(options: argparse.Namespace) -> int:
     run = load_run(options.model)
     if keep and not run.finished:
         raise UsageError(f"{run.path}: not a finished run; give --output FILE")
-    print_report(audit(run, options.data, options.split, options.images, keep), options, to_text)
+    report = audit(run, options.data, options.split, options.images)
+    print_report(report, options, to_text)
     if keep:
+        run.write_json("metrics.json", {**run.read_json("metrics.json"), "audit": report})
+        run.write_card()
         log(f"written to {run.path}: metrics.json and its card")
     return 0
 

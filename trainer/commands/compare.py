@@ -41,7 +41,7 @@ def _compare_two(runs: "tuple[Run, Run]", split: str) -> list[str]:
     groups = joint_groups(runs, shared)
     correct, other_correct = ((part["decision"] == part["label"]).to_numpy() for part in (first, second))
     tests = [compare_answers(correct, other_correct, groups)]
-    columns = _score_columns(first)
+    columns = list(first)[2:]  # scores
     positive = (first["label"] == columns[-1].removeprefix("p:")).to_numpy()
     if len(columns) == 2 and positive.any() and not positive.all():
         tests.append(compare_aurocs(positive, first[columns[1]].to_numpy(), second[columns[1]].to_numpy(), groups))
@@ -52,7 +52,7 @@ def _compare_two(runs: "tuple[Run, Run]", split: str) -> list[str]:
 def joint_groups(runs: "Sequence[Run]", images: "pd.Index") -> "np.ndarray":
     """The group [N], numbered from 0, of each image (by sha256): images that the groups of any run link.
 
-    Names of groups are salted, so they say something within their own run's manifest.csv alone.
+    Names of groups are salted, so they hold within their own run alone.
     """
     import numpy as np
     import pandas as pd
@@ -71,23 +71,10 @@ def joint_groups(runs: "Sequence[Run]", images: "pd.Index") -> "np.ndarray":
 
 
 def _predictions(run: "Run", split: str) -> "pd.DataFrame":
-    """Label, decision and scores of a split by sha256; an older run's decision follows from its scores."""
-    import numpy as np
-
-    from trainer.evaluation.operating_points import decided
-
+    """Label, decision and scores of a split by sha256."""
     table = run.predictions()
     table = table[table["split"] == split].drop_duplicates("sha256").set_index("sha256")
-    columns = _score_columns(table)
-    if "decision" not in table:
-        labels = tuple(name.removeprefix("p:") for name in columns)
-        indices = decided(table[columns].to_numpy(), labels, run.read_json("config.json").get("operating_point"))
-        table["decision"] = np.array(labels)[indices]
-    return table[["label", "decision", *columns]]
-
-
-def _score_columns(table: "pd.DataFrame") -> list[str]:
-    return [column for column in table.columns if column.startswith("p:")]
+    return table[["label", "decision", *(column for column in table if column.startswith("p:"))]]
 
 
 def add_parser(commands: Commands) -> None:
@@ -120,7 +107,7 @@ def _table(runs: "list[Run]", split: str) -> list[str]:
     """A Markdown table of runs, each followed by its source's metrics.
 
     The source's metrics are of its own data and test split, so they orient and do not compare. All but AUROC and
-    accuracy are of the decision, which is the argmax in the sources and in runs that are older than this column.
+    accuracy are of the decision, which is the argmax in the sources.
     """
     reports = [run.read_json("metrics.json") for run in runs]
     splits = [report["splits"].get(split, {"n": "–", "metrics": {}}) for report in reports]

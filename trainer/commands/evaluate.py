@@ -31,9 +31,7 @@ def evaluate(run: "Run", data: str, split: str = "test", prevalences: Sequence[f
         UsageError: no such split, nothing in it that is new to the model, or classes that it does not know.
     """
     from trainer.data.labelled import load_for_model
-    from trainer.evaluation.operating_points import PREVALENCES
-    from trainer.evaluation.report import assess
-    from trainer.evaluation.scoring import score
+    from trainer.evaluation.report import PREVALENCES, assess, score
     from trainer.inference import for_inference
 
     if not all(0 < prevalence < 1 for prevalence in prevalences):

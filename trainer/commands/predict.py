@@ -26,10 +26,10 @@ def predict(run: "Run", files: Sequence[str]) -> Iterator[dict[str, Any]]:
         UsageError: no model can be loaded from there.
     """
     from trainer.cxr_model import RadiographError
-    from trainer.inference import best_device, predict_image
+    from trainer.inference import for_inference, predict_image
 
     model, processor = run.load_model()
-    model.to(best_device())
+    model = for_inference(model, processor)
     for file in files:
         try:
             radiograph = processor.read(file)

@@ -11,7 +11,8 @@ import numpy as np
 from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax, softmax
 
-from trainer.evaluation.intervals import bootstrap_interval, weighted_mean
+from trainer.evaluation.intervals import bootstrap_interval
+from trainer.evaluation.metrics import weighted_mean
 
 BINS = 15
 BOUNDS = np.log([0.05, 20.0])  # of log T
@@ -20,8 +21,7 @@ BOUNDS = np.log([0.05, 20.0])  # of log T
 def fit_temperature(logits: np.ndarray, truth: np.ndarray) -> float:
     """The T for which softmax(logits [N, C] / T) has the lowest cross-entropy to smoothed targets of label indices [N].
 
-    An image of a label with n images has the target (n + 1) / (n + C) there and 1 / (n + C) at each other label, or
-    images that are all answered right would have the lowest T there is.
+    Without smoothing, images that are all answered right would have the lowest T there is.
     """
     classes = logits.shape[1]
     counts = np.bincount(truth, minlength=classes)[truth][:, None]
@@ -45,14 +45,11 @@ def calibration_metrics(truth: np.ndarray, scores: np.ndarray, groups: np.ndarra
     surprise = -np.log(scores[np.arange(len(truth)), truth].clip(np.finfo(np.float64).tiny))
     bins = equal_mass_bins(confidence)
     gaps = np.eye(bins.max() + 1)[bins] * (confidence - right)[:, None]
-
-    def calibration_error(weights: np.ndarray) -> np.ndarray:
-        error: np.ndarray = np.abs(weights @ gaps).sum(axis=1) / weights.sum(axis=1)
-        return error
-
     return {
-        "ece": bootstrap_interval(calibration_error, groups, highest=1.0),
-        "brier": bootstrap_interval(weighted_mean(squared), groups, highest=2.0),
+        "ece": bootstrap_interval(
+            lambda weights: np.abs(weights @ gaps).sum(axis=1) / weights.sum(axis=1), groups, 1.0
+        ),
+        "brier": bootstrap_interval(weighted_mean(squared), groups, 2.0),
         "nll": bootstrap_interval(weighted_mean(surprise), groups),
     }
 

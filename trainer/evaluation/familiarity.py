@@ -15,12 +15,15 @@ FALSE_ALARMS = 0.01  # proportion of validation radiographs that are called unfa
 MOST_COMPONENTS, MOST_BYTES = 64, 150_000
 
 
-def fit_familiarity(model: CxrForImageClassification, train: np.ndarray, validation: np.ndarray) -> None:
+def fit_familiarity(model: CxrForImageClassification, train: np.ndarray, validation: torch.Tensor) -> np.ndarray:
     """Put the familiarity of textures into a model.
 
     Args:
         train: `texture` [N, D] of training radiographs.
         validation: `texture` [M, D] of those that the threshold is chosen on.
+
+    Returns:
+        The familiarity [M] of the latter.
     """
     size = train.shape[1]
     count = max(1, min(MOST_COMPONENTS, (MOST_BYTES - 4 * size) // (2 * size + 4), len(train) // 4, size - 1))
@@ -33,8 +36,9 @@ def fit_familiarity(model: CxrForImageClassification, train: np.ndarray, validat
     for name, values in (("mean", mean), ("axes", axes[:count]), ("spread", spread.clip(max(1e-3 * spread[0], 1e-6)))):
         model.get_buffer(f"familiarity_{name}").copy_(torch.from_numpy(np.ascontiguousarray(values)))
     model.to(model.device)
-    distances = model.mahalanobis_distance(torch.from_numpy(validation).to(model.device)).cpu().numpy()
+    distances = model.mahalanobis_distance(validation.to(model.device)).cpu().numpy()
     settings["threshold"] = max(float(np.quantile(distances, 1 - FALSE_ALARMS)), 1e-6)
+    return np.asarray(1 / (1 + distances / settings["threshold"]))
 
 
 def mean_thumbnail(images: np.ndarray) -> list[int]:

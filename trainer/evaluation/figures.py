@@ -10,7 +10,7 @@ from sklearn.metrics import ConfusionMatrixDisplay, roc_curve
 
 from trainer.evaluation.calibration import equal_mass_bins, undo_temperature
 from trainer.evaluation.operating_points import positive_indices
-from trainer.evaluation.scoring import Scored
+from trainer.evaluation.report import Scored
 
 BLUE, ORANGE = "#1f5fa8", "#d9731a"
 REFERENCE: dict[str, Any] = {"color": "0.6", "lw": 1, "ls": "--"}  # a line to compare with

@@ -1,65 +1,35 @@
-"""Metrics of a classifier, without intervals, as a local `evaluate.Metric`: nothing is downloaded."""
+"""Metrics of a classifier on weighted images, without intervals; undefined values are nan."""
 
-from typing import Any
+from collections.abc import Callable
 
-import datasets
-import evaluate
 import numpy as np
-from sklearn.metrics import accuracy_score, confusion_matrix, roc_auc_score
 
-DESCRIPTION = "Accuracy, balanced accuracy, sensitivity, specificity, precision, F1, AUROC and the confusion matrix."
-
-
-class Classification(evaluate.Metric):
-    """`compute(references=[N], predictions=[N], scores=[N, C])`: see `classification_metrics`."""
-
-    def _info(self) -> evaluate.MetricInfo:
-        label = datasets.Value("int64")
-        features = {"references": label, "predictions": label, "scores": datasets.List(datasets.Value("float64"))}
-        return evaluate.MetricInfo(description=DESCRIPTION, citation="", features=datasets.Features(features))
-
-    def _compute(self, references: Any, predictions: Any, scores: Any) -> dict[str, Any]:
-        return classification_metrics(np.asarray(references), np.asarray(predictions), np.asarray(scores, np.float64))
+Statistic = Callable[[np.ndarray], np.ndarray]  # of weights [R, N]: [R]
 
 
-def classification_metrics(truth: np.ndarray, decisions: np.ndarray, scores: np.ndarray) -> dict[str, Any]:
-    """Metrics overall and of each label; what is undefined (a label that does not occur) is None.
+def weighted_metrics(
+    truth: np.ndarray, decisions: np.ndarray, scores: np.ndarray, weights: np.ndarray
+) -> dict[str, np.ndarray]:
+    """Each metric of label indices [N] and scores [N, C] for each row of `weights` [R, N]: [R], or [R, C] where labels
+    have their own; and `confusion` [R, C, C], a row a true label.
 
-    `accuracy` alone is of the highest score, as other people publish it; all else follows the decision. With two labels
-    `metrics` holds those of the second, the positive one; with more, averages over the labels.
-
-    Args:
-        truth: label indices [N].
-        decisions: what the model decides, label indices [N].
-        scores: probabilities [N, C].
-
-    Returns:
-        {"metrics": {name: value}, "per_class": [{name: value}], "confusion": rows of counts, a row a true label}.
+    `accuracy` alone is of the highest score, as other people publish it; all else but the AUROC follows the decision.
     """
-    labels = range(scores.shape[1])
-    confusion = confusion_matrix(truth, decisions, labels=labels)
-    values = confusion_rates(confusion)
-    counts = confusion.sum(axis=1)
-    values["f1"] = np.where(counts > 0, values["f1"], np.nan)
-    aurocs = [
-        roc_auc_score(truth == index, scores[:, index]) if 0 < counts[index] < len(truth) else np.nan
-        for index in labels
-    ]
-    values["auroc"] = np.array(aurocs)
-    metrics = {"accuracy": accuracy_score(truth, scores.argmax(axis=1))}
-    metrics["balanced_accuracy"] = values["sensitivity"].mean()
-    if len(labels) == 2:
-        metrics |= {name: value[1] for name, value in values.items()}
-    else:
-        metrics |= {f"macro_{name}": values[name].mean() for name in ("f1", "auroc")}
-    per_class = [_defined({name: value[index] for name, value in values.items()}) for index in labels]
-    return {"metrics": _defined(metrics), "per_class": per_class, "confusion": confusion.tolist()}
+    classes = scores.shape[1]
+    cells = np.eye(classes**2)[truth * classes + decisions]
+    confusion = (weights @ cells).reshape(-1, classes, classes)
+    metrics = confusion_rates(confusion)
+    pairs = [weighted_pairs(truth == label, scores[:, label], weights) for label in range(classes)]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        metrics["auroc"] = np.stack([right / every for right, every in pairs], axis=1)
+    metrics["accuracy"] = weighted_mean(truth == scores.argmax(axis=1))(weights)
+    metrics["balanced_accuracy"] = metrics["sensitivity"].mean(axis=1)
+    metrics |= {f"macro_{name}": metrics[name].mean(axis=1) for name in ("f1", "auroc")}
+    return {**metrics, "confusion": confusion}
 
 
 def confusion_rates(confusion: np.ndarray) -> dict[str, np.ndarray]:
-    """Sensitivity, specificity, precision and F1 of each label, [..., C], of counts [..., C, C] with a row a true
-    label; nan where undefined.
-    """
+    """The metrics [..., C] of each label that follow from counts [..., C, C] with a row a true label."""
     right, actual, decided = np.diagonal(confusion, axis1=-2, axis2=-1), confusion.sum(axis=-1), confusion.sum(axis=-2)
     negatives = actual.sum(axis=-1, keepdims=True) - actual
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -67,9 +37,21 @@ def confusion_rates(confusion: np.ndarray) -> dict[str, np.ndarray]:
             "sensitivity": right / actual,
             "specificity": (negatives - decided + right) / negatives,
             "precision": right / decided,
-            "f1": 2 * right / (actual + decided),
+            "f1": np.where(actual > 0, 2 * right / (actual + decided), np.nan),
         }
 
 
-def _defined(values: dict[str, Any]) -> dict[str, float | None]:
-    return {name: None if np.isnan(value) else float(value) for name, value in values.items()}
+def weighted_pairs(positive: np.ndarray, scores: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Weighted (case, control) pairs ordered right, ties one half, and all pairs, by row of `weights` [R, N]."""
+    order = np.argsort(scores, kind="stable")
+    positive, scores, weights = positive[order], scores[order], weights[:, order]
+    starts = np.flatnonzero(np.r_[True, scores[1:] != scores[:-1]])
+    cases = np.add.reduceat(weights * positive, starts, axis=1)
+    controls = np.add.reduceat(weights * ~positive, starts, axis=1)
+    below = np.cumsum(controls, axis=1) - controls
+    return (cases * (below + controls / 2)).sum(axis=1), cases.sum(axis=1) * controls.sum(axis=1)
+
+
+def weighted_mean(values: np.ndarray) -> Statistic:
+    """The mean of `values` [N] as a statistic."""
+    return lambda weights: weights @ values / weights.sum(axis=1)

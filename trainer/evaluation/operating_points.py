@@ -1,4 +1,4 @@
-"""Operating points: thresholds chosen on validation for a stated aim, and what they do on other data.
+"""Operating points: thresholds chosen on validation for a stated aim.
 
 WHO's triage target for tuberculosis: sensitivity of at least 90 % with specificity of at least 70 %
 (WHO/HTM/TB/2014.18). Youden, Cancer 3 (1950) 32.
@@ -8,10 +8,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from trainer.evaluation.intervals import UNDEFINED, Metric, proportion
 from trainer.tasks import is_negative
 
-PREVALENCES = (0.01, 0.05, 0.20)
 SCREENING = "screening"  # the point that decides where there are two labels
 ENOUGH = 30  # a collection with so many cases and so many controls is looked at by itself
 
@@ -35,12 +33,7 @@ TRIAGE = Aim("WHO triage", "highest specificity at sensitivity >= .90, if that i
 
 
 def decided(scores: np.ndarray, labels: tuple[str, ...], point: dict[str, Any] | None) -> np.ndarray:
-    """What a model decides, as its own `decide` does: label indices [N] of scores [N, C].
-
-    An image has the label of the point that ships (`config.operating_point`) where that label's score is the threshold
-    or above, else the highest of the other labels. Without a point it has the highest score; of two labels the second
-    from .5 on.
-    """
+    """What a model decides at the point that ships, as its own `decide` does: label indices [N] of scores [N, C]."""
     if point is None and len(labels) > 2:
         return scores.argmax(axis=1)
     point = point or {"label": labels[1], "threshold": 0.5}
@@ -52,32 +45,26 @@ def decided(scores: np.ndarray, labels: tuple[str, ...], point: dict[str, Any] |
 def choose_operating_points(
     truth: np.ndarray, scores: np.ndarray, labels: tuple[str, ...], task: str, collections: np.ndarray
 ) -> list[dict[str, Any]]:
-    """The thresholds for each aim and label of `positive_indices` on validation; None where no threshold reaches it.
-
-    Args:
-        truth: label indices [N].
-        scores: probabilities [N, C].
-        collections: where each image is from, [N]: an aim is reached where it is in each of them (`choose_threshold`).
+    """The points for each aim and positive label, by validation's label indices [N], scores [N, C] and collections [N].
 
     Returns:
-        {"name", "label", "aim", "threshold", "also", "cases", "controls", "within"} for each; an image is positive from
-        the threshold on. Aims that end at one threshold are one point, by the name of the first; `also` has the others.
-        `within` names the collections that were looked at by themselves. Of fewer than 20 cases or controls an aim of
-        .95 asks for all of them: the counts say so.
+        {"name", "label", "aim", "threshold", "also", "cases", "controls", "within"} for each: an image is positive from
+        the threshold on; it is None where none reaches the aim. Aims that end at one threshold are one point, by the
+        name of the first; `also` has the others. `within` names the collections that were looked at by themselves.
     """
     points: list[dict[str, Any]] = []
     for index in positive_indices(labels):
         positive = truth == index
         counts = {"cases": int(positive.sum()), "controls": int((~positive).sum())}
-        facts = {**counts, "within": large_collections(positive, collections)}
-        of_label: dict[float, dict[str, Any]] = {}  # by threshold
+        within = large_collections(positive, collections)
+        of_label: dict[float | None, dict[str, Any]] = {}  # by threshold
         for aim in (*AIMS, TRIAGE) if task == "tb" else AIMS:
             threshold = choose_threshold(positive, scores[:, index], aim, collections)
-            if same := of_label.get(threshold) if threshold is not None else None:
+            if same := of_label.get(threshold):
                 same |= {"aim": f"{same['aim']}; {aim.words}", "also": [*same["also"], aim.name]}
                 continue
-            described = {"name": aim.name, "label": labels[index], "aim": aim.words}
-            points.append({**described, "threshold": threshold, "also": [], **facts})
+            chosen = {"name": aim.name, "label": labels[index], "aim": aim.words, "threshold": threshold}
+            points.append({**chosen, "also": [], **counts, "within": within})
             if threshold is not None:
                 of_label[threshold] = points[-1]
     return points
@@ -89,12 +76,11 @@ def positive_indices(labels: tuple[str, ...]) -> list[int]:
 
 
 def choose_threshold(positive: np.ndarray, scores: np.ndarray, aim: Aim, collections: np.ndarray) -> float | None:
-    """The threshold that is best for an aim: half-way between two neighbouring scores, so that rounding changes no
-    decision.
+    """The best threshold for an aim, half-way between two scores, so that rounding changes no decision; or None.
 
     Sensitivity and specificity are those of the worst part: of each collection with ENOUGH cases and controls, and of
-    all other collections together; where these have too few cases (or controls), of all images. Of equally good
-    thresholds it is the one with the higher other rate, then the lower one, which misses less.
+    all others together; where these have too few, of all images. Of equally good thresholds it is the one with the
+    higher other rate, then the lower one, which misses less.
     """
     steps = np.unique(scores)
     large = large_collections(positive, collections)
@@ -120,38 +106,3 @@ def large_collections(positive: np.ndarray, collections: np.ndarray) -> list[str
     """Those with at least ENOUGH cases and ENOUGH controls."""
     counts = {name: np.bincount(positive[collections == name], minlength=2) for name in sorted(set(collections))}
     return [str(name) for name, count in counts.items() if name and count.min() >= ENOUGH]
-
-
-def operating_point_metrics(
-    point: dict[str, Any],
-    truth: np.ndarray,
-    scores: np.ndarray,
-    groups: np.ndarray,
-    labels: tuple[str, ...],
-    prevalences: tuple[float, ...] = PREVALENCES,
-) -> dict[str, Any] | None:
-    """Sensitivity, specificity and predictive values of a point on some data; None where it has no threshold."""
-    if point["threshold"] is None:
-        return None
-    index = labels.index(point["label"])
-    positive, decided_positive = truth == index, scores[:, index] >= point["threshold"]
-    sensitivity = proportion(decided_positive, positive, groups)
-    specificity = proportion(~decided_positive, ~positive, groups)
-    values = [{"prevalence": value, **_predictive_values(sensitivity, specificity, value)} for value in prevalences]
-    return {"n": len(truth), "sensitivity": sensitivity, "specificity": specificity, "predictive_values": values}
-
-
-def _predictive_values(sensitivity: Metric, specificity: Metric, prevalence: float) -> dict[str, Metric]:
-    """PPV and NPV at a prevalence; both grow with sensitivity and specificity, so their bounds give bounds."""
-    method = "from the intervals of sensitivity and specificity"
-    ppv, npv = {**UNDEFINED, "method": method}, {**UNDEFINED, "method": method}
-    for key in ("value", "low", "high"):
-        hit, cleared = sensitivity[key], specificity[key]
-        if hit is not None and cleared is not None:
-            ppv[key] = _proportion_of(hit * prevalence, (1 - cleared) * (1 - prevalence))
-            npv[key] = _proportion_of(cleared * (1 - prevalence), (1 - hit) * prevalence)
-    return {"ppv": ppv, "npv": npv}
-
-
-def _proportion_of(right: float, wrong: float) -> float | None:
-    return right / (right + wrong) if right + wrong else None

@@ -1,18 +1,17 @@
-"""Two models on the same images: is one better?
+"""Two models on the same images: is one better? Images of a group (a patient) are alike, so groups are counted.
 
-Images of a group (a patient) are alike, so groups are what is counted. Decisions: McNemar, Psychometrika 12 (1947)
-153, and for groups the statistic of Yang, Sun and Hardin, Biom. J. 52 (2010) 638, here with its exact distribution.
-AUROC: DeLong et al., Biometrics 44 (1988) 837, and for groups Obuchowski, Biometrics 53 (1997) 567. Where every group
-holds one image the tests for groups are the plain ones.
+Decisions: McNemar, Psychometrika 12 (1947) 153, and for groups Yang, Sun and Hardin, Biom. J. 52 (2010) 638, with its
+exact distribution. AUROC: DeLong et al., Biometrics 44 (1988) 837, by the fast algorithm of Sun and Xu, IEEE Signal
+Process. Lett. 21 (2014) 1389, and for groups Obuchowski, Biometrics 53 (1997) 567.
 """
 
 from typing import Any
 
 import numpy as np
+from scipy.stats import rankdata
 from scipy.stats import t as student
 
 from hub_cards.formatting import format_number
-from trainer.evaluation.intervals import placements
 
 LEVEL = 0.05
 
@@ -20,8 +19,7 @@ LEVEL = 0.05
 def compare_answers(one: np.ndarray, other: np.ndarray, groups: np.ndarray) -> dict[str, Any]:
     """McNemar's exact test for two models' answers, bool [N] each: right or wrong on the same images.
 
-    If the models are equally good, then each group [N] (numbers from 0) is as likely to favour the one as the other by
-    as many images: p is the proportion of all ways to swap the models in whole groups that differ by as much as these.
+    p is the proportion of all ways to swap the models in whole groups [N] (numbers from 0) that differ by as much.
     """
     gaps = np.bincount(groups, weights=one.astype(float) - other).astype(int)
     chance = np.ones(1)  # of each difference between -reach and reach
@@ -53,6 +51,14 @@ def compare_aurocs(positive: np.ndarray, one: np.ndarray, other: np.ndarray, gro
     p = float(2 * student.sf(abs(difference) / np.sqrt(variance), freedom)) if variance > 0 else float(difference == 0)
     method = "DeLong, paired" if _alone(groups) else "DeLong by groups, Obuchowski"
     return _test("AUROC", first[0].mean(), second[0].mean(), p, method)
+
+
+def placements(positive: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """For each case the proportion of controls scored below it, for each control of cases above it; ties one half."""
+    cases, controls = scores[positive], scores[~positive]
+    m, n = len(cases), len(controls)
+    ranks = rankdata(np.concatenate([cases, controls]))
+    return (ranks[:m] - rankdata(cases)) / n, 1 - (ranks[m:] - rankdata(controls)) / m
 
 
 def verdict(test: dict[str, Any], names: tuple[str, str]) -> str:

@@ -19,9 +19,8 @@ WARN = 0.75  # the lower end of an interval above this is a shortcut
 def probe_auroc(features: np.ndarray, labels: np.ndarray, groups: np.ndarray) -> list[dict[str, Any]]:
     """Cross-validated AUROC of each label against the others by logistic regression on `features` [N, D].
 
-    Groups stay on one side of each fold and those that hold the label are spread evenly; scores are compared within
-    folds alone, as models of different folds differ; the interval resamples groups. Of two labels the second is told
-    from the first. A label that fewer groups than folds hold, or lack, is left out.
+    Groups [N] stay on one side of each fold. Of two labels the second is told from the first. A label that fewer groups
+    than folds hold, or lack, is left out.
 
     Returns:
         {"label", "n", "positives", "auroc", "low", "high", "method", "shortcut"} for each label.

@@ -1,16 +1,50 @@
-"""What metrics.json says of each split: metrics overall, for each class, and within each collection."""
+"""A split as a model scores it, and what metrics.json says of it: overall, for each class, within each collection."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+import pandas as pd
+import torch
 
-from trainer.cxr_model import CxrForImageClassification
+from trainer.cxr_model import CxrForImageClassification, CxrImageProcessor
+from trainer.data.labelled import LabelledImages
 from trainer.evaluation.calibration import calibration_metrics, undo_temperature
-from trainer.evaluation.intervals import intervals, proportion
-from trainer.evaluation.operating_points import PREVALENCES, decided, operating_point_metrics
-from trainer.evaluation.scoring import Scored
+from trainer.evaluation.intervals import UNDEFINED, Metric, intervals, proportion
+from trainer.evaluation.operating_points import decided
+from trainer.inference import PixelBatches, run_model
 
+PREVALENCES = (0.01, 0.05, 0.20)
 UNFAMILIAR = 0.5  # the familiarity below which an image is called unlike the training radiographs
+
+
+class Scored(NamedTuple):
+    """A split: manifest rows with group and collection, label indices [N], scores [N, C], familiarity [N] or None."""
+
+    rows: pd.DataFrame
+    truth: np.ndarray
+    scores: np.ndarray
+    familiarity: np.ndarray | None
+
+    @property
+    def groups(self) -> np.ndarray:
+        """What must stay together, [N]."""
+        return self.rows["group"].to_numpy()
+
+
+def score(
+    model: CxrForImageClassification, processor: CxrImageProcessor, labelled: LabelledImages, split: str
+) -> Scored:
+    """The scores and familiarity of a split by a model `for_inference`, in fp32."""
+    indices, has_familiarity = labelled.indices(split), bool(model.config.familiarity)
+
+    def select(output: Any) -> torch.Tensor:
+        return torch.cat([output.logits, output.familiarity[:, None]], dim=1) if has_familiarity else output.logits
+
+    inputs = PixelBatches(labelled.images, processor, model.device).eval_batch
+    outputs = run_model(model, inputs, indices, title=f"evaluating {split}", select=select).double()
+    scores = outputs[:, : len(labelled.task.labels)].softmax(dim=1).numpy()
+    familiarity = outputs[:, -1].numpy() if has_familiarity else None
+    return Scored(labelled.rows.iloc[indices], labelled.truth[indices], scores, familiarity)
 
 
 def assess(
@@ -19,10 +53,9 @@ def assess(
     points: list[dict[str, Any]],
     prevalences: tuple[float, ...] = PREVALENCES,
 ) -> dict[str, Any]:
-    """metrics.json from what a model scored.
+    """metrics.json of splits that a model scored.
 
     Args:
-        parts: each split.
         points: the model's operating points, chosen on validation.
         prevalences: for predictive values.
     """
@@ -33,23 +66,23 @@ def assess(
         calibrated = {name: _calibration(part, calibration["temperature"]) for name, part in parts.items()}
         report["calibration"] = {**calibration, "splits": calibrated}
     report["operating_points"] = [_operating_point(point, parts, model.labels, prevalences) for point in points]
-    familiar = {name: part.familiarity for name, part in parts.items() if part.familiarity is not None}
-    if familiar:
-        flagged = {name: _unfamiliar(parts[name], familiarity) for name, familiarity in familiar.items()}
+    flagged = {}
+    for name, part in parts.items():
+        if part.familiarity is not None:
+            unfamiliar = proportion(part.familiarity < UNFAMILIAR, part.groups)
+            flagged[name] = {"n": len(part.rows), "flagged": unfamiliar}
+    if flagged:
         method = "Mahalanobis distance of texture, probabilistic PCA"
         report["familiarity"] = {"method": method, "threshold": UNFAMILIAR, "splits": flagged}
     return report
 
 
 def split_report(part: Scored, labels: tuple[str, ...], decision: dict[str, Any] | None) -> dict[str, Any]:
-    """The metrics of one split, each with its 95 % interval.
+    """{"n", "groups", "collections", "metrics", "per_class", "confusion"} of a split, with 95 % intervals.
 
     Args:
         labels: in the order of the scores.
         decision: the operating point that ships, or None where the highest score decides.
-
-    Returns:
-        {"n", "groups", "collections", "metrics", "per_class", "confusion"}.
     """
     decisions, collections = decided(part.scores, labels, decision), part.rows["collection"].to_numpy()
 
@@ -77,21 +110,35 @@ def _calibration(part: Scored, temperature: float) -> dict[str, Any]:
 def _operating_point(
     point: dict[str, Any], parts: dict[str, Scored], labels: tuple[str, ...], prevalences: tuple[float, ...]
 ) -> dict[str, Any]:
-    """An operating point with its metrics on validation and, under `on`, on each split."""
-    metrics = {
-        name: operating_point_metrics(point, part.truth, part.scores, part.groups, labels, prevalences)
-        for name, part in parts.items()
-    }
-    chosen = {key: (metrics.get("validation") or {}).get(key) for key in ("sensitivity", "specificity")}
-    return {
-        "split": "validation",
-        **chosen,
-        **point,
-        "on": {name: values for name, values in metrics.items() if values},
-    }
+    """An operating point with its metrics on validation and, under `on`, on each split; without where it has none."""
+    known = parts if point["threshold"] is not None else {}
+    on = {name: operating_point_metrics(point, part, labels, prevalences) for name, part in known.items()}
+    chosen = {key: on.get("validation", {}).get(key) for key in ("sensitivity", "specificity")}
+    return {"split": "validation", **chosen, **point, "on": on}
 
 
-def _unfamiliar(part: Scored, familiarity: np.ndarray) -> dict[str, Any]:
-    """The proportion that is unfamiliar to the model."""
-    flagged = proportion(familiarity < UNFAMILIAR, np.ones(len(part.rows), bool), part.groups)
-    return {"n": len(part.rows), "flagged": flagged}
+def operating_point_metrics(
+    point: dict[str, Any], part: Scored, labels: tuple[str, ...], prevalences: tuple[float, ...]
+) -> dict[str, Any]:
+    """Sensitivity, specificity and predictive values, on a split, of a point that has a threshold."""
+    index = labels.index(point["label"])
+    positive, decided_positive = part.truth == index, part.scores[:, index] >= point["threshold"]
+    sensitivity = proportion(decided_positive, part.groups, positive)
+    specificity = proportion(~decided_positive, part.groups, ~positive)
+    values = [{"prevalence": value, **_predictive_values(sensitivity, specificity, value)} for value in prevalences]
+    return {"n": len(positive), "sensitivity": sensitivity, "specificity": specificity, "predictive_values": values}
+
+
+def _predictive_values(sensitivity: Metric, specificity: Metric, prevalence: float) -> dict[str, Metric]:
+    """PPV and NPV at a prevalence; both grow with sensitivity and specificity, so their bounds give bounds."""
+    ppv, npv = ({**UNDEFINED, "method": "from the intervals of sensitivity and specificity"} for _ in range(2))
+    for key in ("value", "low", "high"):
+        hit, cleared = sensitivity[key], specificity[key]
+        if hit is not None and cleared is not None:
+            ppv[key] = _proportion_of(hit * prevalence, (1 - cleared) * (1 - prevalence))
+            npv[key] = _proportion_of(cleared * (1 - prevalence), (1 - hit) * prevalence)
+    return {"ppv": ppv, "npv": npv}
+
+
+def _proportion_of(right: float, wrong: float) -> float | None:
+    return right / (right + wrong) if right + wrong else None

@@ -10,7 +10,7 @@ import torch
 
 from trainer import __version__
 
-PACKAGES = "torch torchvision transformers timm accelerate datasets evaluate scikit-learn numpy Pillow pydicom"
+PACKAGES = "torch torchvision transformers timm accelerate datasets scikit-learn numpy Pillow pydicom"
 
 
 def describe(command: list[str]) -> dict[str, Any]:

@@ -93,7 +93,7 @@ def fit(
 
 def validate(accelerator: Accelerator, model: torch.nn.Module, feed: PixelFeed) -> dict[str, float]:
     """Loss and accuracy on the validation images."""
-    logits = run_model(model, feed, feed.data.validation, accelerator, title="validating")
+    logits = run_model(model, feed.eval_batch, feed.data.validation, accelerator, title="validating")
     targets = torch.from_numpy(feed.data.labels[feed.data.validation])
     accuracy = (logits.argmax(1) == targets).double().mean().item()
     return {"validation_loss": F.cross_entropy(logits, targets).item(), "validation_accuracy": accuracy}

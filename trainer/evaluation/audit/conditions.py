@@ -1,10 +1,9 @@
-"""The conditions of the shortcut audit: lungs hidden, nothing but the lungs, all sources equally sharp.
+"""The conditions of the shortcut audit, lungs hidden, nothing but the lungs, all sources equally sharp; its verdict.
 
 Hidden lungs: Maguolo and Nanni, Inf. Fusion 76 (2021) 1.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -13,28 +12,26 @@ import pandas as pd
 import torch
 from torch.nn import functional as F
 
+from hub_cards.formatting import format_metric, format_number
 from trainer.cxr_model import CxrForImageClassification
 from trainer.data.annotations import Masks, load_lung_masks
 from trainer.data.check import inspect_files
 from trainer.data.labelled import LabelledImages
 from trainer.evaluation.intervals import intervals
 from trainer.evaluation.operating_points import decided
-from trainer.evaluation.probe import probe_auroc
+from trainer.evaluation.probe import WARN, probe_auroc
 from trainer.inference import PixelBatches, run_model
 
 MARGIN = 0.03  # what is added around a lung mask, of the side
 PROBE_FIELDS = ("n", "positives", "auroc", "low", "high", "method")
 CONDITIONS = ("as they are", "lungs hidden", "only lungs", "resolution matched")
+CHANCE = 0.6  # an interval whose lower end is at or below this may be guessing
 
 
 def audit_conditions(
     model: CxrForImageClassification, pixels: PixelBatches, labelled: LabelledImages, data: str, rows: np.ndarray
 ) -> dict[str, Any]:
-    """What a model answers under each condition, and how well its features tell the collections of one label.
-
-    Args:
-        data: where annotations are looked for.
-        rows: row numbers of the images to use.
+    """What a model answers to these `rows` under each condition, and how well its features tell the collections.
 
     Returns:
         {"n", "groups", "lung_masks": images with a mask of their own, "level": pixels a side after resolution matching,
@@ -44,25 +41,34 @@ def audit_conditions(
     lungs, mean = load_lung_masks(data, labelled.rows, images.height, images.width), images.mean(rows)
     sides = [min(info.width, info.height) for info in inspect_files(list(table["file"])) if not info.error]
     level = min(images.height // 2, images.width // 2, *sides)
-    changes = (
-        *(partial(occlude, lungs=lungs, keep_lungs=keep, usual=mean) for keep in (False, True)),
-        partial(match_resolution, side=level),
+    changes: tuple[Callable[[torch.Tensor, np.ndarray], torch.Tensor], ...] = (
+        lambda grey, _: grey,
+        partial(occlude, lungs=lungs, keep_lungs=False, usual=mean),
+        partial(occlude, lungs=lungs, keep_lungs=True, usual=mean),
+        lambda grey, _: match_resolution(grey, level),
     )
-    changed = [ChangedPixels(images, pixels.processor, pixels.device, change) for change in changes]
-    conditions, features = {}, np.empty(0)
-    for name, batches in zip(CONDITIONS, (pixels, *changed), strict=True):
-        outputs = run_model(model, batches, rows, title=name, select=_logits_and_features).double()
+    conditions, features = {}, []
+
+    def logits_and_features(output: Any) -> torch.Tensor:
+        return torch.cat([output.logits, output.feature_map.mean(dim=(2, 3))], dim=1)
+
+    for name, change in zip(CONDITIONS, changes, strict=True):
+
+        def inputs(samples: np.ndarray, change: Any = change) -> torch.Tensor:
+            return pixels.processor.to_pixel_values(change(pixels.grey(samples), samples))
+
+        outputs = run_model(model, inputs, rows, title=name, select=logits_and_features).double()
         scores = outputs[:, : len(labels)].softmax(dim=1).numpy()
         decisions = decided(scores, labels, model.config.operating_point)
         conditions[name] = intervals(labelled.truth[rows], decisions, scores, table["group"].to_numpy())["metrics"]
-        features = outputs[:, len(labels) :].numpy() if batches is pixels else features
+        features.append(outputs[:, len(labels) :].numpy())
     return {
         "n": len(rows),
         "groups": table["group"].nunique(),
         "lung_masks": len(set(lungs) & set(rows)),
         "level": level,
         "conditions": conditions,
-        "collections": _probe_collections(features, table),
+        "collections": _probe_collections(features[0], table),
     }
 
 
@@ -77,19 +83,32 @@ def _probe_collections(features: np.ndarray, rows: pd.DataFrame) -> list[dict[st
     return probes
 
 
-def _logits_and_features(output: Any) -> torch.Tensor:
-    return torch.cat([output.logits, output.feature_map.mean(dim=(2, 3))], dim=1)
+def verdict(conditions: dict[str, Any], collections: Sequence[dict[str, Any]] = ()) -> dict[str, str]:
+    """What the metrics by condition and the probes of collections mean: {"code", "text"}.
 
-
-@dataclass(frozen=True)
-class ChangedPixels(PixelBatches):
-    """Pixel values of images after `change` of their grey values uint8 [B, H, W], given their row numbers."""
-
-    change: Callable[[torch.Tensor, np.ndarray], torch.Tensor]
-
-    def eval_batch(self, samples: np.ndarray) -> torch.Tensor:
-        """Changed, not augmented."""
-        return self.processor.to_pixel_values(self.change(self.grey(samples), samples))
+    The codes are `shortcut`, `doubtful`, `lungs` and `nothing`.
+    """
+    name = "auroc" if "auroc" in conditions[CONDITIONS[0]] else "macro_auroc"
+    whole, hidden, only = (conditions[condition][name] for condition in CONDITIONS[:3])
+    if whole["low"] is None or hidden["low"] is None:
+        return {"code": "nothing", "text": "One class alone: nothing can be said of what tells the classes apart."}
+    if whole["low"] <= CHANCE:
+        text = f"This model hardly tells these images apart: AUROC {format_metric(whole)}. No verdict."
+        return {"code": "nothing", "text": text}
+    if hidden["low"] > WARN or (hidden["low"] > CHANCE >= (only["low"] or 0)):
+        code, verb, reading = "shortcut", "still reaches", "it reads the source, not the disease."
+    elif hidden["low"] > CHANCE:
+        code, verb, reading = "doubtful", "reaches", "part of its answer comes from outside of them."
+    elif hidden["high"] > WARN:
+        code, verb, reading = "doubtful", "reaches", "too few images for a verdict."
+    else:
+        code, verb, reading = "lungs", "falls to", "what it reads lies within them."
+        worst = max(collections, key=lambda row: row["low"], default=None)
+        if worst and worst["low"] > WARN:
+            look = f"{worst['collection']} among {worst['among']} with AUROC {format_number(worst['auroc'])}"
+            reading += f" That may still be a source's look: its features tell {look}."
+    auroc = f"{format_metric(hidden)} (with them {format_metric(whole)}, with nothing else {format_metric(only)})"
+    return {"code": code, "text": f"With its lungs hidden this model {verb} AUROC {auroc}: {reading}"}
 
 
 def occlude(
@@ -97,8 +116,7 @@ def occlude(
 ) -> torch.Tensor:
     """Hide the lungs of images uint8 [B, H, W], or all but the lungs, behind the mean image `usual` uint8 [H, W].
 
-    A mean of all classes tells none of them, and is less strange to a network than an even grey. `lungs` by row number;
-    other rows have `central_area`.
+    Rows without a mask in `lungs` have the `central_area`.
     """
     central = central_area(*grey.shape[1:])
     areas = [widen(lungs[row], box=not keep_lungs) if row in lungs else central for row in samples]
@@ -106,7 +124,7 @@ def occlude(
     return torch.where(hidden, usual.to(grey.device), grey)
 
 
-def match_resolution(grey: torch.Tensor, samples: np.ndarray, side: int) -> torch.Tensor:
+def match_resolution(grey: torch.Tensor, side: int) -> torch.Tensor:
     """Shrink images uint8 [B, H, W] to `side` pixels and enlarge them again: no source is sharper than another."""
     small = F.interpolate(grey[:, None].float(), size=(side, side), mode="area")
     return F.interpolate(small, size=grey.shape[1:], mode="bilinear").round().to(torch.uint8)[:, 0]

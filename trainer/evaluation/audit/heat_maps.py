@@ -12,8 +12,9 @@ from torch.nn import functional as F
 from trainer.cxr_model import CxrForImageClassification, CxrOutput
 from trainer.data.annotations import load_lesion_masks
 from trainer.data.labelled import LabelledImages
-from trainer.evaluation.intervals import bootstrap_interval, proportion, weighted_mean
-from trainer.inference import PixelBatches, run_model
+from trainer.evaluation.intervals import bootstrap_interval, proportion
+from trainer.evaluation.metrics import weighted_mean
+from trainer.inference import PixelBatches, for_inference, run_model
 
 GRID = 112  # maps and findings are compared on this many pixels a side
 
@@ -21,11 +22,7 @@ GRID = 112  # maps and findings are compared on this many pixels a side
 def audit_heat_maps(
     model: CxrForImageClassification, pixels: PixelBatches, labelled: LabelledImages, data: str, rows: np.ndarray
 ) -> dict[str, Any] | None:
-    """How well heat maps point at known findings; None without such findings.
-
-    Args:
-        data: where annotations are looked for.
-        rows: row numbers of images whose finding is known.
+    """How well heat maps of these `rows`, whose findings are known, point at them; None without rows.
 
     Returns:
         {"n", "area": mean share of an image that its finding fills, "maps": {name: `pointing`}}.
@@ -34,15 +31,15 @@ def audit_heat_maps(
         return None
     masks = load_lesion_masks(data, labelled.rows.iloc[rows], GRID, GRID)
     lesions = np.stack([masks[number] for number in range(len(rows))])
-    groups = labelled.rows["group"].to_numpy()[rows]
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        untrained = CxrForImageClassification(model.config).to(model.device).eval()
+        untrained = for_inference(CxrForImageClassification(model.config), pixels.processor)
     maps = {
         "the model": _heat_maps(model, pixels, rows, labelled.truth),
         "untrained network": _heat_maps(untrained, pixels, rows, labelled.truth),
         **prior_maps(lesions),
     }
+    groups = labelled.rows["group"].to_numpy()[rows]
     pointed = {name: pointing(heat, lesions, groups) for name, heat in maps.items()}
     return {"n": len(rows), "area": float(lesions.mean()), "maps": pointed}
 
@@ -59,7 +56,7 @@ def _heat_maps(
             return F.interpolate(heat, size=(GRID, GRID), mode="bilinear").flatten(1)
 
         members = np.flatnonzero(truth[rows] == label)
-        heat = run_model(model, pixels, rows[members], title="heat maps", select=select)
+        heat = run_model(model, pixels.eval_batch, rows[members], title="heat maps", select=select)
         maps[members] = heat.numpy().reshape(-1, GRID, GRID)
     return maps
 
@@ -67,17 +64,13 @@ def _heat_maps(
 def pointing(heat: np.ndarray, lesions: np.ndarray, groups: np.ndarray) -> dict[str, Any]:
     """{"hits", "inside"}: how often a map's highest point lies in a finding, and how much of the map does.
 
-    Args:
-        heat: [N, H, W], not negative; an all-zero map points nowhere, which is a miss.
-        lesions: bool [N, H, W], the findings.
-        groups: what is resampled, [N].
+    `heat` [N, H, W] is not negative, an all-zero map is a miss; `lesions` bool [N, H, W] are the findings.
     """
     flat, inside = heat.reshape(len(heat), -1), lesions.reshape(len(lesions), -1)
     total = flat.sum(axis=1)
     hits = inside[np.arange(len(flat)), flat.argmax(axis=1)] & (total > 0)
     within = (flat * inside).sum(axis=1) / np.maximum(total, 1e-12)
-    every = np.ones(len(hits), bool)
-    return {"hits": proportion(hits, every, groups), "inside": bootstrap_interval(weighted_mean(within), groups, 1.0)}
+    return {"hits": proportion(hits, groups), "inside": bootstrap_interval(weighted_mean(within), groups, 1.0)}
 
 
 def prior_maps(lesions: np.ndarray) -> dict[str, np.ndarray]:
