@@ -19,7 +19,7 @@ REFERENCE: dict[str, Any] = {"color": "0.6", "lw": 1, "ls": "--"}  # a line to c
 def curves(history: list[dict[str, float]], best_epoch: int) -> Figure:
     """Loss and the validation metrics of `history` by epoch; the kept epoch is marked in each."""
     table = pd.DataFrame(history)
-    names = [name.removeprefix("validation_") for name in table if name.startswith("validation_")]
+    names = [name.removeprefix("validation_") for name in map(str, table) if name.startswith("validation_")]
     figure = Figure(figsize=(4.5 * len(names), 3.6), layout="constrained")
     panels = figure.subplots(1, len(names))
     panels[0].plot(table["epoch"], table["train_loss"], color=BLUE, marker="o", ms=3, label="train (class-weighted)")
