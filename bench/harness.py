@@ -36,19 +36,24 @@ def describe_machine(*packages: str) -> dict[str, Any]:
 
 
 def run_child(
-    words: list[str], python: str = sys.executable, home: Path | None = None, watch: bool = False
+    words: list[str],
+    python: str = sys.executable,
+    home: Path | None = None,
+    watch: bool = False,
+    variables: dict[str, str] | None = None,
 ) -> dict[str, Any]:
     """Run a script in a process of its own; gives the JSON of its last line.
 
     Args:
         home: the folder of its caches; an empty one where none is given.
+        variables: more of its environment.
         watch: add `peak_gb`, the most memory that it and its processes held at a time, files in memory apart (Linux).
 
     Raises:
         RuntimeError: it failed; with the end of what it said.
     """
     with tempfile.TemporaryDirectory(prefix="cxr-bench-") as empty:
-        environment = {**os.environ, "HF_HOME": str(home or empty), "PYTHONPATH": str(ROOT)}
+        environment = {**os.environ, "HF_HOME": str(home or empty), "PYTHONPATH": str(ROOT), **(variables or {})}
         with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
             process = subprocess.Popen([python, *words], env=environment, stdout=out, stderr=err, text=True)
             peak = 0

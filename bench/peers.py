@@ -1,5 +1,5 @@
 """One contestant of bench/train.py: `python peers.py NAME DATA BACKBONE MODE EPOCHS BATCH LEARNING_RATE` prints its
-figures as JSON.
+figures as JSON. `mode` is `frozen` (a head on a frozen network) or `full`.
 """
 
 import json
@@ -10,6 +10,7 @@ import tempfile
 import time
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -52,34 +53,43 @@ class Job:
         }
 
 
-def ours(job: Job) -> dict[str, float | None]:
-    """`cxr train` up to its final evaluation."""
+def ours(job: Job, batch_norm: str = "frozen") -> dict[str, float | None]:
+    """`cxr train`; `finished` are the seconds until its run was finished."""
     import trainer.finish
-    from trainer import TrainOptions, get_recipe, train
+    from trainer.cli import main as cxr
     from trainer.training import loop
 
     settings: dict[str, Any] = {"epochs": job.epochs, "batch_size": job.batch_size, "learning_rate": job.learning_rate}
     settings |= {"augment": "none", "weight_decay": 0.0, "input_dropout": 0.0, "schedule": "constant"}
     settings |= {"warmup_epochs": 0.0, "class_weights": "none", "patience": 0, "gradient_clip": 1.0}
-    settings |= {"unfreeze": "none"} if job.mode == "frozen" else {}
-    original = loop.set_learning_rate
-    loop.set_learning_rate = lambda *words: (job.tick(), original(*words))[1]
+    settings |= {"unfreeze": "none" if job.mode == "frozen" else "all", "batch_norm": batch_norm}
+    set_rate, finish = loop.set_learning_rate, trainer.finish.finish
+    loop.set_learning_rate = lambda *words: (job.tick(), set_rate(*words))[1]
     result: dict[str, float | None] = {}
 
-    def stop_clock(run: Any, labelled: Any, processor: Any, progress: Any, model: Any) -> None:
+    def clocked(run: Any, labelled: Any, processor: Any, progress: Any, model: Any) -> None:
         last = progress.history[-1]
         result.update(job.figures(time.perf_counter() - start, last["validation_loss"], last["validation_accuracy"]))
+        finish(run, labelled, processor, progress, model)
+        result["finished"] = round(time.perf_counter() - start, 2)
 
-    trainer.finish.finish = stop_clock
+    trainer.finish.finish = clocked
     with tempfile.TemporaryDirectory() as folder:
-        options = TrainOptions(backbone=job.backbone, pretrained=job.pretrained)
+        words = ["train", "tb", "--data", job.data, "--output", f"{folder}/run", "--backbone", job.backbone]
+        words += [] if job.pretrained else ["--no-pretrained"]
+        for name, value in settings.items():
+            words += ["--set", f"{name}={value}"]
         start = time.perf_counter()
-        train(get_recipe("tb", **settings), job.data, f"{folder}/run", options)
+        if code := cxr(words):
+            raise RuntimeError(f"cxr train ended with exit code {code}")
     return result
 
 
-def trainer(job: Job, bf16: bool = False) -> dict[str, float | None]:
-    """transformers.Trainer with its defaults, images decoded as they are asked for."""
+def trainer(job: Job, bf16: bool = False, frozen_statistics: bool = False) -> dict[str, float | None]:
+    """transformers.Trainer with its defaults, images decoded as they are asked for.
+
+    `frozen_statistics`: BatchNorm layers stay in eval mode, which Trainer has no argument for.
+    """
     import numpy as np
     import torch
     from datasets import load_dataset
@@ -112,6 +122,10 @@ def trainer(job: Job, bf16: bool = False) -> dict[str, float | None]:
         model.dropout.p = 0.0
     if job.mode == "frozen":
         model.base_model.requires_grad_(False)
+    norms = [module for module in model.modules() if isinstance(module, torch.nn.BatchNorm2d)]
+    for norm in norms if frozen_statistics else []:
+        norm.eval()
+        norm.train = lambda mode=True, norm=norm: norm  # stays as `eval` leaves it
 
     def prepare(rows: dict[str, Any]) -> dict[str, Any]:
         pictures = [image.convert("RGB").resize((224, 224)) for image in rows["image"]]
@@ -188,23 +202,20 @@ def decode_bare(file: Path) -> Any:
 
 CONTESTANTS = {
     "ours": ours,
+    "ours-moving": partial(ours, batch_norm="moving"),
     "trainer": trainer,
-    "trainer-bf16": lambda job: trainer(job, bf16=True),
+    "trainer-bf16": partial(trainer, bf16=True),
+    "trainer-bf16-frozen": partial(trainer, bf16=True, frozen_statistics=True),
     "limit": limit,
 }
 HUGGING_FACE = ("datasets", "transformers.trainer", "transformers.models.mobilenet_v2.modeling_mobilenet_v2")
-IMPORTS = {
-    "ours": ("trainer.commands.train", "trainer.finish", "trainer.training.loop"),
-    "trainer": HUGGING_FACE,
-    "trainer-bf16": HUGGING_FACE,
-    "limit": HUGGING_FACE[2:],
-}
+OURS = ("trainer.cli", "trainer.commands.train", "trainer.finish", "trainer.training.loop")
 
 
 def main() -> None:
     """Command line."""
     name, data, backbone, mode, epochs, batch_size, learning_rate = sys.argv[1:]
-    for module in IMPORTS[name]:  # before any clock starts
+    for module in OURS if name.startswith("ours") else HUGGING_FACE:  # before any clock starts
         import_module(module)
     print(json.dumps(CONTESTANTS[name](Job(data, backbone, mode, int(epochs), int(batch_size), float(learning_rate)))))
 

@@ -37,6 +37,8 @@ CHOICES = {
     "schedule": ("constant", "cosine", "exponential"),
     "augment": ("none", "random"),
     "mixed_precision": ("auto", "no", "bf16", "fp16"),
+    "batch_norm": ("frozen", "moving"),
+    "monitor": ("loss", "auroc", "balanced_accuracy"),
 }
 SMALLEST = 32  # pixels of a side: below, the networks' last feature map is less than one place
 POSITIVE = (lambda value: value > 0, "a number above 0")
@@ -72,8 +74,10 @@ class Recipe:
     the image), mirrors half of the images where `flip`, and varies brightness, contrast and gamma by up to
     `intensity`. With `views` an image is augmented in that many ways and epoch e shows the one of epoch e mod views, so
     that frozen layers need computing once a view (0: each epoch anew). `learning_rate` falls by `schedule`: `cosine` to
-    0 at the last epoch, `exponential` tenfold every 20 epochs. Training stops after `patience` epochs without a lower
-    validation loss (0: never); the best epoch is kept.
+    0 at the last epoch, `exponential` tenfold every 20 epochs. `batch_norm=moving` lets the running statistics of the
+    backbone's unfrozen BatchNorm layers follow the training images; from random weights, all unfrozen, they always do.
+    Training stops after `patience` epochs without a better `monitor` on the validation images (0: never; with auroc and
+    balanced_accuracy, of equal ones the lower loss is better); the best epoch is kept.
     """
 
     name: str
@@ -86,7 +90,8 @@ class Recipe:
     hidden_sizes: list[int] = field(default_factory=list)
     input_dropout: float = 0.0
     dropout: float = 0.0
-    batch_norm: bool = False
+    head_batch_norm: bool = False
+    batch_norm: str = "frozen"
     image_size: int = 224
     resample: str = "bilinear"
     augment: str = "none"
@@ -99,6 +104,7 @@ class Recipe:
     class_weights: str | dict[str, float] = "none"
     epochs: int = 20
     patience: int = 5
+    monitor: str = "loss"
     batch_size: int = 32
     gradient_accumulation: int = 1
     gradient_clip: float = 0.0
@@ -191,6 +197,13 @@ def override(recipe: Recipe, settings: list[str]) -> Recipe:
             raise UsageError(f"--set {setting}: expected key=value with key one of {', '.join(kinds)}")
         changes[key] = _parse(text, kinds[key])
     return replace(recipe, **changes)
+
+
+def upgrade(values: dict[str, Any]) -> dict[str, Any]:
+    """A recipe.json of any version with the fields of today: `batch_norm` was once what `head_batch_norm` is."""
+    if "head_batch_norm" in values:
+        return values
+    return {**values, "head_batch_norm": values.get("batch_norm", False), "batch_norm": "frozen", "monitor": "loss"}
 
 
 def _parse(text: str, kind: Any) -> Any:

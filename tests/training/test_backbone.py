@@ -185,7 +185,7 @@ def test_a_run_that_was_stopped_is_no_backbone(run, tmp_path):
 @pytest.mark.parametrize(
     ("settings", "images", "processes", "said"),
     [
-        ({"batch_size": 1, "hidden_sizes": [8], "batch_norm": True}, 40, 1, "--set batch_size=2"),
+        ({"batch_size": 1, "hidden_sizes": [8], "head_batch_norm": True}, 40, 1, "--set batch_size=2"),
         ({"batch_size": 1}, 40, 1, "--set batch_size=2"),  # from random weights BatchNorm's statistics train
         ({"batch_size": 1, "unfreeze": "none"}, 40, 1, None),
         ({"batch_size": 2}, 41, 1, None),  # the last image joins the step before

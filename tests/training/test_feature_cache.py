@@ -31,7 +31,7 @@ BASE = replace(
     patience=0,
     mixed_precision="no",
 )
-HEAD = replace(BASE, unfreeze="none", hidden_sizes=[8], batch_norm=True, pooling="max")
+HEAD = replace(BASE, unfreeze="none", hidden_sizes=[8], head_batch_norm=True, pooling="max")
 LAST = replace(BASE, unfreeze=["conv_1x1"])
 CUTS = {
     "tb-resnet50": "head",

@@ -58,14 +58,19 @@ def test_equal_in_results_and_gradients(name: str, size: tuple[int, int]) -> Non
         torch.testing.assert_close(fused(pixels).last_hidden_state, expected)
 
 
-def test_names_stay_and_training_mode_still_moves_statistics() -> None:
-    plain = _settled("resnet")
+@pytest.mark.parametrize("name", NETWORKS)
+def test_names_stay_and_in_training_mode_results_gradients_and_statistics_do(name: str) -> None:
+    plain = _settled(name)
     fused = copy.deepcopy(plain)
     fuse(fused)
     assert fused.state_dict().keys() == plain.state_dict().keys()
-    pixels = torch.randn(2, 3, 32, 32, dtype=torch.float64)
-    torch.testing.assert_close(fused.train()(pixels).last_hidden_state, plain.train()(pixels).last_hidden_state)
-    torch.testing.assert_close(fused.state_dict(), plain.state_dict())
+    pixels = torch.randn(4, 3, 65, 47, dtype=torch.float64)
+    (expected, slopes), (output, gradients) = _pass(plain.train(), pixels), _pass(fused.train(), pixels)
+    torch.testing.assert_close(output, expected)
+    torch.testing.assert_close(gradients, slopes)
+    moved, before = fused.state_dict(), _settled(name).state_dict()
+    torch.testing.assert_close(moved, plain.state_dict())
+    assert not any(torch.equal(moved[key], before[key]) for key in moved if key.endswith("running_mean"))
 
 
 def test_what_is_fused_already_stays_as_it_is() -> None:

@@ -120,7 +120,9 @@ def _check_output(run: "Run", resume: bool) -> None:
 
 def _check_recipe(run: "Run", resolved: dict[str, Any]) -> None:
     """Refuse to go on with another recipe than a run was started with."""
-    started = run.read_json("recipe.json") if run.has("recipe.json") else resolved
+    from trainer.recipes import upgrade
+
+    started = upgrade(run.read_json("recipe.json")) if run.has("recipe.json") else resolved
     changed = [key for key in resolved if started.get(key) != resolved[key]]
     if changed:
         problem = f"--resume: {', '.join(changed)} differ from the recipe this run was started with"

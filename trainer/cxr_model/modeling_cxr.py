@@ -49,7 +49,7 @@ class CxrForImageClassification(PreTrainedModel):
             config.operating_point = None
         if config.class_weights and len(config.class_weights) != config.num_labels:
             config.class_weights = None
-        self.update_statistics = False  # only a training from random weights moves BatchNorm statistics
+        self.update_statistics = False  # whether training moves the statistics of unfrozen BatchNorm layers
         self.backbone = AutoModel.from_config(config.backbone_config, dtype=torch.get_default_dtype())
         for name in config.drop_modules or []:
             self.backbone.set_submodule(name, nn.Identity())
@@ -100,14 +100,14 @@ class CxrForImageClassification(PreTrainedModel):
         return (model, info) if wants_info else model
 
     def train(self, mode: bool = True) -> "CxrForImageClassification":
-        """Training mode for what trains: a backbone with frozen parts stays in eval mode."""
+        """Training mode for what trains: of a backbone with frozen parts, BatchNorm that moves."""
         super().train(mode)
-        if mode and any(not parameter.requires_grad for parameter in self.backbone.parameters()):
-            self.backbone.eval()
-        elif mode and not self.update_statistics:
-            for module in self.backbone.modules():
-                if isinstance(module, nn.modules.batchnorm._BatchNorm):
-                    module.eval()
+        frozen = any(not parameter.requires_grad for parameter in self.backbone.parameters())
+        self.backbone.train(mode and not frozen)
+        for module in self.backbone.modules():
+            if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                trains = not frozen or any(parameter.requires_grad for parameter in module.parameters())
+                module.train(mode and trains and self.update_statistics)
         return self
 
     @property

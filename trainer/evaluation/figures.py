@@ -17,16 +17,18 @@ REFERENCE: dict[str, Any] = {"color": "0.6", "lw": 1, "ls": "--"}  # a line to c
 
 
 def curves(history: list[dict[str, float]], best_epoch: int) -> Figure:
-    """Loss and validation accuracy by epoch; the kept epoch is marked."""
+    """Loss and the validation metrics of `history` by epoch; the kept epoch is marked in each."""
     table = pd.DataFrame(history)
-    figure = Figure(figsize=(9, 3.6), layout="constrained")
-    loss, accuracy = figure.subplots(1, 2)
-    loss.plot(table["epoch"], table["train_loss"], color=BLUE, marker="o", ms=3, label="train (class-weighted)")
-    for axes, name, title in ((loss, "loss", "Cross-entropy"), (accuracy, "accuracy", "Accuracy")):
+    names = [name.removeprefix("validation_") for name in map(str, table) if name.startswith("validation_")]
+    figure = Figure(figsize=(4.5 * len(names), 3.6), layout="constrained")
+    panels = figure.subplots(1, len(names))
+    panels[0].plot(table["epoch"], table["train_loss"], color=BLUE, marker="o", ms=3, label="train (class-weighted)")
+    titles = {"loss": "Cross-entropy", "auroc": "AUROC"}
+    for axes, name in zip(panels, names, strict=True):
         axes.plot(table["epoch"], table[f"validation_{name}"], color=ORANGE, marker="o", ms=3, label="validation")
         axes.axvline(best_epoch, label=f"kept: epoch {best_epoch}", **REFERENCE)
         axes.xaxis.get_major_locator().set_params(integer=True)
-        _finish(axes, title, "epoch")
+        _finish(axes, titles.get(name, name.replace("_", " ").capitalize()), "epoch")
     return figure
 
 

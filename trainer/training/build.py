@@ -20,7 +20,7 @@ from trainer.errors import UsageError, reason_of
 from trainer.recipes import Recipe
 from trainer.run import Run, load_run
 
-OF_RECIPE = ("features", "pooling", "hidden_sizes", "input_dropout", "dropout", "batch_norm")
+OF_RECIPE = ("features", "pooling", "hidden_sizes", "input_dropout", "dropout")
 OF_HEAD = ("id2label", "features", "pooling", "hidden_sizes", "batch_norm")  # where these are equal, a head is kept
 _TIMM = {"model_type": "timm_wrapper", "do_pooling": False}
 ARCHITECTURES: dict[str, dict[str, Any]] = {
@@ -110,7 +110,8 @@ def build_model(
         log("note: the backbone's run has the same labels: its head is kept, too")
     if not backbone.pretrained:
         _initialise(model.backbone)
-        model.update_statistics = recipe.unfreeze == "all"
+    from_scratch = not backbone.pretrained and recipe.unfreeze == "all"
+    model.update_statistics = from_scratch or recipe.batch_norm == "moving"
     _freeze(model, recipe.unfreeze)
     return model
 
@@ -230,6 +231,7 @@ def _make_config(
         feature_size=backbone.feature_size,
         drop_modules=_unused(backbone.encoder.config),
         projection_size=backbone.projection.out_features if backbone.projection is not None else 0,
+        batch_norm=recipe.head_batch_norm,
         class_weights=class_weights,
         id2label=dict(enumerate(labels)),
         label2id={label: index for index, label in enumerate(labels)},

@@ -25,21 +25,25 @@ class Progress:
 
     epoch: int = 0
     best_epoch: int = 0
-    best_loss: float | None = None
     history: list[dict[str, float]] = field(default_factory=list)
 
-    def record(self, row: dict[str, float]) -> bool:
-        """Add an epoch; True where its validation loss is the lowest so far."""
+    def record(self, row: dict[str, float], monitor: str) -> bool:
+        """Add an epoch; True where its `monitor` on the validation images is the best so far (equal: its loss)."""
         self.epoch += 1
         self.history.append(row)
-        best = self.best_loss is None or row["validation_loss"] < self.best_loss
+        best = not self.best_epoch or _rank(row, monitor) > _rank(self.history[self.best_epoch - 1], monitor)
         if best:
-            self.best_epoch, self.best_loss = self.epoch, row["validation_loss"]
+            self.best_epoch = self.epoch
         return best
 
     def stale(self, patience: int) -> bool:
         """True where `patience` epochs have passed since the best one (0: never)."""
         return bool(patience) and self.epoch - self.best_epoch >= patience
+
+
+def _rank(row: dict[str, float], monitor: str) -> tuple[float, float]:
+    """Of two epochs the better one has the higher."""
+    return (0.0 if monitor == "loss" else row[f"validation_{monitor}"]), -row["validation_loss"]
 
 
 class Checkpoints:
@@ -85,7 +89,8 @@ class Checkpoints:
         if newest is None:
             return Progress()
         try:
-            progress = Progress(**json.loads((newest / "progress.json").read_text()))
+            state = json.loads((newest / "progress.json").read_text())
+            progress = Progress(state["epoch"], state["best_epoch"], state["history"])
             model.load_state_dict(load_file(self._weights(progress.epoch)))
             hook = accelerator.register_load_state_pre_hook(lambda models, folder: models.clear())
             accelerator.load_state(str(newest), load_kwargs={"weights_only": True})

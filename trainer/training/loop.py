@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from accelerate import Accelerator
-from torch.nn import functional as F
 from tqdm.auto import tqdm
 
 from trainer.cxr_model import CxrForImageClassification
@@ -20,6 +19,7 @@ from trainer.training.checkpoint import Checkpoints, Progress
 from trainer.training.feature_cache import open_feature_cache
 from trainer.training.feed import PixelFeed
 from trainer.training.fused import fuse
+from trainer.training.monitor import chance_loss, chance_warning, validation_metrics
 
 
 def choose_precision(wanted: str) -> str:
@@ -70,6 +70,7 @@ def fit(
     part, batches = (cache.trainable, cache) if cache else (model, feed)
     fuse(part)
     trained, optimizer = accelerator.prepare(part, make_optimizer(model, recipe))
+    chance = chance_loss(feed.data.labels[feed.data.train], model.config.class_weights, model.config.num_labels)
     progress = checkpoints.resume(accelerator, model)
     if progress.epoch:
         accelerator.print(f"going on after epoch {progress.epoch} of {recipe.epochs}")
@@ -81,9 +82,11 @@ def fit(
         if not math.isfinite(row["train_loss"] + row["validation_loss"]):
             cure = f"lower it with --set learning_rate={recipe.learning_rate / 10:g}"
             raise WorkError(f"epoch {row['epoch']}: the loss is {row['train_loss']}; {cure}")
-        best = progress.record(row)
+        best = progress.record(row, recipe.monitor)
         accelerator.log({key: value for key, value in row.items() if key != "epoch"}, step=progress.epoch)
-        accelerator.print(_line(row, recipe.epochs, best), flush=True)
+        accelerator.print(_line(row, recipe, best), flush=True)
+        if warning := chance_warning(recipe, progress.history, chance):
+            accelerator.print(warning, flush=True)
         checkpoints.save(accelerator, model, progress)
     accelerator.wait_for_everyone()
     if cache and accelerator.is_local_main_process:
@@ -92,11 +95,9 @@ def fit(
 
 
 def validate(accelerator: Accelerator, model: torch.nn.Module, feed: PixelFeed) -> dict[str, float]:
-    """Loss and accuracy on the validation images."""
+    """Loss, accuracy and the recipe's monitored metric on the validation images."""
     logits = run_model(model, feed.eval_batch, feed.data.validation, accelerator, title="validating")
-    targets = torch.from_numpy(feed.data.labels[feed.data.validation])
-    accuracy = (logits.argmax(1) == targets).double().mean().item()
-    return {"validation_loss": F.cross_entropy(logits, targets).item(), "validation_accuracy": accuracy}
+    return validation_metrics(logits, feed.data.labels[feed.data.validation], feed.recipe.monitor)
 
 
 def train_epoch(
@@ -166,7 +167,8 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, recipe: Recipe, epoch: f
         group["lr"] = recipe.learning_rate * warmup * factors[recipe.schedule]
 
 
-def _line(row: dict[str, float], epochs: int, best: bool) -> str:
+def _line(row: dict[str, float], recipe: Recipe, best: bool) -> str:
     losses = f"train loss {row['train_loss']:.4f}  validation loss {row['validation_loss']:.4f}"
-    rest = f"accuracy {row['validation_accuracy']:.4f}  {row['seconds']:.0f} s{'  *' if best else ''}"
-    return f"epoch {row['epoch']:>3}/{epochs}  {losses}  {rest}"
+    names = ["accuracy"] if recipe.monitor == "loss" else ["accuracy", recipe.monitor]
+    rest = "  ".join(f"{name.replace('_', ' ')} {row[f'validation_{name}']:.4f}" for name in names)
+    return f"epoch {row['epoch']:>3}/{recipe.epochs}  {losses}  {rest}  {row['seconds']:.0f} s{'  *' if best else ''}"
