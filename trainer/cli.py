@@ -9,6 +9,7 @@ from trainer import __version__
 from trainer.commands import audit, compare, data, evaluate, export, predict, publish, recipes, train
 from trainer.commands.options import DISCLAIMER
 from trainer.errors import UsageError, WorkError
+from trainer.hardware import keep_freed_memory
 
 COMMANDS = (train, evaluate, audit, predict, compare, export, publish, recipes, data)
 EXAMPLES = f"""examples:
@@ -18,6 +19,7 @@ EXAMPLES = f"""examples:
   cxr evaluate runs/tb --data other.csv --split external
   cxr predict runs/tb film.dcm
 
+CXR_MALLOC=0 leaves the memory allocator as it is; else freed memory is kept while a command works (Linux, glibc).
 {DISCLAIMER}"""
 
 
@@ -28,6 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options.command = tuple(words)
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    keep_freed_memory()
     try:
         command: Callable[[argparse.Namespace], int] = options.main
         code = command(options)

@@ -26,7 +26,8 @@ def predict(run: "Run", files: Sequence[str]) -> Iterator[dict[str, Any]]:
         UsageError: no model can be loaded from there.
     """
     from trainer.cxr_model import RadiographError
-    from trainer.inference import best_device, predict_image
+    from trainer.hardware import best_device
+    from trainer.inference import predict_image
 
     model, processor = run.load_model()
     model.to(best_device())

@@ -47,8 +47,3 @@ class Manifest:
 def split_name(text: str) -> str:
     """The split that a folder or a cell names (`Train`, `val`, `test_set`); empty where it names none."""
     return SPLIT_NAMES.get(re.sub(r"[ _-]?(set|data|images|split)$", "", text.strip().lower()), "")
-
-
-def available_cores() -> int:
-    """How many cores this process may use: containers and batch systems often grant fewer than there are."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
