@@ -26,19 +26,19 @@ def measure(backbone: str, data: Path, batch: int, repeats: int) -> dict[str, An
     from accelerate.state import AcceleratorState
 
     from trainer.data.labelled import load_for_training
-    from trainer.inference import best_device
+    from trainer.hardware import best_device, choose_precision
     from trainer.recipes import get_recipe
     from trainer.tasks import TASKS
     from trainer.training.build import build_model, build_processor, load_backbone
     from trainer.training.feed import PixelFeed, TrainingData
     from trainer.training.fused import fuse
-    from trainer.training.loop import choose_precision, make_optimizer, train_epoch
+    from trainer.training.loop import make_optimizer, train_epoch
 
     AcceleratorState._reset_state(reset_partial_state=True)
     recipe = replace(get_recipe("tb"), batch_size=batch, backbone=backbone)
     processor = build_processor(recipe)
     labelled, _ = load_for_training(str(data), TASKS[recipe.task], processor, None, False, lambda text: None)
-    accelerator = Accelerator(cpu=best_device().type == "cpu", mixed_precision=choose_precision("auto"))
+    accelerator = Accelerator(cpu=best_device().type == "cpu", mixed_precision=choose_precision("auto")[0])
     model = build_model(recipe, labelled.task.labels, load_backbone(recipe, backbone, False))
     model.update_statistics = False  # as with pre-trained weights
     model.to(accelerator.device, memory_format=torch.channels_last)

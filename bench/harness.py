@@ -24,7 +24,7 @@ def describe_machine(*packages: str) -> dict[str, Any]:
     from trainer.training.environment import describe
 
     found = describe([])
-    kept = {key: found[key] for key in ("system", "processor", "gpus", "python", "date")}
+    kept = {key: found[key] for key in ("system", "processor", "cpu_kind", "gpus", "python", "date")}
     versions = {name: version(name) for name in ("torch", "transformers", "accelerate", "datasets", *packages)}
     return {
         **kept,

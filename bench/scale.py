@@ -29,12 +29,13 @@ def child(folder: str) -> None:
     from accelerate import Accelerator
 
     from trainer.data.labelled import load_for_training
+    from trainer.hardware import choose_precision
     from trainer.recipes import get_recipe
     from trainer.tasks import TASKS
     from trainer.training.build import build_model, build_processor, load_backbone
     from trainer.training.feed import PixelFeed, TrainingData
     from trainer.training.fused import fuse
-    from trainer.training.loop import choose_precision, make_optimizer
+    from trainer.training.loop import make_optimizer
 
     start = time.perf_counter()
     recipe = get_recipe("covid")
@@ -51,7 +52,7 @@ def child(folder: str) -> None:
         for first in rounds:
             labelled.images.batch(order[first : first + BATCH])
         found["read_32"] = (time.perf_counter() - begun) / len(rounds)
-    accelerator = Accelerator(cpu=True, mixed_precision=choose_precision("auto"))
+    accelerator = Accelerator(cpu=True, mixed_precision=choose_precision("auto")[0])
     model = build_model(recipe, tuple(SHARES), load_backbone(recipe, recipe.backbone, False))
     model.update_statistics = False
     fuse(model.to(memory_format=torch.channels_last))

@@ -10,6 +10,7 @@ from trainer import __version__
 from trainer.commands import audit, compare, data, evaluate, export, predict, publish, recipes, train
 from trainer.commands.options import DISCLAIMER
 from trainer.errors import UsageError, WorkError
+from trainer.hardware import keep_freed_memory
 
 COMMANDS = (train, evaluate, audit, predict, compare, export, publish, recipes, data)
 EXAMPLES = f"""examples:
@@ -19,6 +20,7 @@ EXAMPLES = f"""examples:
   cxr evaluate runs/tb --data other.csv --split external
   cxr predict runs/tb film.dcm
 
+CXR_MALLOC=0 leaves the memory allocator as it is; else freed memory is kept while a command works (Linux, glibc).
 {DISCLAIMER}"""
 
 
@@ -31,6 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stdout.reconfigure(errors="backslashreplace")  # whatever the terminal and the names of files, as stderr
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    keep_freed_memory()
     try:
         _check_words(words, options.name)
         command: Callable[[argparse.Namespace], int] = options.main

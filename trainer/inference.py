@@ -15,6 +15,7 @@ from tqdm.auto import tqdm
 
 from trainer.cxr_model import CxrForImageClassification, CxrImageProcessor, CxrOutput
 from trainer.data.pixels import GreyImages
+from trainer.hardware import best_device
 
 Job = TypeVar("Job")
 Batch = TypeVar("Batch")
@@ -47,11 +48,6 @@ def for_inference(model: CxrForImageClassification, processor: CxrImageProcessor
     example = torch.rand(1, 3, processor.size["height"], processor.size["width"], device=model.device)
     folded: CxrForImageClassification = model.fold_batch_norm(example.contiguous(memory_format=torch.channels_last))
     return folded
-
-
-def best_device() -> torch.device:
-    """The accelerator where there is one, else the CPU."""
-    return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
 
 
 def run_model(

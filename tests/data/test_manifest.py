@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trainer.data.manifest import read_manifest
-from trainer.data.schema import available_cores
 from trainer.errors import UsageError
+from trainer.hardware import available_cores
 
 
 def counts(rows: pd.DataFrame, column: str) -> dict[str, int]:

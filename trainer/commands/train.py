@@ -13,11 +13,12 @@ if TYPE_CHECKING:
     import pandas as pd
     from accelerate import Accelerator
 
-    from trainer.cxr_model import CxrImageProcessor
+    from trainer.cxr_model import CxrForImageClassification, CxrImageProcessor
     from trainer.data.labelled import LabelledImages
     from trainer.recipes import Recipe
     from trainer.run import Run
     from trainer.training.build import Backbone
+    from trainer.training.checkpoint import Progress
 
 
 class TrainOptions(NamedTuple):
@@ -48,18 +49,15 @@ def train(recipe: "Recipe", data: str, output: str, options: TrainOptions | None
         UsageError: data, backbone, recipe or output folder cannot be right, or differ from those the run began with.
         WorkError: the work failed half-way; `resume` goes on.
     """
-    from trainer.finish import finish
-    from trainer.run import Run
     from trainer.training.build import build_model, class_weights
+    from trainer.training.environment import describe, describe_training, outline
     from trainer.training.feed import PixelFeed, TrainingData
     from trainer.training.loop import check_passes, fit
 
     options = options or TrainOptions()
-    run = Run(output)
-    _check_output(run, options.resume)
-    accelerator = _make_accelerator(recipe, run, options)
-    accelerator.wait_for_everyone()  # nobody writes before everybody has looked at the output folder
-    resolved, backbone, processor, labelled, skipped = _load(recipe, data, run, options, accelerator)
+    run, accelerator = _open(recipe, output, options)
+    seconds: dict[str, float] = {}
+    resolved, backbone, processor, labelled, skipped = _load(recipe, data, run, options, accelerator, seconds)
     if run.finished:
         _complete(run, accelerator)
         return run
@@ -68,21 +66,39 @@ def train(recipe: "Recipe", data: str, output: str, options: TrainOptions | None
     check_passes(recipe, model, len(samples.train), accelerator.num_processes)
     if accelerator.is_main_process:
         learned = _count_learned(backbone.run, labelled.rows, options.strict)
-        facts = _facts(data, options, labelled, accelerator)
-        _begin_run(run, resolved, {**facts, "tested_on_backbone_data": learned}, labelled, skipped)
+        facts = {**describe(options.command), **describe_training(data, labelled, accelerator)}
+        facts |= {"compiled": options.compile, "tested_on_backbone_data": learned, "seconds": seconds}
+        _begin_run(run, resolved, facts, labelled, skipped)
     del backbone  # its weights are the model's now
+    accelerator.print(outline(labelled, model, accelerator, recipe.mixed_precision), flush=True)
     accelerator.wait_for_everyone()
     accelerator.init_trackers("cxr-hub", config={key: str(value) for key, value in resolved.items()})
     feed = PixelFeed(labelled.images, processor, accelerator.device, recipe, samples)
     progress = fit(accelerator, model, feed, run.checkpoints, int(options.feature_cache_gb * 1e9))
     accelerator.end_training()  # the other processes have nothing more to do
     if accelerator.is_main_process:
-        finish(run, labelled, processor, progress, model)
+        _finish(run, labelled, processor, progress, model)
     return run
 
 
+def _open(recipe: "Recipe", output: str, options: TrainOptions) -> "tuple[Run, Accelerator]":
+    """The run, whose folder is free or to be resumed, and the devices."""
+    from trainer.run import Run
+
+    run = Run(output)
+    _check_output(run, options.resume)
+    accelerator = _make_accelerator(recipe, run, options)
+    accelerator.wait_for_everyone()  # nobody writes before everybody has looked at the output folder
+    return run, accelerator
+
+
 def _load(
-    recipe: "Recipe", data: str, run: "Run", options: TrainOptions, accelerator: "Accelerator"
+    recipe: "Recipe",
+    data: str,
+    run: "Run",
+    options: TrainOptions,
+    accelerator: "Accelerator",
+    seconds: dict[str, float],
 ) -> tuple[dict[str, Any], "Backbone", "CxrImageProcessor", "LabelledImages", "pd.DataFrame"]:
     """recipe.json, backbone, processor, data, unreadable files; refuses to resume with another recipe or data."""
     from dataclasses import asdict
@@ -90,6 +106,7 @@ def _load(
     from trainer.data.labelled import load_for_training
     from trainer.tasks import TASKS
     from trainer.training.build import build_processor, load_backbone
+    from trainer.training.environment import timed
 
     name = options.backbone or recipe.backbone
     known_as = Path(name).resolve().name if Path(name).is_dir() else name  # no path is published
@@ -97,7 +114,7 @@ def _load(
     _check_recipe(run, {key: value for key, value in resolved.items() if key != "task"})  # own classes change it
     backbone = load_backbone(recipe, name, options.pretrained)
     processor = build_processor(recipe, backbone.normalisation)
-    with accelerator.local_main_process_first():
+    with timed(seconds, "decode"), accelerator.local_main_process_first():
         task, show = TASKS[recipe.task], accelerator.print
         labelled, skipped = load_for_training(data, task, processor, options.positive, options.strict, show)
     resolved |= {"task": labelled.task.name, "labels": list(labelled.task.labels)}
@@ -174,9 +191,7 @@ def _make_accelerator(recipe: "Recipe", run: "Run", options: TrainOptions) -> "A
     import torch
     from accelerate import Accelerator
 
-    from trainer.data.schema import available_cores
-    from trainer.inference import best_device
-    from trainer.training.loop import choose_precision
+    from trainer.hardware import available_cores, best_device, choose_precision
 
     log_with = None if options.report_to == "none" else options.report_to
     if log_with and not find_spec(log_with):
@@ -187,7 +202,7 @@ def _make_accelerator(recipe: "Recipe", run: "Run", options: TrainOptions) -> "A
         torch.set_num_threads(max(1, available_cores() // processes))
     return Accelerator(
         cpu=on_cpu,
-        mixed_precision=choose_precision(recipe.mixed_precision),
+        mixed_precision=choose_precision(recipe.mixed_precision)[0],
         log_with=log_with,
         project_dir=str(run.checkpoints),
         dynamo_backend="inductor" if options.compile else None,
@@ -200,28 +215,37 @@ def _begin_run(
     """Write what is known before training, where it is not there."""
     if not run.has("recipe.json"):
         run.write_json("recipe.json", resolved)
-    if not run.has("environment.json"):
-        run.write_manifest(labelled.rows)
-        if len(skipped):
-            run.write_table("skipped.csv", skipped)
-        run.write_json("environment.json", {**facts, "seed": resolved["seed"]})
+    if run.has("environment.json"):
+        known = run.read_json("environment.json")
+        before = known.get("seconds", {}).get("decode", 0.0)
+        run.write_json("environment.json", {**known, "seconds": {"decode": before + facts["seconds"]["decode"]}})
+        return
+    run.write_manifest(labelled.rows)
+    if len(skipped):
+        run.write_table("skipped.csv", skipped)
+    run.write_json("environment.json", {**facts, "seed": resolved["seed"]})
 
 
-def _facts(data: str, options: TrainOptions, labelled: "LabelledImages", accelerator: "Accelerator") -> dict[str, Any]:
-    """What environment.json says of this training."""
-    from trainer.data.pixels import data_fingerprint
-    from trainer.data.public.layout import read_terms
-    from trainer.training.environment import describe
+def _finish(
+    run: "Run",
+    labelled: "LabelledImages",
+    processor: "CxrImageProcessor",
+    progress: "Progress",
+    model: "CxrForImageClassification",
+) -> None:
+    """Finish the run; write and print what took how long, the earlier parts of a resumed training included."""
+    from trainer.finish import finish
+    from trainer.training.environment import timed
 
-    return {
-        **describe(list(options.command)),
-        "processes": accelerator.num_processes,
-        "precision": accelerator.mixed_precision,
-        "compiled": options.compile,
-        "data_fingerprint": data_fingerprint(labelled.rows),
-        "dataset": None if Path(data).expanduser().exists() else data.partition("@")[0],
-        "data_sources": read_terms(labelled.rows["file"]),
-    }
+    epochs = sum(row["seconds"] for row in progress.history)
+    seconds = {"cache": progress.cache_seconds, "epochs": epochs}
+    with timed(seconds, "evaluation"):
+        finish(run, labelled, processor, progress, model)
+    facts = run.read_json("environment.json")
+    seconds = {part: round(taken, 1) for part, taken in {**facts["seconds"], **seconds}.items()}
+    run.write_json("environment.json", {**facts, "seconds": seconds})
+    parts = ", ".join(f"{part} {taken:g} s" for part, taken in seconds.items())
+    print(f"took {sum(seconds.values()):.0f} s: {parts}")
 
 
 def add_parser(commands: Commands) -> None:

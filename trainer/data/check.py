@@ -13,7 +13,7 @@ from tqdm.auto import tqdm
 from trainer.cxr_model import CxrImageProcessor, RadiographError, thumbnail
 from trainer.data.copies import SIDE, Copies, find_copies
 from trainer.data.pixels import add_comparison
-from trainer.data.schema import available_cores
+from trainer.hardware import available_cores
 
 SMALL = CxrImageProcessor(size={"height": SIDE, "width": SIDE})
 STATISTICS = ("mean", "standard deviation", "5th percentile", "median", "95th percentile", "mean gradient")

@@ -14,6 +14,7 @@ from tqdm.auto import tqdm
 
 from trainer.data.pixels import GreyImages
 from trainer.files import read_json, write_json
+from trainer.hardware import bf16_on_cpu
 
 SIDE = 96  # pixels of the thumbnails
 ALIKE, COPY = 0.60, 0.90  # correlation of candidates before they are laid over each other, and of copies after it
@@ -99,13 +100,16 @@ def _levelled(thumbnails: np.ndarray, side: int) -> torch.Tensor:
 def _alike(thumbnails: np.ndarray) -> tuple[torch.Tensor, bool]:
     """Candidates [P, 2], and whether these are all.
 
-    Every image is compared with every other, by the correlation of their detail, in bf16.
+    Every image is compared with every other, by the correlation of their detail: kept in bf16, and multiplied in it
+    where this CPU is faster so.
     """
+    dtype = torch.bfloat16 if bf16_on_cpu()[0] else torch.float32
     starts = range(0, len(thumbnails), CHUNK)
     vectors = torch.cat([_unit(_levelled(thumbnails[start : start + CHUNK], SIDE // 2)) for start in starts])
     found, strength, complete = [], [], True
     for start in tqdm(starts, desc="comparing all pairs", unit="block", leave=False):
-        alike = (vectors[start : start + CHUNK] @ vectors[start:].T).float()
+        block = vectors[start : start + CHUNK].to(dtype)
+        alike = torch.cat([block @ part.to(dtype).T for part in vectors[start:].split(CHUNK)], dim=1).float()
         best = alike.topk(min(NEIGHBOURS + 1, alike.shape[1]), dim=1)
         complete &= not bool(((alike > ALIKE).sum(dim=1) > NEIGHBOURS + 1).any())  # an image is its own first neighbour
         row, column = torch.nonzero(best.values > ALIKE, as_tuple=True)

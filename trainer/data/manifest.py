@@ -15,9 +15,10 @@ from tqdm.auto import tqdm
 from trainer.cxr_model.dicom_cxr import is_dicom
 from trainer.data.folder import read_folder
 from trainer.data.metadata import clean_patients, patients_of_folders, read_table, unused_columns
-from trainer.data.schema import COLUMNS, Manifest, available_cores
+from trainer.data.schema import COLUMNS, Manifest
 from trainer.errors import UsageError
 from trainer.files import write_table
+from trainer.hardware import available_cores
 
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?")
 

@@ -14,8 +14,8 @@ import pyarrow as pa
 import torch
 
 from trainer.cxr_model import CxrImageProcessor, RadiographError, image_processing_cxr, thumbnail
-from trainer.data.schema import available_cores
 from trainer.errors import WorkError
+from trainer.hardware import available_cores
 
 MAX_DAMAGED, MAX_DAMAGED_PROPORTION = 3, 0.05  # files that are set aside, whichever is more
 READER = CxrImageProcessor()  # without a mean thumbnail: what it doubts of a file is the same for every model

@@ -48,8 +48,3 @@ def split_name(text: str) -> str:
     """The split that a folder or a cell names (`Train`, `val`, `test_set`, `1_train`, `test-2020`), or nothing."""
     name = re.fullmatch(r"[\d\W_]*([a-z]+?)[\W_]*(set|data|dataset|images|split|folder)?[\d\W_]*", text.lower())
     return SPLIT_NAMES.get(name[1], "") if name else ""
-
-
-def available_cores() -> int:
-    """How many cores this process may use: containers and batch systems often grant fewer than there are."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

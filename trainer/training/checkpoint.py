@@ -26,6 +26,7 @@ class Progress:
     epoch: int = 0
     best_epoch: int = 0
     history: list[dict[str, float]] = field(default_factory=list)
+    cache_seconds: float = 0.0  # that the feature cache took
 
     def record(self, row: dict[str, float], monitor: str) -> bool:
         """Add an epoch; True where its `monitor` on the validation images is the best so far (equal: its loss)."""

@@ -96,7 +96,8 @@ def open_feature_cache(
     trainable, name, example = split
     dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(accelerator.mixed_precision, example.dtype)
     shape = (len(train) * views + len(validation), *example.shape[1:])
-    if lacking := _lacks_room(folder, math.prod(shape) * dtype.itemsize, limit):
+    size = math.prod(shape) * dtype.itemsize
+    if lacking := _lacks_room(folder, size, limit):
         accelerator.print(f"note: storing frozen layers takes {lacking}: they are computed in each epoch")
         return None
     offsets = np.full(max(train.max(), validation.max()) + 1, -1)
@@ -107,6 +108,8 @@ def open_feature_cache(
         activations, filled = _open_files(folder, key, shape, dtype)
     cache = FeatureCache(**vars(feed), trainable=trainable, activations=activations, offsets=offsets)
     fuse(model)
+    kept = f"{len(train):,} training images x {views} and {len(validation):,} validation images"
+    accelerator.print(f"feature cache: {kept}, {size / 1e6:,.1f} MB in {folder} while it trains", flush=True)
     _fill(accelerator, model, name, cache, filled)
     accelerator.wait_for_everyone()
     return cache

@@ -3,8 +3,10 @@
 import math
 import shutil
 import time
+from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
+from typing import NoReturn
 
 import numpy as np
 import torch
@@ -20,16 +22,6 @@ from trainer.training.feature_cache import open_feature_cache
 from trainer.training.feed import PixelFeed
 from trainer.training.fused import fuse
 from trainer.training.monitor import chance_loss, chance_warning, validation_metrics
-
-
-def choose_precision(wanted: str) -> str:
-    """`auto` -> bf16 where the GPU or CPU computes it natively, else no."""
-    if wanted != "auto":
-        return wanted
-    if torch.cuda.is_available():
-        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
-    capabilities = torch.cpu.get_capabilities()
-    return "bf16" if capabilities.get("amx_bf16") or capabilities.get("avx512_bf16") else "no"
 
 
 def check_passes(recipe: Recipe, model: CxrForImageClassification, images: int, processes: int) -> None:
@@ -66,28 +58,35 @@ def fit(
     recipe = feed.recipe
     checkpoints = Checkpoints(folder)
     model.to(accelerator.device, memory_format=torch.channels_last)
+    start = time.perf_counter()
     cache = open_feature_cache(accelerator, model, feed, folder / "feature-cache", cache_bytes)
+    cache_seconds = time.perf_counter() - start
     part, batches = (cache.trainable, cache) if cache else (model, feed)
     fuse(part)
     trained, optimizer = accelerator.prepare(part, make_optimizer(model, recipe))
     chance = chance_loss(feed.data.labels[feed.data.train], model.config.class_weights, model.config.num_labels)
     progress = checkpoints.resume(accelerator, model)
-    if progress.epoch:
-        accelerator.print(f"going on after epoch {progress.epoch} of {recipe.epochs}")
+    progress.cache_seconds += cache_seconds
+    if begun := progress.epoch:
+        accelerator.print(f"going on after epoch {begun} of {recipe.epochs}")
+    bar = _progress_bar(recipe, begun, hidden=not accelerator.is_main_process)
     while progress.epoch < recipe.epochs and not progress.stale(recipe.patience):
         start = time.perf_counter()
-        train_loss = train_epoch(accelerator, trained, optimizer, batches, progress.epoch)
+        bar.set_description(f"epoch {progress.epoch + 1}/{recipe.epochs}")
+        train_loss = train_epoch(accelerator, trained, optimizer, batches, progress.epoch, bar.update)
         row = {"epoch": progress.epoch + 1, "train_loss": train_loss, **validate(accelerator, trained, batches)}
         row |= {"lr": optimizer.param_groups[0]["lr"], "seconds": round(time.perf_counter() - start, 3)}
+        bar.clear()  # for the lines below
         if not math.isfinite(row["train_loss"] + row["validation_loss"]):
             cure = f"lower it with --set learning_rate={recipe.learning_rate / 10:g}"
             raise WorkError(f"epoch {row['epoch']}: the loss is {row['train_loss']}; {cure}")
         best = progress.record(row, recipe.monitor)
         accelerator.log({key: value for key, value in row.items() if key != "epoch"}, step=progress.epoch)
-        accelerator.print(_line(row, recipe, best), flush=True)
+        accelerator.print(_line(row, recipe, best, first=progress.epoch == begun + 1), flush=True)
         if warning := chance_warning(recipe, progress.history, chance):
             accelerator.print(warning, flush=True)
         checkpoints.save(accelerator, model, progress)
+    bar.close()
     accelerator.wait_for_everyone()
     if cache and accelerator.is_local_main_process:
         shutil.rmtree(folder / "feature-cache", ignore_errors=True)
@@ -96,14 +95,22 @@ def fit(
 
 def validate(accelerator: Accelerator, model: torch.nn.Module, feed: PixelFeed) -> dict[str, float]:
     """Loss, accuracy and the recipe's monitored metric on the validation images."""
-    logits = run_model(model, feed.eval_batch, feed.data.validation, accelerator, title="validating")
+    logits = run_model(model, feed.eval_batch, feed.data.validation, accelerator)
     return validation_metrics(logits, feed.data.labels[feed.data.validation], feed.recipe.monitor)
 
 
 def train_epoch(
-    accelerator: Accelerator, model: torch.nn.Module, optimizer: torch.optim.Optimizer, feed: PixelFeed, epoch: int
+    accelerator: Accelerator,
+    model: torch.nn.Module,
+    optimizer: torch.optim.Optimizer,
+    feed: PixelFeed,
+    epoch: int,
+    advance: Callable[[float], object] = lambda part: None,
 ) -> float:
-    """One pass over the training images; gives the mean loss of an image, class weights included."""
+    """One pass over the training images; gives the mean loss of an image, class weights included.
+
+    `advance` is called after each step with its part of the epoch.
+    """
     recipe, data, unwrapped = feed.recipe, feed.data, accelerator.unwrap_model(model)
     parts = recipe.gradient_accumulation
     passes = accelerator.num_processes * parts
@@ -117,9 +124,7 @@ def train_epoch(
     batches = prefetch(load, own, device)
     total = torch.zeros((), device=device)
     model.train()
-    title, hidden = f"epoch {epoch + 1}/{recipe.epochs}", not accelerator.is_main_process
-    bar = tqdm(steps, desc=title, unit="step", leave=False, disable=hidden)
-    for number, step in enumerate(bar):
+    for number, step in enumerate(steps):
         set_learning_rate(optimizer, recipe, epoch + number / len(steps))
         for part in range(parts):
             values, labels = next(batches)
@@ -131,6 +136,7 @@ def train_epoch(
             accelerator.clip_grad_norm_(model.parameters(), recipe.gradient_clip)
         optimizer.step()
         optimizer.zero_grad()
+        advance(1 / len(steps))
     return accelerator.reduce(total, "sum").item() / len(data.train)
 
 
@@ -167,8 +173,18 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, recipe: Recipe, epoch: f
         group["lr"] = recipe.learning_rate * warmup * factors[recipe.schedule]
 
 
-def _line(row: dict[str, float], recipe: Recipe, best: bool) -> str:
+def _progress_bar(recipe: Recipe, done: int, hidden: bool) -> "tqdm[NoReturn]":
+    """A bar of all epochs, whose time left is that of all, validation included."""
+    shown = "{desc}: {percentage:3.0f}%|{bar}| {elapsed}<{remaining}"
+    return tqdm(total=recipe.epochs, initial=done, bar_format=shown, smoothing=0, leave=False, disable=hidden)
+
+
+def _line(row: dict[str, float], recipe: Recipe, best: bool, first: bool) -> str:
+    """An epoch in a line; after the first, another with the time that the others will take."""
     losses = f"train loss {row['train_loss']:.4f}  validation loss {row['validation_loss']:.4f}"
     names = ["accuracy"] if recipe.monitor == "loss" else ["accuracy", recipe.monitor]
     rest = "  ".join(f"{name.replace('_', ' ')} {row[f'validation_{name}']:.4f}" for name in names)
-    return f"epoch {row['epoch']:>3}/{recipe.epochs}  {losses}  {rest}  {row['seconds']:.0f} s{'  *' if best else ''}"
+    line = f"epoch {row['epoch']:>3}/{recipe.epochs}  {losses}  {rest}  {row['seconds']:.0f} s{'  *' if best else ''}"
+    left = int(recipe.epochs - row["epoch"])
+    time_left = f"\nexpected: {tqdm.format_interval(left * row['seconds'])} more for at most {left} epochs"
+    return line + (time_left if first and left else "")

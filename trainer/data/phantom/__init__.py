@@ -16,8 +16,8 @@ from trainer.data.phantom.anatomy import Chest
 from trainer.data.phantom.film import expose
 from trainer.data.phantom.findings import FINDINGS
 from trainer.data.phantom.shapes import Array, enlarge
-from trainer.data.schema import available_cores
 from trainer.errors import UsageError
+from trainer.hardware import available_cores
 from trainer.tasks import TASKS
 
 __all__ = ["FINDINGS", "Phantom", "draw_phantom", "write_phantoms"]
