@@ -75,8 +75,9 @@ def _read_cells(path: Path) -> pd.DataFrame:
         else:
             with path.open(encoding="utf-8-sig") as stream:
                 first = stream.readline()
-            options = {"sep": _separator(first), "skiprows": int(first.startswith("sep="))}  # Excel's own first line
-            table = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig", **options)
+                named = int(first.startswith("sep="))  # Excel's own first line
+                stream.seek(0)
+                table = pd.read_csv(stream, sep=_separator(first), skiprows=named, dtype=str, keep_default_na=False)
             extra = 0 if isinstance(table.index, pd.RangeIndex) else table.index.nlevels  # lines longer than the head
     except UnicodeError as error:
         raise UsageError(f"{path}: not a CSV that can be read; save it in UTF-8") from error
