@@ -21,7 +21,9 @@ from trainer.inference import PixelBatches, for_inference, predict_image, run_mo
 from trainer.run import Run
 from trainer.training.checkpoint import Checkpoints, Progress
 
-FAMILIARITY_SAMPLE = 500  # most training radiographs that familiarity is fitted on; bench/familiarity.py --sample
+FAMILIARITY_SAMPLE = (
+    250  # training radiographs that it is fitted on: more change nothing, bench/familiarity.py --sample
+)
 
 
 def finish(

@@ -41,7 +41,7 @@ def _compare_two(runs: "tuple[Run, Run]", split: str) -> list[str]:
     groups = joint_groups(runs, shared)
     correct, other_correct = ((part["decision"] == part["label"]).to_numpy() for part in (first, second))
     tests = [compare_answers(correct, other_correct, groups)]
-    columns = [str(column) for column in first.columns[2:]]  # scores
+    columns = list(map(str, first))[2:]  # scores
     positive = (first["label"] == columns[-1].removeprefix("p:")).to_numpy()
     if len(columns) == 2 and positive.any() and not positive.all():
         tests.append(compare_aurocs(positive, first[columns[1]].to_numpy(), second[columns[1]].to_numpy(), groups))
@@ -74,7 +74,7 @@ def _predictions(run: "Run", split: str) -> "pd.DataFrame":
     """Label, decision and scores of a split by sha256."""
     table = run.predictions()
     table = table[table["split"] == split].drop_duplicates("sha256").set_index("sha256")
-    return table[["label", "decision", *(column for column in table.columns if str(column).startswith("p:"))]]
+    return table[["label", "decision", *(column for column in map(str, table) if column.startswith("p:"))]]
 
 
 def add_parser(commands: Commands) -> None:
