@@ -44,8 +44,8 @@ def draw_phantom(label: str, rng: np.random.Generator) -> Phantom:
     """Draw one phantom of a task's label; the same generator state gives the same image."""
     chest = _draw_chest(rng)
     opacity = FINDINGS[label](chest, rng) * chest.lungs
-    mask = _enlarge(opacity) > 0.25 * max(float(opacity.max()), 1e-6)
-    return _expose(_enlarge(chest.attenuation + opacity), mask, rng)
+    mask = _resize(opacity, SIZE) > 0.25 * max(float(opacity.max()), 1e-6)
+    return _expose(_resize(chest.attenuation + opacity, SIZE), mask, rng)
 
 
 def write_phantoms(output: Path, task: str, count: int, seed: int) -> dict[str, int]:
@@ -106,14 +106,12 @@ def _ellipse(side: Array, height: Array, center: tuple[float, float], radii: tup
 
 def _cloud(rng: np.random.Generator, scale: float) -> Array:
     """Smooth noise with features of about `scale` of the image, in -1..1."""
-    coarse = rng.standard_normal((round(1 / scale) + 1,) * 2).astype(np.float32)
-    return np.tanh(Image.fromarray(coarse).resize((GRID, GRID), Image.Resampling.BICUBIC))
+    coarse = rng.standard_normal((round(1 / scale) + 1,) * 2)
+    return np.tanh(_resize(coarse, GRID, Image.Resampling.BICUBIC))
 
 
-def _enlarge(drawing: Array) -> Array:
-    """From the grid to the size of a film."""
-    image = Image.fromarray(drawing.astype(np.float32))
-    return np.asarray(image.resize((SIZE, SIZE), Image.Resampling.BILINEAR))
+def _resize(values: Array, size: int, method: Image.Resampling = Image.Resampling.BILINEAR) -> Array:
+    return np.asarray(Image.fromarray(values.astype(np.float32)).resize((size, size), method))
 
 
 def _draw_chest(rng: np.random.Generator) -> Chest:
@@ -273,12 +271,12 @@ def _expose(attenuation: Array, mask: Array, rng: np.random.Generator) -> Phanto
     image = rng.uniform(0.0, 0.06) + image * rng.uniform(0.82, 0.98)
     film = Image.fromarray(np.rint(np.clip(image, 0, 1) * 255).astype(np.uint8))
     if rng.random() < 0.5:  # the patient's left is the image's right
-        letter, left = [("R", rng.integers(8, 24)), ("L", rng.integers(SIZE - 36, SIZE - 20))][rng.integers(2)]
-        font = ImageFont.load_default(size=int(rng.integers(18, 26)))
-        ImageDraw.Draw(film).text((left, rng.integers(8, 40)), letter, int(rng.integers(225, 256)), font)
+        letter, start = [("R", 8), ("L", SIZE - 36)][rng.integers(2)]
+        corner, font = (start + rng.uniform(0, 16), rng.uniform(8, 40)), ImageFont.load_default(rng.uniform(18, 26))
+        ImageDraw.Draw(film).text(corner, letter, int(rng.integers(225, 256)), font)
     top, bottom, left, right = rng.integers(1, 18, size=4) * (rng.random(4) < 0.4)
     inside = np.zeros((SIZE, SIZE), bool)
     inside[top : SIZE - bottom, left : SIZE - right] = True
     angle = rng.normal(0, 1.7) if rng.random() < 0.3 else 0  # degrees
-    framed = Image.fromarray(np.where(inside, film, 0)).rotate(angle, Image.Resampling.BILINEAR)
+    framed = Image.fromarray(np.where(inside, np.asarray(film), 0)).rotate(angle, Image.Resampling.BILINEAR)
     return Phantom(np.asarray(framed), np.asarray(Image.fromarray(mask & inside).rotate(angle)))

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from importlib.util import find_spec
+from io import FileIO
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
 from urllib.parse import urlparse
@@ -125,7 +126,7 @@ def _open_origin(origin: str) -> Iterator[Files]:
     path = Path(origin).expanduser()
     if path.is_dir():
         below = [file for file in path.rglob("*") if file.is_file() and not file.name.startswith("._")]
-        yield {PurePosixPath(file.relative_to(path).as_posix()): partial(file.open, "rb") for file in below}
+        yield {PurePosixPath(file.relative_to(path).as_posix()): partial(FileIO, file) for file in below}
     elif path.is_file() and zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
             names = [name for name in archive.namelist() if not name.endswith("/") and "__MACOSX" not in name]
