@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from trainer.cli import main
 from trainer.data.phantom import FINDINGS, draw_phantom, write_phantoms
 from trainer.errors import UsageError
 from trainer.tasks import TASKS
@@ -50,7 +51,7 @@ def test_border_marker_and_exposure_do_not_give_the_label_away():
         assert 0.33 < area < 0.67
 
 
-def test_files_masks_and_errors(tmp_path):
+def test_files_masks_and_errors(tmp_path, capsys):
     counts = write_phantoms(tmp_path / "p", "three-class", 8, seed=1)
     assert counts == {"Covid": 3, "Normal": 3, "Pneumonia": 2}
     films = sorted(str(file.relative_to(tmp_path / "p")) for file in (tmp_path / "p").rglob("*.png"))
@@ -60,3 +61,9 @@ def test_files_masks_and_errors(tmp_path):
     assert Image.open(tmp_path / "p" / films[0]).size == (320, 320)
     with pytest.raises(UsageError, match="holds something already"):
         write_phantoms(tmp_path / "p", "tb", 4, seed=0)
+    with pytest.raises(UsageError, match="no task 'flu'"):
+        write_phantoms(tmp_path / "q", "flu", 4, seed=0)
+    with pytest.raises(SystemExit, match="2"):
+        main(["data", "phantom", "--output", str(tmp_path / "q"), "--task", "flu"])
+    assert "three-class" in capsys.readouterr().err
+    assert not (tmp_path / "q").exists()

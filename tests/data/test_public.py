@@ -204,7 +204,7 @@ def test_wrong_use_says_what_to_do(tmp_path, capsys):
     assert "--from FILE" in capsys.readouterr().err
     (tmp_path / "no.zip").write_bytes(b"no archive")
     assert main(["data", "get", "tb", *out, "--from", str(tmp_path / "no.zip")]) == 2
-    assert "no ZIP or tar" in capsys.readouterr().err
+    assert "no ZIP archive; unpack it" in capsys.readouterr().err
     assert main(["data", "get", "three-class", *out, "--from", str(tmp_path / "no.zip")]) == 2
     assert "NAME=FILE" in capsys.readouterr().err
     other = archive(tmp_path, ["holiday/beach.png"])

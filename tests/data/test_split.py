@@ -5,7 +5,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trainer.data.split import PROTECTED, SHARES, fill_groups, fill_splits, find_leaks, hold_out, source_split
+from trainer.data.split import (
+    PROTECTED,
+    SHARES,
+    fill_groups,
+    fill_splits,
+    find_leaks,
+    hold_out,
+    label_conflicts,
+    source_split,
+)
 from trainer.errors import UsageError
 
 
@@ -102,7 +111,9 @@ def test_a_new_image_that_joins_two_sides_goes_to_the_more_protected_and_is_name
     notes = split(rows, copies=[(4, 0), (4, 1), (5, 2)])
     assert rows["split"].tolist() == ["train", "test", "train", "external", "test", "train"]
     assert any("first: " in note and "more than one split" in note for note in notes)
-    assert any("LEAK: 1 groups" in note for note in find_leaks(rows))
+    counts, (leak,) = find_leaks(rows, [(0, 1), (4, 0), (2, 5)])
+    assert counts == {"near_copies_across_splits": 2, "groups_across_splits": 1}
+    assert "2 pairs of near copies and 1 groups stand on two sides" in leak
 
 
 def test_shares_are_kept_within_a_hundredth_in_every_label():
@@ -216,7 +227,8 @@ def test_leaks_and_label_conflicts_are_found():
     rows = table(["a", "b", "a"], hashes=["x", "x", "y"])
     fill_groups(rows)
     rows["split"] = ["train", "test", "train"]
-    leak, conflict = find_leaks(rows)
-    assert "LEAK: 1 groups" in leak
+    _, (leak,) = find_leaks(rows)
+    (conflict,) = label_conflicts(rows)
+    assert "1 groups stand on two sides of the split (first: x (train) and x (test))" in leak
     assert "LABEL CONFLICT: 1 images" in conflict
-    assert find_leaks(table(["a", "b"])) == []
+    assert find_leaks(table(["a", "b"]))[1] == label_conflicts(table(["a", "b"])) == []

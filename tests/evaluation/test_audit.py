@@ -184,7 +184,7 @@ def test_marks_below_the_home_folder_are_found(tmp_path, monkeypatch):
     (tmp_path / "films").mkdir()
     for name in ("film", "lungs"):
         Image.new("L", (20, 20), 255).save(tmp_path / "films" / f"{name}.png")
-    (tmp_path / "films" / "list.csv").write_text("file,label,mask\nfilm.png,x,lungs.png\n")
+    (tmp_path / "films" / "list.csv").write_text("Filename\tlabel\tmask\nfilm.png\tx\tlungs.png\n")
     (tmp_path / "films" / "lesion_boxes.csv").write_text("file,x0,y0,x1,y1\nfilm.png,0,0,1,1\n")
     rows = pd.DataFrame({"file": [str(tmp_path / "films" / "film.png")]})
     for marks in (load_lung_masks, load_lesion_masks):

@@ -12,7 +12,7 @@ from trainer.errors import UsageError, hub_errors
 if TYPE_CHECKING:
     import pandas as pd
 
-TASK = parent("--task", default="tb", help="tb (default), covid or three-class")
+TASK = parent("--task", choices=TASKS, default="tb", help="default: tb")
 SEED = parent("--seed", type=int, default=0, metavar="S", help="another seed gives another result (default 0)")
 SPLIT_HELP = """grouped (default): patients and near copies together, 70/15/15; a split cell that is filled stays, so
 add new images with empty cells to the CSV that this wrote;
@@ -36,7 +36,7 @@ def split_data(
         UsageError: no such data, or data that the strategy does not fit.
     """
     from trainer.data.manifest import read_manifest, write_manifest
-    from trainer.data.split import fill_groups, fill_splits, find_leaks, hold_out, source_split
+    from trainer.data.split import fill_groups, fill_splits, find_leaks, hold_out, label_conflicts, source_split
 
     manifest, target = read_manifest(data), Path(output)
     rows, notes = manifest.rows, manifest.notes
@@ -50,7 +50,7 @@ def split_data(
     if strategy == "grouped":
         if anew:
             rows["split"] = rows["split"].where(rows["split"] == "external", "")
-        notes += [*fill_splits(rows, members, seed), *find_leaks(rows)]
+        notes += [*fill_splits(rows, members, seed), *find_leaks(rows, copies)[1], *label_conflicts(rows)]
         write_manifest(rows, target)
         return notes
     for name in [collection] if collection else sorted(set(rows["collection"])):
@@ -194,8 +194,6 @@ def main_get(options: argparse.Namespace) -> int:
 
 def main_split(options: argparse.Namespace) -> int:
     """Write a manifest and print what the user should know."""
-    if options.task not in TASKS:
-        raise UsageError(f"no task {options.task!r}; there are: {', '.join(TASKS)}")
     settings = (options.split, options.task, options.hold_out, options.seed, options.anew)
     for note in split_data(options.data, options.output, *settings):
         print(note)

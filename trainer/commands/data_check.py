@@ -13,7 +13,18 @@ if TYPE_CHECKING:
 
     from trainer.data.check import FileInfo
 
-MOST_SHOWN = 40  # pairs of a kind in the HTML report
+MOST_SHOWN = 40  # cases of a kind in the HTML report
+FAULTS = {  # lists of the report, worst first
+    "patients_across_splits": "patients across splits",
+    "copies_across_splits": "copies across splits",
+    "label_conflicts": "copies under two labels",
+    "near_copies": "pairs of near copies",
+    "exact_copies": "images stored more than once, byte by byte",
+    "unreadable": "files that cannot be read",
+    "doubtful": "doubtful images",
+    "not_images": "files that are not used",
+}
+INCOMPLETE = "the search for near copies stopped at its bound: there may be more"
 
 
 def check_data(data: str, output: str | None = None) -> dict[str, Any]:
@@ -33,7 +44,7 @@ def check_data(data: str, output: str | None = None) -> dict[str, Any]:
     rows = manifest.rows
     infos = check.inspect_files(rows["file"])
     report = {"schema": 1, **check.find_faults(rows, infos, manifest.others), "shortcuts": _shortcuts(rows, infos)}
-    report |= {"leaks": check.leaks(report), "notes": manifest.notes}
+    report["notes"] = manifest.notes
     if output:
         write_json(Path(output) / "report.json", report)
         write_text(Path(output) / "report.html", _render(report, dict(zip(rows["file"], infos, strict=True)), data))
@@ -57,13 +68,10 @@ def _shortcuts(rows: "pd.DataFrame", infos: "list[FileInfo]") -> dict[str, Any]:
     parts = {"all": np.ones(len(rows), bool)}
     if rows["collection"].nunique() > 1:
         parts |= {name: (rows["collection"] == name).to_numpy() for name in sorted(set(rows["collection"]))}
-    kinds = {
-        "border pixels": check.border_pixels(thumbnails),
-        "global statistics": check.global_statistics(thumbnails),
-    }
+    border, statistics = check.border_pixels(thumbnails), check.global_statistics(thumbnails)
     return {
         kind: {part: probe_auroc(features[inside], labels[inside], groups[inside]) for part, inside in parts.items()}
-        for kind, features in kinds.items()
+        for kind, features in {"border pixels": border, "global statistics": statistics}.items()
     }
 
 
@@ -75,9 +83,9 @@ def _render(report: dict[str, Any], infos: "dict[str, FileInfo]", data: str) -> 
     from jinja2 import Environment, PackageLoader
     from PIL import Image
 
-    from hub_cards.formatting import format_number
-
     def picture(file: str) -> str:
+        if file not in infos or infos[file].error:
+            return ""
         stream = io.BytesIO()
         Image.fromarray(infos[file].thumbnail).save(stream, "JPEG", quality=80)
         return "data:image/jpeg;base64," + base64.b64encode(stream.getvalue()).decode()
@@ -85,14 +93,36 @@ def _render(report: dict[str, Any], infos: "dict[str, FileInfo]", data: str) -> 
     root = Path(data).expanduser().absolute()
     root = root if root.is_dir() else root.parent
 
-    def name(file: str) -> str:
+    def short(file: str) -> str:
         return str(Path(file).relative_to(root)) if Path(file).is_relative_to(root) else file
 
     environment = Environment(loader=PackageLoader("trainer"), autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    environment.filters["number"] = format_number
-    template = environment.get_template("check.html.jinja")
-    labels = sorted({label for counts in report["collections"].values() for label in counts})
-    return template.render(report=report, title=root.name, picture=picture, name=name, labels=labels, most=MOST_SHOWN)
+    environment.filters |= {"short": short, "auroc": _auroc}
+    facts = {"faults": _faults(report), "title": root.name, "incomplete": INCOMPLETE, "most": MOST_SHOWN}
+    return environment.get_template("check.html.jinja").render(report=report, picture=picture, **facts)
+
+
+def _faults(report: dict[str, Any]) -> list[tuple[str, list[tuple[list[str], str]]]]:
+    """What is wrong, worst first; and of each case its files and the other facts of it."""
+    from trainer.data.pixels import count_doubts
+
+    kinds = count_doubts(case["warnings"] for case in report["doubtful"])
+    names = FAULTS | ({"doubtful": f"doubtful images ({kinds})"} if kinds else {})
+    return [(name, [_describe_case(case) for case in report[key]]) for key, name in names.items()]
+
+
+def _describe_case(case: Any) -> tuple[list[str], str]:
+    if not isinstance(case, dict):
+        return [case] if isinstance(case, str) else case, ""
+    facts = [fact for key, fact in case.items() if key not in ("file", "files")]
+    words = [str(word or "–") for fact in facts for word in (fact if isinstance(fact, list) else [fact])]
+    return case.get("files") or [case["file"]], ", ".join(words)
+
+
+def _auroc(row: dict[str, Any]) -> str:
+    from hub_cards.formatting import format_metric
+
+    return format_metric({**row, "value": row["auroc"]})
 
 
 def add_parser(commands: Commands) -> None:
@@ -122,37 +152,18 @@ def main(options: argparse.Namespace) -> int:
 
 def to_text(report: dict[str, Any]) -> str:
     """The report as lines, worst first."""
-    from hub_cards.formatting import format_metric
-    from trainer.data.pixels import count_doubts
-
-    kinds = count_doubts(case["warnings"] for case in report["doubtful"])
-    counts = [
-        ("patients across splits", report["patients_across_splits"]),
-        ("copies across splits", report["copies_across_splits"]),
-        ("copies under two labels", report["label_conflicts"]),
-        ("pairs of near copies", report["near_copies"]),
-        ("images stored more than once, byte by byte", report["exact_copies"]),
-        ("files that cannot be read", report["unreadable"]),
-        (f"doubtful images{f' ({kinds})' if kinds else ''}", report["doubtful"]),
-        ("files that are not used", report["not_images"]),
-    ]
     splits = f"splits: {', '.join(report['splits'])}" if report["splits"] else "no split given"
     lines = [f"{report['images']} radiographs, {splits}"]
-    for name, cases in counts:
-        lines.append(f"  {len(cases):>6}  {name}" + (f"   (first: {_first_file(cases[0])})" if cases else ""))
+    for name, cases in _faults(report):
+        first = f"   (first: {', '.join(cases[0][0][:2])})" if cases else ""
+        lines.append(f"  {len(cases):>6}  {name}{first}")
     lines += [f"note: {note}" for note in report["notes"]]
     if not report["copy_search_complete"]:
-        lines.append("          the search for near copies stopped at its bound: there may be more")
+        lines.append(f"          {INCOMPLETE}")
     lines.append("labels told without the lungs (cross-validated AUROC, 95 % interval):")
     for kind, parts in report["shortcuts"].items():
         for part, rows in parts.items():
             for row in rows:
-                auroc = f"{format_metric({**row, 'value': row['auroc']})}, n = {row['n']}"
-                lines.append(f"  {kind}, {part}: {row['label']} {auroc}{'  SHORTCUT' if row['shortcut'] else ''}")
+                auroc = f"{_auroc(row)}, n = {row['n']}{'  SHORTCUT' if row['shortcut'] else ''}"
+                lines.append(f"  {kind}, {part}: {row['label']} {auroc}")
     return "\n".join(lines)
-
-
-def _first_file(case: Any) -> str:
-    if isinstance(case, dict):
-        case = case.get("file") or case["files"]
-    return case if isinstance(case, str) else ", ".join(case[:2])

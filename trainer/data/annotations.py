@@ -7,11 +7,12 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
+from trainer.data.metadata import read_table
 from trainer.errors import UsageError
 
 LUNGS, LESIONS = "lung_masks.csv", "lesion_boxes.csv"  # looked for beside the data and in the folder above
 CORNERS = ("x0", "y0", "x1", "y1")
-Masks = dict[int, np.ndarray]  # by the place of an image's row: bool [height, width]
+Masks = dict[int, np.ndarray]  # by the number of an image's row: bool [height, width]
 
 
 def load_lung_masks(data: str, rows: pd.DataFrame, height: int, width: int) -> Masks:
@@ -24,17 +25,17 @@ def load_lung_masks(data: str, rows: pd.DataFrame, height: int, width: int) -> M
         UsageError: a mask that is named cannot be read.
     """
     data = os.path.expanduser(data)
-    masks: dict[str, str] = {}
-    for table in (_manifest(data), _beside(data, LUNGS)):
-        if table is None or "mask" not in (found := _read(table, "file")):
+    manifest = Path(data) / "manifest.csv" if Path(data).is_dir() else Path(data)
+    masks: Masks = {}
+    for table in (manifest, _beside(data, LUNGS)):
+        if table is None or not table.is_file():
             continue
-        for file, named in zip(found["file"], found["mask"], strict=True):
-            if named:
-                masks[_place(table, file)] = ";".join(_place(table, part) for part in named.split(";"))
-    named = [(place, masks[file]) for place, file in enumerate(map(os.path.normpath, rows["file"])) if file in masks]
-    return {
-        place: np.logical_or.reduce([_load(part, height, width) for part in files.split(";")]) for place, files in named
-    }
+        listed = _read(table, rows, "file").reindex(columns=["mask"], fill_value="")
+        for number, names in zip(listed.index, listed["mask"], strict=True):
+            if names:
+                parts = [_load(_join(table, name), height, width) for name in names.split(";")]
+                masks[number] = np.logical_or.reduce(parts)
+    return masks
 
 
 def load_lesion_masks(data: str, rows: pd.DataFrame, height: int, width: int) -> Masks:
@@ -55,43 +56,35 @@ def load_lesion_masks(data: str, rows: pd.DataFrame, height: int, width: int) ->
         if not root.is_dir() or (root / "SOURCE.json").exists() or not folder.is_dir():
             return {}
         files = [folder / Path(file).relative_to(root.absolute()).with_suffix(".png") for file in rows["file"]]
-        return {place: _load(str(file), height, width) for place, file in enumerate(files) if file.is_file()}
-    found = _read(table, "file", *CORNERS)
+        return {number: _load(str(file), height, width) for number, file in enumerate(files) if file.is_file()}
+    listed = _read(table, rows, "file", *CORNERS)
     try:
-        boxes = found[list(CORNERS)].astype(float).to_numpy()
+        boxes = listed[list(CORNERS)].astype(float).to_numpy() * [width, height, width, height]
     except ValueError as error:
         raise UsageError(f"{table}: {', '.join(CORNERS)} must be fractions of the image ({error})") from error
-    places = {file: place for place, file in enumerate(map(os.path.normpath, rows["file"]))}
-    marks: Masks = {}
-    for file, (left, top, right, bottom) in zip(found["file"], boxes, strict=True):
-        place = places.get(_place(table, file))
-        if place is not None:
-            mark = marks.setdefault(place, np.zeros((height, width), bool))
-            mark[
-                round(top * height) : max(round(bottom * height), 1), round(left * width) : max(round(right * width), 1)
-            ] = True
-    return marks
-
-
-def _manifest(data: str) -> Path | None:
-    path = Path(data) / "manifest.csv" if Path(data).is_dir() else Path(data)
-    return path if path.is_file() else None
+    masks: Masks = {}
+    for number, (left, top, right, bottom) in zip(listed.index, boxes, strict=True):
+        mask = masks.setdefault(number, np.zeros((height, width), bool))
+        mask[round(top) : max(round(bottom), 1), round(left) : max(round(right), 1)] = True
+    return masks
 
 
 def _beside(data: str, name: str) -> Path | None:
     folder = Path(data).absolute().parent
-    return next((place / name for place in (Path(data), folder, folder.parent) if (place / name).is_file()), None)
+    return next((near / name for near in (Path(data), folder, folder.parent) if (near / name).is_file()), None)
 
 
-def _read(table: Path, *columns: str) -> pd.DataFrame:
-    rows = pd.read_csv(table, dtype=str, keep_default_na=False)
-    missing = [column for column in columns if column not in rows]
-    if missing:
+def _read(table: Path, rows: pd.DataFrame, *columns: str) -> pd.DataFrame:
+    """The lines of a table that name one of the images, by the number of its row."""
+    listed, _ = read_table(table)
+    if missing := [column for column in columns if column not in listed]:
         raise UsageError(f"{table}: no column {', '.join(missing)}")
-    return rows
+    number_of = {os.path.normpath(file): number for number, file in enumerate(rows["file"])}
+    listed.index = pd.Index([number_of.get(_join(table, file), -1) for file in listed["file"]])
+    return listed[listed.index >= 0]
 
 
-def _place(table: Path, file: str) -> str:
+def _join(table: Path, file: str) -> str:
     return os.path.normpath(table.parent.absolute() / file)
 
 

@@ -34,9 +34,8 @@ def inspect_files(files: Iterable[str]) -> list[FileInfo]:
     """Read every file once, on all cores."""
     files = list(files)
     with ProcessPoolExecutor(available_cores()) as pool:
-        return list(
-            tqdm(pool.map(_inspect, files, chunksize=32), total=len(files), desc="reading radiographs", unit="file")
-        )
+        infos = pool.map(_inspect, files, chunksize=32)
+        return list(tqdm(infos, total=len(files), desc="reading radiographs", unit="file"))
 
 
 def _inspect(file: str) -> FileInfo:
@@ -63,6 +62,12 @@ def find_faults(rows: pd.DataFrame, infos: list[FileInfo], others: list[str]) ->
     exact = [list(part.index) for _, part in rows.groupby("sha256") if len(part) > 1]
     pairs = [pair for numbers in exact for pair in pairwise(numbers)] + [(one, two) for one, two, _ in near]
     names = rows["file"].tolist()
+    copies = _differing(rows, pairs, "split")
+    patients = [
+        {"group": group, "splits": sorted(set(part["split"])), "files": part["file"].tolist()}
+        for group, part in rows[rows["group"] != ""].groupby("group")
+        if part["split"].nunique() > 1
+    ]
     return {
         "images": len(rows),
         "splits": sorted(set(rows["split"]) - {""}),
@@ -70,43 +75,28 @@ def find_faults(rows: pd.DataFrame, infos: list[FileInfo], others: list[str]) ->
             {"file": file, "error": info.error} for file, info in zip(names, infos, strict=True) if info.error
         ],
         "not_images": others,
-        "doubtful": _doubtful(names, infos, readable),
+        "doubtful": [{"file": names[number], "warnings": codes} for number, codes in _doubts(infos, readable) if codes],
         "exact_copies": [[names[number] for number in numbers] for numbers in exact],
         "near_copies": [{"files": [names[one], names[two]], "similarity": round(score, 4)} for one, two, score in near],
         "copy_search_complete": search.complete,
         "label_conflicts": _differing(rows, pairs, "label"),
-        "copies_across_splits": _differing(rows, pairs, "split"),
-        "patients_across_splits": _patients_across_splits(rows),
+        "copies_across_splits": copies,
+        "patients_across_splits": patients,
+        "leaks": len(copies) + len(patients),
         "classes": [_describe_class(label, part, infos) for label, part in rows.groupby("label")],
         "collections": {
-            collection: {label: int(count) for label, count in part["label"].value_counts().sort_index().items()}
-            for collection, part in rows.groupby("collection")
+            name: part["label"].value_counts().sort_index().to_dict() for name, part in rows.groupby("collection")
         },
     }
 
 
-def _doubtful(names: list[str], infos: list[FileInfo], readable: list[int]) -> list[dict[str, str]]:
-    """The images that seem to be no sound radiographs, and why."""
+def _doubts(infos: list[FileInfo], readable: list[int]) -> Iterable[tuple[int, str]]:
+    """Row numbers and what makes each image seem to be no sound radiograph."""
     if not readable:
         return []
     outlines = np.stack([thumbnail(infos[number].thumbnail).reshape(-1) for number in readable])
-    warnings = add_comparison([infos[number].warnings for number in readable], outlines)
-    return [
-        {"file": names[number], "warnings": codes} for number, codes in zip(readable, warnings, strict=True) if codes
-    ]
-
-
-def _patients_across_splits(rows: pd.DataFrame) -> list[dict[str, Any]]:
-    return [
-        {"group": group, "splits": sorted(set(part["split"])), "files": part["file"].tolist()}
-        for group, part in rows[rows["group"] != ""].groupby("group")
-        if part["split"].nunique() > 1
-    ]
-
-
-def leaks(report: dict[str, Any]) -> int:
-    """How many copies and patients stand on two sides of the split."""
-    return len(report["copies_across_splits"]) + len(report["patients_across_splits"])
+    warnings = [infos[number].warnings for number in readable]
+    return zip(readable, add_comparison(warnings, outlines), strict=True)
 
 
 def thumbnails(infos: list[FileInfo], numbers: list[int]) -> np.ndarray:
@@ -149,7 +139,7 @@ def _describe_class(label: Any, part: pd.DataFrame, infos: list[FileInfo]) -> di
     return {
         "label": label,
         "images": len(part),
-        "splits": {split: int(count) for split, count in part["split"].value_counts().items()},
-        "commonest_sizes": {size: int(count) for size, count in sizes.head(3).items()},
+        "splits": part["split"].value_counts().to_dict(),
+        "commonest_sizes": sizes.head(3).to_dict(),
         "different_sizes": len(sizes),
     }

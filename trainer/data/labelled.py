@@ -8,11 +8,11 @@ import numpy as np
 import pandas as pd
 
 from trainer.cxr_model import CxrImageProcessor
-from trainer.data.copies import Copies, copies_among
+from trainer.data.copies import copies_among
 from trainer.data.manifest import read_manifest
 from trainer.data.pixels import GreyImages, decode, doubts_note
 from trainer.data.schema import Manifest
-from trainer.data.split import fill_groups, fill_splits, find_leaks, leaking_groups, leaking_pairs
+from trainer.data.split import fill_groups, fill_splits, find_leaks, label_conflicts
 from trainer.errors import UsageError, WorkError
 from trainer.tasks import Task, choose_labels, is_negative, normalise_label
 
@@ -61,16 +61,18 @@ def load_for_training(
         UsageError: no such data, no train split, or a split without images of a label.
         WorkError: too many damaged files, or all of a class; with `strict`, a leak.
     """
-    manifest = _read(data, log)
+    manifest = read_manifest(data)
+    _log(manifest.notes, log)
     task, notes = _match_labels(manifest, task, positive, data)
     _log(notes, log)
     rows, images, skipped = _decode(manifest.rows, processor, data, log)
     copies = copies_among(images)
-    _log([*fill_splits(rows, fill_groups(rows, copies.places)), *find_leaks(rows), *copies.note], log)
-    leaks, leak = _across_splits(rows, copies)
-    _log([leak] if leak else [], log)
+    notes = fill_splits(rows, fill_groups(rows, copies.places))
+    counts, leak = find_leaks(rows, copies.places)
+    _log([*notes, *label_conflicts(rows), *copies.note, *leak], log)
     if leak and strict:
-        raise WorkError(f"--strict: {leak}; leave one out, or empty its split cell and let cxr data split fill it")
+        raise WorkError(f"--strict: {leak[0]}; leave one out, or empty its split cell and let cxr data split fill it")
+    leaks = {**counts, "search_complete": copies.complete}
     labelled = LabelledImages(task, rows, label_indices(rows, task), images, leaks)
     _check_labels(labelled, data)
     return labelled, skipped
@@ -79,12 +81,6 @@ def load_for_training(
 def _log(notes: list[str], log: Callable[[str], None]) -> None:
     for note in notes:
         log(f"note: {note}")
-
-
-def _read(data: str, log: Callable[[str], None]) -> Manifest:
-    manifest = read_manifest(data)
-    _log(manifest.notes, log)
-    return manifest
 
 
 def _decode(
@@ -135,7 +131,9 @@ def load_for_model(
     Raises:
         UsageError: no such split, nothing in it that is new to the model, or classes that it does not know.
     """
-    rows = _read(data, log).rows
+    manifest = read_manifest(data)
+    _log(manifest.notes, log)
+    rows = manifest.rows
     if (rows["split"] == "").all():
         rows["split"] = split
     rows = rows[rows["split"] == split].reset_index(drop=True)
@@ -169,19 +167,6 @@ def _leave_out_learned(
             raise UsageError(f"{data}: {note}; none is left to test it on, {other}")
         _log([f"{note} and are left out"], log)
     return rows[~known].reset_index(drop=True), int(known.sum())
-
-
-def _across_splits(rows: pd.DataFrame, copies: Copies) -> tuple[dict[str, Any], str]:
-    """`split` of metrics.json; and a sentence that names the first two files on two sides of the split, or ""."""
-    pairs, groups = leaking_pairs(rows, copies.places), leaking_groups(rows)
-    counts = {"near_copies_across_splits": len(pairs), "groups_across_splits": len(groups)}
-    leaks = {**counts, "search_complete": copies.complete}
-    if not groups:
-        return leaks, ""
-    one, two = pairs[0] if pairs else rows[rows["group"] == groups[0]].drop_duplicates("split").index[:2]
-    first = " and ".join(f"{rows['file'][number]} ({rows['split'][number]})" for number in (one, two))
-    sides = "stand on two sides of the split"
-    return leaks, f"{len(pairs)} pairs of near copies and {len(groups)} groups {sides} (first: {first})"
 
 
 def label_indices(rows: pd.DataFrame, task: Task) -> np.ndarray:

@@ -69,20 +69,19 @@ def fill_splits(rows: pd.DataFrame, members: Members, seed: int = 0) -> list[str
 def _follow_groups(rows: pd.DataFrame) -> list[str]:
     """Fill the empty cells of groups that have filled ones."""
     filled = rows["split"] != ""
+    if not filled.any():
+        return []
     sides = rows[filled].groupby("group")["split"].agg(set)
     new = ~filled & rows["group"].isin(sides.index)
     torn = sorted(group for group in set(rows.loc[new, "group"]) if len(sides[group]) > 1)
     rows.loc[new, "split"] = rows.loc[new, "group"].map(sides.map(_most_protected))
-    if not filled.any():
-        return []
-    kept, followed = int(filled.sum()), int(new.sum())
-    notes = [f"{kept} images keep their split; of the others {followed} follow a patient or image that has one"]
+    notes = [
+        f"{filled.sum()} images keep their split; of the others {new.sum()} follow a patient or image that has one"
+    ]
     if torn:
-        notes.append(
-            f"{len(torn)} groups with new images stand in more than one split (first: {torn[0]}): "
-            "the new ones go to the first of "
-            f"{', '.join(PROTECTED)} among them, the others stay where they are"
-        )
+        where = f"{len(torn)} groups with new images stand in more than one split (first: {torn[0]})"
+        order = ", ".join(PROTECTED)
+        notes.append(f"{where}: the new ones go to the first of {order} among them, the others stay where they are")
     return notes
 
 
@@ -103,31 +102,29 @@ def grouped_split(rows: pd.DataFrame, members: Members, shares: dict[str, float]
     rows["split"] = rows["split"].where(rows["split"] != "", rows["group"].map(placed))
     notes = [f"split by group (seed {seed}): {_counts(rows)}"]
     if joined:
-        notes.append(
-            f"{joined} groups were joined by copies of an image; where their sides differed, to the most protected"
-        )
+        where = "where their sides differed, to the most protected"
+        notes.append(f"{joined} groups were joined by copies of an image; {where}")
     if moved:
         notes.append(f"few images: {moved} groups were moved so that each split holds each class")
     return notes
 
 
 def _side(group: str, shares: dict[str, float], seed: int) -> str:
-    place = int.from_bytes(hashlib.sha256(f"{seed}:{group}".encode()).digest()[:8]) / 2**64
-    for split, share in shares.items():
-        if place < share:
-            return split
-        place -= share
-    return "train"
+    """The split whose part of 0..1 the group's position falls into; `shares` end with train."""
+    ends = np.cumsum(list(shares.values()))[:-1]
+    return list(shares)[int(np.searchsorted(ends, _position(f"{seed}:{group}"), side="right"))]
+
+
+def _position(text: str) -> float:
+    """A hash of the text, evenly spread over 0..1."""
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8]) / 2**64
 
 
 def _fill_empty(rows: pd.DataFrame, placed: dict[str, str], shares: dict[str, float], seed: int) -> int:
     moved = 0
     for label, part in rows.groupby("label"):
         kept = part.loc[part["split"] != "", ["group", "split"]].drop_duplicates()["split"]
-        names = sorted(
-            set(part["group"]) & set(placed),
-            key=lambda name: hashlib.sha256(f"{seed}:{label}:{name}".encode()).digest(),
-        )
+        names = sorted(set(part["group"]) & set(placed), key=lambda name: _position(f"{seed}:{label}:{name}"))
         for split in shares:
             held = Counter([*kept, *(placed[name] for name in names)])
             spare = next((name for name in names if held[placed[name]] > 1), None)
@@ -145,9 +142,8 @@ def hold_out(rows: pd.DataFrame, members: Members, collection: str, seed: int) -
     """
     known = sorted(set(rows["collection"]))
     if collection not in known or len(known) < 2:
-        raise UsageError(
-            f"--hold-out {collection}: the data has the collections {', '.join(name or '(none)' for name in known)}"
-        )
+        names = ", ".join(name or "(none)" for name in known)
+        raise UsageError(f"--hold-out {collection}: the data has the collections {names}")
     outside = rows["collection"] == collection
     shared = ~outside & rows["group"].isin(rows.loc[outside, "group"])
     inside = rows[~outside & ~shared].assign(split="")
@@ -177,9 +173,7 @@ def source_split(rows: pd.DataFrame, task: str) -> list[str]:
         for name, part in (("train", train), ("validation", validation), ("test", test)):
             rows.loc[part.index, "split"] = name
     elif (rows["split"] == "").any():
-        raise UsageError(
-            "--split source: its three-class split is its own folders train, val and test; this data has none"
-        )
+        raise UsageError("--split source: three-class has its own folders train, val and test; this data has none")
     return [f"the source's split: {_counts(rows)} (by image: patients may stand on two sides; cxr data check tells)"]
 
 
@@ -196,28 +190,31 @@ def _natural(text: str) -> tuple[str, ...]:
     return tuple(part.zfill(12) if part.isdigit() else part for part in re.split(r"(\d+)", text))
 
 
-def leaking_pairs(rows: pd.DataFrame, pairs: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
-    """Those of the pairs of row numbers that stand in two splits."""
-    sides = rows["split"].to_numpy()
-    return [(one, two) for one, two in pairs if sides[one] != sides[two]]
-
-
-def leaking_groups(rows: pd.DataFrame) -> list[str]:
-    """Groups that stand in more than one split."""
+def find_leaks(rows: pd.DataFrame, copies: Iterable[tuple[int, int]] = ()) -> tuple[dict[str, int], list[str]]:
+    """Count the pairs of near copies and the groups on two sides of the split; a note that names the first, if any."""
+    split = rows["split"]
+    pairs = [(one, two) for one, two in copies if split[one] != split[two]]
     sides = rows.groupby("group")["split"].nunique()
-    return list(sides.index[sides > 1])
+    groups = sides.index[sides > 1]
+    counts = {"near_copies_across_splits": len(pairs), "groups_across_splits": len(groups)}
+    if not len(groups):
+        return counts, []
+    one, two = pairs[0] if pairs else rows[rows["group"] == groups[0]].drop_duplicates("split").index[:2]
+    first = " and ".join(f"{rows['file'][number]} ({split[number]})" for number in (one, two))
+    leak = (
+        f"{len(pairs)} pairs of near copies and {len(groups)} groups stand on two sides of the split (first: {first})"
+    )
+    return counts, [f"LEAK: {leak}"]
 
 
-def find_leaks(rows: pd.DataFrame) -> list[str]:
-    """Say which groups stand on two sides of the split, and which images have two labels."""
-    notes = []
-    if torn := leaking_groups(rows):
-        notes.append(f"LEAK: {len(torn)} groups (a patient, or copies of one image) stand in more than one split")
+def label_conflicts(rows: pd.DataFrame) -> list[str]:
+    """A note on images that stand under two labels, if any."""
     labels = rows.groupby("sha256")["label"].nunique()
-    if (labels > 1).any():
-        file = rows.loc[rows["sha256"] == labels.index[labels > 1][0], "file"].iloc[0]
-        notes.append(f"LABEL CONFLICT: {int((labels > 1).sum())} images stand under two labels (first: {file})")
-    return notes
+    torn = rows["sha256"].isin(labels.index[labels > 1])
+    if not torn.any():
+        return []
+    images = int((labels > 1).sum())
+    return [f"LABEL CONFLICT: {images} images stand under two labels (first: {rows['file'][torn].iloc[0]})"]
 
 
 def _counts(rows: pd.DataFrame) -> str:

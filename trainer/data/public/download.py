@@ -14,8 +14,6 @@ from tqdm.auto import tqdm
 from trainer.data.public.sets import PublicSet
 from trainer.errors import UsageError, WorkError
 
-RETRIES = 5
-
 
 def fetch_archives(public_set: PublicSet, output: Path) -> list[str]:
     """Download a set below OUTPUT/.download; gives the paths of its archives or its folder.
@@ -30,10 +28,8 @@ def fetch_archives(public_set: PublicSet, output: Path) -> list[str]:
     if not public_set.kaggle:
         return [str(download(url, output / ".download")) for url in public_set.urls]
     if not find_spec("kagglehub"):
-        raise UsageError(
-            f'{public_set.name} lies on Kaggle: pip install "cxr-hub[data]" and run again (an account may be asked '
-            f"for), or {by_hand}"
-        )
+        cure = f'pip install "cxr-hub[data]" and run again (an account may be asked for), or {by_hand}'
+        raise UsageError(f"{public_set.name} lies on Kaggle: {cure}")
     import kagglehub
 
     try:
@@ -55,21 +51,18 @@ def download(url: str, folder: Path, wait: float = 2.0) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     target = folder / PurePosixPath(urlparse(url).path).name
     part = target.with_name(f"{target.name}.part")
-    for attempt in range(RETRIES):
+    for pause in (1, 2, 4, 8, 0):
         if target.exists():
             break
         try:
             _transfer(url, part)
             os.replace(part, target)
         except httpx.HTTPError as error:
-            if attempt == RETRIES - 1 or (
-                isinstance(error, httpx.HTTPStatusError) and error.response.status_code in (401, 403, 404, 410)
-            ):
-                raise WorkError(
-                    f"{url}: {error or type(error).__name__}; run the command again to go on, "
-                    "or give the file: --from FILE"
-                ) from error
-            time.sleep(wait * 2**attempt)
+            answer = getattr(error, "response", None)
+            if not pause or (answer is not None and answer.status_code in (401, 403, 404, 410)):
+                cure = "run the command again to go on, or give the file: --from FILE"
+                raise WorkError(f"{url}: {error or type(error).__name__}; {cure}") from error
+            time.sleep(wait * pause)
     return target
 
 
@@ -80,25 +73,21 @@ def _transfer(url: str, part: Path) -> None:
         if answer.status_code == 416:  # nothing is left to fetch
             return
         answer.raise_for_status()
-        goes_on = answer.status_code == 206
-        total = int(answer.headers.get("Content-Length", 0)) + (have if goes_on else 0)
-        with part.open("ab" if goes_on else "wb") as stream:
-            bar = tqdm(
-                total=total or None, initial=stream.tell(), unit="B", unit_scale=True, desc=part.stem, leave=False
-            )
-            with bar:
-                for chunk in answer.iter_raw():  # as it arrives: what came before a break is kept
-                    stream.write(chunk)
-                    bar.update(len(chunk))
-    if total and part.stat().st_size < total:
+        have = have if answer.status_code == 206 else 0
+        total = have + int(answer.headers.get("Content-Length", 0))
+        bar = tqdm(total=total or None, initial=have, unit="B", unit_scale=True, desc=part.stem, leave=False)
+        with part.open("ab" if have else "wb") as stream, bar:
+            for chunk in answer.iter_raw():  # as it arrives: what came before a break is kept
+                stream.write(chunk)
+                bar.update(len(chunk))
+    if part.stat().st_size < total:
         raise httpx.ReadError("the connection ended early")
     published = _published_md5(answer.headers)
     with part.open("rb") as stream:
         if published and hashlib.file_digest(stream, "md5").digest() != published:
             part.unlink()
-            raise WorkError(
-                f"{url}: it arrived damaged, its MD5 is not the published one; run the command again to fetch it anew"
-            )
+            cure = "run the command again to fetch it anew"
+            raise WorkError(f"{url}: it arrived damaged, its MD5 is not the published one; {cure}")
 
 
 def _published_md5(headers: httpx.Headers) -> bytes:

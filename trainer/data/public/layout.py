@@ -2,13 +2,13 @@
 
 import os
 import shutil
-import tarfile
 import zipfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from importlib.util import find_spec
+from io import FileIO
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
 from urllib.parse import urlparse
@@ -72,16 +72,18 @@ def _split_origins(name: str, parts: list[PublicSet], origins: list[str]) -> dic
     for origin in origins:
         part, equals, file = origin.partition("=")
         if not equals or part not in by_part:
-            raise UsageError(
-                f"--from {origin}: {name} is merged from several sets; "
-                f"give NAME=FILE with NAME one of {', '.join(by_part)}"
-            )
+            cure = f"give NAME=FILE with NAME one of {', '.join(by_part)}"
+            raise UsageError(f"--from {origin}: {name} is merged from several sets; {cure}")
         by_part[part].append(file)
     return by_part
 
 
 def _lay_out(public_set: PublicSet, output: Path, origins: list[str], merged: bool) -> list[dict[str, str]]:
-    """Copy the images and masks of a set; gives a row an image, `mask` joining the masks of one image by `;`."""
+    """Copy the images and masks of a set; gives a row an image, `mask` joining the masks of one image by `;`.
+
+    Images go to OUTPUT/<label>/, or to <split>/<label>/ where the set has splits; in a merged set their names begin
+    with the set's.
+    """
     rows: dict[Path, dict[str, str]] = {}
     masks: dict[tuple[str, str], list[str]] = {}
     for origin in origins:
@@ -94,15 +96,19 @@ def _lay_out(public_set: PublicSet, output: Path, origins: list[str], merged: bo
                     continue
                 stem = path.stem.lower()
                 if record.mask:
-                    target = _mask_target(output, record, path)
+                    side = path.parent.name if path.parent.name.lower() in ("leftmask", "rightmask") else ""
+                    target = output.with_name(f"{output.name}_masks") / record.label / side / path.name
                     key = (record.label, stem.removesuffix("_mask"))
                     masks.setdefault(key, []).append(os.path.relpath(target, output))
                 else:
-                    target = _image_target(output, record, path, public_set.name if merged else "")
+                    name = f"{public_set.name}-{path.name}" if merged else path.name
+                    target = output / record.split / record.label / name
                     row = {"file": str(target.relative_to(output)), "label": record.label, "split": record.split}
                     collection = collections.get(stem, record.collection)
                     rows[target] = {**row, "group": record.group, "collection": collection, "mask": stem}
-                _copy(opener, target)
+                if not target.exists():
+                    with opener() as source, atomic_write(target) as temporary, temporary.open("wb") as copy:
+                        shutil.copyfileobj(source, copy)
     return [{**row, "mask": ";".join(masks.get((row["label"], row["mask"]), []))} for row in rows.values()]
 
 
@@ -114,51 +120,20 @@ def _read_record(public_set: PublicSet, path: PurePosixPath, merged: bool) -> Im
     return record if record and record.label else None
 
 
-def _image_target(output: Path, record: ImageRecord, path: PurePosixPath, prefix: str) -> Path:
-    """<label>/<file>, with a split of the set's own in the split's folder; in a merged set with the set's name before
-    it.
-    """
-    return output / record.split / record.label / (f"{prefix}-{path.name}" if prefix else path.name)
-
-
-def _mask_target(output: Path, record: ImageRecord, path: PurePosixPath) -> Path:
-    side = path.parent.name if path.parent.name.lower() in ("leftmask", "rightmask") else ""
-    return output.with_name(f"{output.name}_masks") / record.label / side / path.name
-
-
-def _copy(opener: Callable[[], IO[bytes]], target: Path) -> None:
-    if not target.exists():
-        with opener() as source, atomic_write(target) as temporary, temporary.open("wb") as copy:
-            shutil.copyfileobj(source, copy)
-
-
 @contextmanager
 def _open_origin(origin: str) -> Iterator[Files]:
-    """Every file of a folder, a ZIP or a tar archive. Names of members choose no path: only `read_path` does."""
+    """Every file of a folder or a ZIP. Names of members choose no path: only `read_path` does."""
     path = Path(origin).expanduser()
     if path.is_dir():
-        files = [file for file in path.rglob("*") if file.is_file() and not file.name.startswith("._")]
-        yield {PurePosixPath(file.relative_to(path).as_posix()): partial(_open_file, file) for file in files}
+        below = [file for file in path.rglob("*") if file.is_file() and not file.name.startswith("._")]
+        yield {PurePosixPath(file.relative_to(path).as_posix()): partial(FileIO, file) for file in below}
     elif path.is_file() and zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
             names = [name for name in archive.namelist() if not name.endswith("/") and "__MACOSX" not in name]
             yield {PurePosixPath(name): partial(archive.open, name) for name in names}
-    elif path.is_file() and tarfile.is_tarfile(path):
-        with tarfile.open(path) as archive:
-            members = [member for member in archive.getmembers() if member.isfile()]
-            yield {PurePosixPath(member.name): partial(_member, archive, member) for member in members}
     else:
-        raise UsageError(f"--from {origin}: " + ("no ZIP or tar archive" if path.exists() else "not found"))
-
-
-def _open_file(file: Path) -> IO[bytes]:
-    return file.open("rb")
-
-
-def _member(archive: tarfile.TarFile, member: tarfile.TarInfo) -> IO[bytes]:
-    stream = archive.extractfile(member)
-    assert stream is not None  # only regular files are listed
-    return stream
+        fault = "no ZIP archive; unpack it and give the folder" if path.exists() else "not found"
+        raise UsageError(f"--from {origin}: {fault}")
 
 
 def _read_collections(files: Files) -> dict[str, str]:
@@ -168,14 +143,12 @@ def _read_collections(files: Files) -> dict[str, str]:
         if not path.name.lower().endswith("metadata.xlsx"):
             continue
         if not find_spec("openpyxl"):
-            raise UsageError(
-                f'{path.name} names each image\'s origin; reading it needs openpyxl: pip install "cxr-hub[data]"'
-            )
+            cure = 'reading it needs openpyxl: pip install "cxr-hub[data]"'
+            raise UsageError(f"{path.name} names each image's origin; {cure}")
         with opener() as stream:
             sheet = pd.read_excel(stream, dtype=str).rename(columns=lambda name: str(name).strip().lower())
         for name, address in zip(sheet.get("file name", ()), sheet.get("url", ()), strict=False):
-            host = urlparse(str(address).strip()).netloc.removeprefix("www.")
-            if host:
+            if host := urlparse(str(address).strip()).netloc.removeprefix("www."):
                 collections[str(name).strip().lower()] = host
     return collections
 

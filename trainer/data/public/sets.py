@@ -28,7 +28,6 @@ class PublicSet:
     """One public set, as its table in sets.toml has it; the fields are explained there."""
 
     name: str
-    task: str
     title: str
     page: str
     licence: str
