@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from scipy.stats import binomtest, norm
 
-from trainer.evaluation.metrics import Statistic, weighted_mean, weighted_metrics, weighted_pairs
+from trainer.evaluation.metrics import Classification, Statistic, weighted_mean, weighted_metrics, weighted_pairs
 
 RESAMPLES = 1000
 Z = float(norm.ppf(0.975))
@@ -31,7 +31,7 @@ def intervals(truth: np.ndarray, decisions: np.ndarray, scores: np.ndarray, grou
         {"metrics": {name: metric}, "per_class": [{name: metric}], "confusion": rows of counts, a row a true label}.
         With two labels `metrics` holds those of the second, the positive one; with more, averages over the labels.
     """
-    values = weighted_metrics(truth, decisions, scores, np.ones((1, len(truth))))
+    values = Classification(keep_in_memory=True).compute(references=truth, predictions=decisions, scores=scores)
     resampled = [weighted_metrics(truth, decisions, scores, weights) for weights in resample(groups)]
     alone = len(np.unique(groups)) == len(groups)
     method = "bootstrap" if alone else "cluster bootstrap"

@@ -1,10 +1,30 @@
-"""Metrics of a classifier on weighted images, without intervals; undefined values are nan."""
+"""Metrics of a classifier, without intervals: a local `evaluate.Metric`, and the same of weighted images.
+
+Undefined values are nan.
+"""
 
 from collections.abc import Callable
+from typing import Any
 
+import datasets
+import evaluate
 import numpy as np
 
 Statistic = Callable[[np.ndarray], np.ndarray]  # of weights [R, N]: [R]
+
+
+class Classification(evaluate.Metric):
+    """`compute(references=[N], predictions=[N], scores=[N, C])`: `weighted_metrics` where each image counts once."""
+
+    def _info(self) -> evaluate.MetricInfo:
+        label = datasets.Value("int64")
+        features = {"references": label, "predictions": label, "scores": datasets.List(datasets.Value("float64"))}
+        about = {"description": "Accuracy, sensitivity, specificity, precision, F1, AUROC, confusion", "citation": ""}
+        return evaluate.MetricInfo(features=datasets.Features(features), **about)
+
+    def _compute(self, references: Any, predictions: Any, scores: Any) -> dict[str, np.ndarray]:
+        truth, decisions, scores = np.asarray(references), np.asarray(predictions), np.asarray(scores, np.float64)
+        return weighted_metrics(truth, decisions, scores, np.ones((1, len(truth))))
 
 
 def weighted_metrics(

@@ -20,7 +20,7 @@ from trainer.data.public.layout import read_terms
 from trainer.data.schema import SPLITS
 from trainer.hardware import choose_precision, cpu_kind
 
-PACKAGES = "torch torchvision transformers timm accelerate datasets scikit-learn numpy Pillow pydicom"
+PACKAGES = "torch torchvision transformers timm accelerate datasets evaluate scikit-learn numpy Pillow pydicom"
 
 
 def describe(command: Sequence[str]) -> dict[str, Any]:
