@@ -139,13 +139,17 @@ def _batch_tab(by_title: dict[str, Served]) -> None:
 
 
 def _add_endpoint(predictor: Served) -> None:
-    """/predict_<task>, for programs; its docstring is what an MCP client reads."""
+    """/predict_<task>, for programs; its docstring is what an MCP client reads.
 
-    def predict(path: str | None, heat_map: bool = False) -> dict[str, Any]:
+    Not of a gr.File: that opens any address that an MCP client gives, and refuses without a word what is not uploaded.
+    """
+
+    def predict(path: str | dict[str, Any] | None, heat_map: bool = False) -> dict[str, Any]:
         if not path:
             return {"file": "", "error": "no file was given"}
-        with UPLOADS.use([path]):
-            answer = predictor(path)
+        file = _stored(path)
+        with UPLOADS.use([file]):
+            answer = predictor(file)
         extra = {"heat_map": view.heat_address(answer)} if heat_map and answer.heat is not None else {}
         return {**answer.prediction, **extra}
 
@@ -154,7 +158,8 @@ def _add_endpoint(predictor: Served) -> None:
     Research demonstration, not a medical device.
 
     Args:
-        path: the radiograph: PNG, JPEG, TIFF (8 or 16 bit) or DICOM.
+        path: the radiograph, PNG, JPEG, TIFF (8 or 16 bit) or DICOM: a data address (data:image/png;base64,...), or a
+            file that was uploaded here (its path or address).
         heat_map: also give where the image spoke for the label: a PNG data address, to be stretched over the film.
 
     Returns:
@@ -162,10 +167,7 @@ def _add_endpoint(predictor: Served) -> None:
         below .5 the image is unlike the training radiographs: do not trust the answer), warnings; or file and error.
     """
     predict.__name__ = name = f"predict_{predictor.task.replace('-', '_')}"
-    inputs = [gr.File(visible=False), gr.Checkbox(visible=False, label="heat_map")]
-    gr.Button(visible=False).click(
-        predict, inputs, gr.JSON(visible=False), api_name=name, concurrency_limit=MAX_IN_FLIGHT
-    )
+    gr.api(predict, api_name=name, concurrency_limit=MAX_IN_FLIGHT)
 
 
 def _add_batch_endpoint(by_title: dict[str, Served]) -> None:
@@ -198,16 +200,14 @@ def _stored(item: str | dict[str, Any]) -> str:
     Raises:
         gr.Error: it is neither; no address of elsewhere is opened.
     """
-    text = item.get("path", "") if isinstance(item, dict) else item
+    text = str(item.get("path") if isinstance(item, dict) else item)
     try:
         if text.startswith("data:"):
             return str(processing_utils.save_base64_to_cache(text, str(UPLOADS.folder)))
         path = Path(unquote(text.rpartition("/file=")[2])).resolve()
         return str(UPLOADS.folder / path.relative_to(UPLOADS.folder))
     except ValueError:  # no base64, or a path of elsewhere
-        raise gr.Error(
-            "paths: give data addresses (data:image/png;base64,...), or files that were uploaded here"
-        ) from None
+        raise gr.Error("give data addresses (data:image/png;base64,...), or files that were uploaded here") from None
 
 
 def serve(predictors: list[Served], failed: dict[str, str]) -> None:

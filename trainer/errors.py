@@ -42,6 +42,9 @@ def hub_errors(subject: str, unreadable: type[Exception] = WorkError) -> Iterato
         cause = error.__cause__ if type(error) is RuntimeError and error.__cause__ else error  # of an upload
         known = isinstance(cause, hub.RepositoryNotFoundError | hub.RevisionNotFoundError)
         raise (unreadable if known else WorkError)(f"{subject}: {_explain(cause)}") from error
+    except OSError as error:  # of the cache or the file of the token
+        cure = "set HF_HOME to a folder of your own that can be written"
+        raise WorkError(f"{subject}: {error.filename} cannot be used ({error.strerror}): {cure}") from error
 
 
 def _explain(error: BaseException) -> str:

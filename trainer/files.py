@@ -30,11 +30,11 @@ def atomic_write(target: Path) -> Iterator[Path]:
 
 @contextmanager
 def writing_errors(folder: Path, errors: tuple[type[Exception], ...] = (OSError,)) -> Iterator[None]:
-    """Turns what a writer raises where the disk is full into a WorkError that names the folder."""
+    """Turns what a writer raises where the disk is full or closed to it into a WorkError that names the folder."""
     try:
         yield
     except errors as error:
-        cure = "make room there; what was finished is kept, a training goes on with --resume"
+        cure = "make room there, or name another (HF_HOME: the cache); what was finished is kept; --resume goes on"
         raise WorkError(f"{folder} cannot be written ({reason_of(error)}): {cure}") from error
 
 

@@ -211,6 +211,14 @@ def test_dicom_files_without_an_image_are_no_damaged_films(data):
     }
 
 
+def test_a_video_is_no_damaged_film(data, dicom_of):
+    video = dicom_of(np.zeros((8, 8), np.uint8), bits=8)
+    video.file_meta.TransferSyntaxUID = pydicom.uid.MPEG4HP41
+    video.PixelData = pydicom.encaps.encapsulate([b"ftypmp42"])
+    video.save_as(data / "Normal" / "cine.dcm", enforce_file_format=True)
+    assert names(read_manifest(data)) == {"DICOM files without an image": {"cine.dcm"}}
+
+
 def test_damaged_files_are_set_aside_and_named_up_to_a_limit_and_never_a_class(copied, monkeypatch):
     monkeypatch.setattr("trainer.data.labelled.copies_among", lambda images: Copies([], True))  # takes long
     films = sorted((copied / "Normal").iterdir())

@@ -7,6 +7,7 @@ import torch
 from trainer.cxr_model import CxrImageProcessor
 from trainer.data.manifest import read_manifest
 from trainer.data.pixels import decode
+from trainer.errors import WorkError
 
 SMALL = CxrImageProcessor(size={"height": 40, "width": 56})
 
@@ -56,3 +57,9 @@ def test_a_corrupt_file_is_set_aside(phantoms, tmp_path):
     assert str(bad) not in set(rows["file"])
     for index, row in enumerate(rows["file"][:5]):
         assert (images.batch(np.array([index]))[0].numpy() == SMALL.resize(SMALL.read(row).pixels)).all()
+
+
+def test_a_cache_that_cannot_be_written_is_named_with_the_cure(phantoms, monkeypatch):
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", "/dev/null/home")
+    with pytest.raises(WorkError, match=r"/dev/null/home/cxr-hub-pixels cannot be written .*HF_HOME"):
+        decode(read_manifest(phantoms).rows, CxrImageProcessor(size=64))

@@ -279,6 +279,13 @@ def test_no_message_holds_a_token(error):
     assert "secret" not in str(raised.value)
 
 
+def test_a_cache_or_token_that_cannot_be_opened_is_named_with_the_cure(hub, monkeypatch, capsys):
+    hub.point(None)
+    monkeypatch.setattr("huggingface_hub.constants.HF_TOKEN_PATH", "/dev/null/token")
+    for words in (("predict", "org/tb", "film.png"), ("push-space", *TO_TB, "--tb", "org/tb")):
+        assert "/dev/null/token cannot be used (Not a directory): set HF_HOME" in refused(capsys, *words, code=1)
+
+
 def test_a_command_that_is_kept_offline_says_so():
     with pytest.raises(WorkError, match="HF_HUB_OFFLINE is set"), hub_errors("org/tb"):
         raise OfflineModeIsEnabled("offline")

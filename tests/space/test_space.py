@@ -20,6 +20,7 @@ import jsonschema
 import pytest
 import yaml
 from gradio_client import Client, handle_file
+from gradio_client.exceptions import AppError
 from PIL import Image
 
 from hub_cards.formatting import format_metric
@@ -51,6 +52,13 @@ def test_no_file_is_an_answer_too(space):
     client = Client(space, verbose=False)
     assert client.predict(None, api_name="/predict_tb") == {"file": "", "error": "no file was given"}
     assert client.predict("Tuberculosis", None, api_name="/predict_batch") == []
+
+
+def test_a_name_that_was_not_uploaded_is_told(space, films):
+    client = Client(space, verbose=False)
+    for words in ((str(films["png"]),), (7,), ("Tuberculosis", [None])):
+        with pytest.raises(AppError, match="give data addresses"):
+            client.predict(*words, api_name="/predict_tb" if len(words) == 1 else "/predict_batch")
 
 
 def test_only_the_predictors_that_load_are_public(space):
@@ -119,7 +127,9 @@ def test_an_mcp_client_follows_every_schema_and_calls_every_tool(space, films, p
             await session.initialize()
             tools = {tool.name: tool for tool in (await session.list_tools()).tools}
             results = {name: await session.call_tool(name, words[name]) for name in tools}
-            return tools, results, [await session.call_tool("predict_batch", wrong) for wrong in refused]
+            errors = [await session.call_tool("predict_batch", wrong) for wrong in refused]
+            errors += [await session.call_tool("predict_tb", {"path": item}) for item in REFUSED]
+            return tools, results, errors
 
     tools, results, errors = asyncio.run(talk())
     assert set(tools) == set(words)

@@ -20,6 +20,7 @@ from trainer.errors import UsageError
 from trainer.files import write_table
 from trainer.hardware import available_cores
 
+MPEG = "1.2.840.10008.1.2.4.10"  # begins the transfer syntaxes of videos, .100 to .108
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?")
 
 
@@ -132,7 +133,7 @@ def _examine(file: str) -> tuple[str, str]:
 
 
 def _lacks_image(stream: BinaryIO) -> bool:
-    """Whether a file is DICOM without pixels: a structured report, a presentation state, a DICOMDIR."""
+    """Whether a file is DICOM without an image: a structured report, a presentation state, a DICOMDIR, a video."""
     if not is_dicom(stream) or not find_spec("pydicom"):
         return False
     import pydicom  # an extra
@@ -141,7 +142,7 @@ def _lacks_image(stream: BinaryIO) -> bool:
         return False
     stream.seek(0)
     try:
-        pydicom.dcmread(stream, stop_before_pixels=True, force=True)
+        syntax = pydicom.dcmread(stream, stop_before_pixels=True, force=True).file_meta.get("TransferSyntaxUID", "")
     except Exception:  # pydicom raises anything on a damaged file; the reader names it
         return False
-    return not stream.read(1)
+    return not stream.read(1) or syntax.startswith(MPEG)

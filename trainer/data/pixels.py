@@ -15,6 +15,7 @@ import torch
 
 from trainer.cxr_model import CxrImageProcessor, RadiographError, image_processing_cxr, thumbnail
 from trainer.errors import WorkError
+from trainer.files import writing_errors
 from trainer.hardware import available_cores
 
 MAX_DAMAGED, MAX_DAMAGED_PROPORTION = 3, 0.05  # files that are set aside, whichever is more
@@ -68,8 +69,9 @@ def decode(rows: pd.DataFrame, processor: CxrImageProcessor) -> tuple[pd.DataFra
     """
     fingerprint = _fingerprint(rows, processor)
     folder = Path(datasets.config.HF_DATASETS_CACHE) / "cxr-hub-pixels"
-    folder.mkdir(parents=True, exist_ok=True)
-    table = _map_files(rows["file"].tolist(), processor, fingerprint, folder)
+    with writing_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        table = _map_files(rows["file"].tolist(), processor, fingerprint, folder)
     errors = np.asarray(table.with_format("numpy")["error"][:])
     readable = np.flatnonzero(errors == "")
     skipped = rows.assign(error=errors).loc[errors != "", ["file", "error"]]
