@@ -271,8 +271,9 @@ def _expose(attenuation: Array, mask: Array, rng: np.random.Generator) -> Phanto
     image = rng.uniform(0.0, 0.06) + image * rng.uniform(0.82, 0.98)
     film = Image.fromarray(np.rint(np.clip(image, 0, 1) * 255).astype(np.uint8))
     if rng.random() < 0.5:  # the patient's left is the image's right
-        letter, start = [("R", 8), ("L", SIZE - 36)][rng.integers(2)]
-        corner, font = (start + rng.uniform(0, 16), rng.uniform(8, 40)), ImageFont.load_default(rng.uniform(18, 26))
+        letter, left = [("R", rng.integers(8, 24)), ("L", rng.integers(SIZE - 36, SIZE - 20))][rng.integers(2)]
+        font = ImageFont.load_default(size=int(rng.integers(18, 26)))
+        corner = (float(left), float(rng.integers(8, 40)))
         ImageDraw.Draw(film).text(corner, letter, int(rng.integers(225, 256)), font)
     top, bottom, left, right = rng.integers(1, 18, size=4) * (rng.random(4) < 0.4)
     inside = np.zeros((SIZE, SIZE), bool)
