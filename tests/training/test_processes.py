@@ -61,3 +61,4 @@ def test_two_processes_reach_the_losses_of_one_with_twice_the_batch(manifest, lo
     scores = [pd.read_csv(run / "predictions.csv")["p:Tuberculosis"] for run in (one, two)]
     assert (scores[0] - scores[1]).abs().max() < 1e-5
     assert (done.stdout + done.stderr).count("research demonstration".capitalize()) == 1  # one process speaks
+    assert [done.stdout.count(start) for start in ("\nparameters: ", "\nexpected: ", "\ntook ")] == [1, 1, 1]

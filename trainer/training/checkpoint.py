@@ -27,7 +27,7 @@ class Progress:
     best_epoch: int = 0
     best_loss: float | None = None
     history: list[dict[str, float]] = field(default_factory=list)
-    cache_seconds: float = 0.0  # that the feature cache took
+    cache_seconds: float = 0.0  # before the first epoch: mostly the feature cache
 
     def record(self, row: dict[str, float]) -> bool:
         """Add an epoch; True where its validation loss is the lowest so far."""
