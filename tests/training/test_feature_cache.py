@@ -1,5 +1,6 @@
 """The feature cache: the model of a training without one, and frozen layers computed once."""
 
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -211,9 +212,12 @@ def test_a_stopped_training_goes_on_whatever_is_stored_now(recipe, sizes, labell
     with pytest.raises(KeyboardInterrupt):
         fitted(recipe, labelled, tmp_path / "run", sizes[0])
     monkeypatch.setattr(Checkpoints, "save", save)
+    (file,) = tmp_path.glob("run/epoch-*/progress.json")
+    stopped = json.loads(file.read_text())
     resumed, progress, _ = fitted(recipe, labelled, tmp_path / "run", sizes[1])
     assert progress.epoch == 2
     assert len(progress.history) == 2
+    assert progress.cache_seconds > stopped["cache_seconds"] > 0
     for name, tensor in whole.items():
         torch.testing.assert_close(
             resumed[name], tensor, rtol=0, atol=1e-5, msg=lambda text, name=name: f"{name}: {text}"

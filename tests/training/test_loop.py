@@ -2,6 +2,7 @@
 
 import threading
 from dataclasses import replace
+from typing import ClassVar
 
 import numpy as np
 import pandas as pd
@@ -10,8 +11,10 @@ import torch
 from accelerate import Accelerator
 from hypothesis import given
 from hypothesis import strategies as st
+from tqdm import tqdm
 
 from tests.conftest import TINY
+from trainer import inference
 from trainer.cxr_model import CxrImageProcessor
 from trainer.data.labelled import LabelledImages
 from trainer.data.manifest import read_manifest
@@ -20,6 +23,7 @@ from trainer.errors import UsageError, WorkError
 from trainer.inference import prefetch
 from trainer.recipes import get_recipe
 from trainer.tasks import Task
+from trainer.training import loop
 from trainer.training.augment import augment, draw_parameters
 from trainer.training.build import build_model, class_weights, load_backbone
 from trainer.training.checkpoint import Progress
@@ -216,13 +220,31 @@ def test_early_stopping_and_the_best_epoch():
     assert not progress.stale(0)
 
 
-def test_training_stops_early_and_keeps_the_best(feed, tmp_path):
+class Bar(tqdm):
+    """Remembers the bars that are shown."""
+
+    shown: ClassVar[list["Bar"]] = []
+
+    def __init__(self, *values, disable=False, **settings):
+        super().__init__(*values, disable=disable, **settings)
+        self.shown += [] if disable else [self]
+
+
+def test_training_stops_early_and_keeps_the_best(feed, tmp_path, monkeypatch, capsys):
+    for module in (loop, inference):
+        monkeypatch.setattr(module, "tqdm", Bar)
     accelerator = Accelerator(cpu=True)
     recipe = replace(PLAIN, epochs=30, patience=2, learning_rate=3e-2)
     model = small(recipe)
     progress = fit(accelerator, model, replace(feed, recipe=recipe), tmp_path)
     assert progress.epoch < 30
     assert progress.epoch - progress.best_epoch == 2
+    (bar,) = Bar.shown  # one for all epochs
+    assert bar.total == 30
+    assert bar.n == pytest.approx(progress.epoch)
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == ["epoch", "expected:", *["epoch"] * (progress.epoch - 1)]
+    assert lines[1].endswith("more for at most 29 epochs")
     assert sorted(item.name for item in tmp_path.iterdir()) == [
         f"epoch-{progress.epoch:04d}",
         f"weights-{progress.best_epoch:04d}.safetensors",

@@ -67,3 +67,4 @@ def test_two_processes_reach_the_losses_of_one_with_twice_the_batch(by, manifest
     assert not (one / "native").exists()  # transformers' own class has no head like this one
     assert "native" not in (one / "README.md").read_text()
     assert (done.stdout + done.stderr).count("research demonstration".capitalize()) == 1  # one process speaks
+    assert [done.stdout.count(start) for start in ("\nparameters: ", "\nexpected: ", "\ntook ")] == [1, 1, 1]

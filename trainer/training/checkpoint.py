@@ -26,7 +26,7 @@ class Progress:
     epoch: int = 0
     best_epoch: int = 0
     history: list[dict[str, float]] = field(default_factory=list)
-    cache_seconds: float = 0.0  # that the feature cache took
+    cache_seconds: float = 0.0  # before the first epoch: mostly the feature cache
 
     def record(self, row: dict[str, float], monitor: str) -> bool:
         """Add an epoch; True where its `monitor` on the validation images is the best so far (equal: its loss)."""
@@ -91,7 +91,7 @@ class Checkpoints:
             return Progress()
         try:
             state = json.loads((newest / "progress.json").read_text())
-            progress = Progress(state["epoch"], state["best_epoch"], state["history"])
+            progress = Progress(**state)
             model.load_state_dict(load_file(self._weights(progress.epoch)))
             hook = accelerator.register_load_state_pre_hook(lambda models, folder: models.clear())
             accelerator.load_state(str(newest), load_kwargs={"weights_only": True})

@@ -60,19 +60,17 @@ def fit(
     model.to(accelerator.device, memory_format=torch.channels_last)
     start = time.perf_counter()
     cache = open_feature_cache(accelerator, model, feed, folder / "feature-cache", cache_bytes)
-    cache_seconds = time.perf_counter() - start
     part, batches = (cache.trainable, cache) if cache else (model, feed)
     fuse(part)
     trained, optimizer = accelerator.prepare(part, make_optimizer(model, recipe))
     chance = chance_loss(feed.data.labels[feed.data.train], model.config.class_weights, model.config.num_labels)
     progress = checkpoints.resume(accelerator, model)
-    progress.cache_seconds += cache_seconds
+    progress.cache_seconds += time.perf_counter() - start
     if begun := progress.epoch:
         accelerator.print(f"going on after epoch {begun} of {recipe.epochs}")
     bar = _progress_bar(recipe, begun, hidden=not accelerator.is_main_process)
     while progress.epoch < recipe.epochs and not progress.stale(recipe.patience):
         start = time.perf_counter()
-        bar.set_description(f"epoch {progress.epoch + 1}/{recipe.epochs}")
         train_loss = train_epoch(accelerator, trained, optimizer, batches, progress.epoch, bar.update)
         row = {"epoch": progress.epoch + 1, "train_loss": train_loss, **validate(accelerator, trained, batches)}
         row |= {"lr": optimizer.param_groups[0]["lr"], "seconds": round(time.perf_counter() - start, 3)}
@@ -82,7 +80,7 @@ def fit(
             raise WorkError(f"epoch {row['epoch']}: the loss is {row['train_loss']}; {cure}")
         best = progress.record(row, recipe.monitor)
         accelerator.log({key: value for key, value in row.items() if key != "epoch"}, step=progress.epoch)
-        accelerator.print(_line(row, recipe, best, first=progress.epoch == begun + 1), flush=True)
+        accelerator.print(_line(row, recipe, best) + _time_left(row, begun, recipe.epochs), flush=True)
         if warning := chance_warning(recipe, progress.history, chance):
             accelerator.print(warning, flush=True)
         checkpoints.save(accelerator, model, progress)
@@ -176,15 +174,26 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, recipe: Recipe, epoch: f
 def _progress_bar(recipe: Recipe, done: int, hidden: bool) -> "tqdm[NoReturn]":
     """A bar of all epochs, whose time left is that of all, validation included."""
     shown = "{desc}: {percentage:3.0f}%|{bar}| {elapsed}<{remaining}"
-    return tqdm(total=recipe.epochs, initial=done, bar_format=shown, smoothing=0, leave=False, disable=hidden)
+    return tqdm(
+        desc="training",
+        total=recipe.epochs,
+        initial=done,
+        bar_format=shown,
+        smoothing=0,
+        leave=False,
+        disable=hidden,
+    )
 
 
-def _line(row: dict[str, float], recipe: Recipe, best: bool, first: bool) -> str:
-    """An epoch in a line; after the first, another with the time that the others will take."""
+def _time_left(row: dict[str, float], begun: int, epochs: int) -> str:
+    """After the first epoch since `begun`, a line with the time that the others will take."""
+    left = int(epochs - row["epoch"])
+    text = f"\nexpected: {tqdm.format_interval(left * row['seconds'])} more for at most {left} epochs"
+    return text if left and row["epoch"] == begun + 1 else ""
+
+
+def _line(row: dict[str, float], recipe: Recipe, best: bool) -> str:
     losses = f"train loss {row['train_loss']:.4f}  validation loss {row['validation_loss']:.4f}"
     names = ["accuracy"] if recipe.monitor == "loss" else ["accuracy", recipe.monitor]
     rest = "  ".join(f"{name.replace('_', ' ')} {row[f'validation_{name}']:.4f}" for name in names)
-    line = f"epoch {row['epoch']:>3}/{recipe.epochs}  {losses}  {rest}  {row['seconds']:.0f} s{'  *' if best else ''}"
-    left = int(recipe.epochs - row["epoch"])
-    time_left = f"\nexpected: {tqdm.format_interval(left * row['seconds'])} more for at most {left} epochs"
-    return line + (time_left if first and left else "")
+    return f"epoch {row['epoch']:>3}/{recipe.epochs}  {losses}  {rest}  {row['seconds']:.0f} s{'  *' if best else ''}"
