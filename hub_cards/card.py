@@ -10,7 +10,7 @@ import pandas as pd
 from huggingface_hub import EvalResult, ModelCardData
 from packaging.requirements import Requirement
 
-from hub_cards.rendering import render
+from hub_cards.formatting import render
 
 QUESTIONS = {
     "tb": "Does this frontal chest radiograph suggest tuberculosis?",

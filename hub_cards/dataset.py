@@ -5,8 +5,8 @@ from typing import Any
 
 from huggingface_hub import DatasetCardData
 
+from hub_cards.formatting import render
 from hub_cards.publish import publish_files
-from hub_cards.rendering import render
 
 
 def render_dataset_card(repo_id: str, licence: str, facts: dict[str, Any]) -> str:

@@ -1,6 +1,7 @@
-"""How a metric of metrics.json is written for people: always with its interval."""
+"""How cards are written: their templates, and a metric of metrics.json, always with its interval."""
 
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 HEADLINE = (("auroc", "sensitivity", "specificity", "accuracy"), ("macro_auroc", "balanced_accuracy", "accuracy"))
@@ -54,3 +55,14 @@ def format_table(rows: dict[str, dict[str, Any]], title: str, keys: Sequence[str
         cells = {**row, **row.get("metrics", {})}
         lines.append([name, *(str(cells[key]) if key == "n" else format_metric(cells[key]) for key in keys)])
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def render(template: str, **values: Any) -> str:
+    """A template of templates/ with these values; one that is missing is an error."""
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    loader = FileSystemLoader(Path(__file__).parent / "templates")
+    environment = Environment(loader=loader, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment.filters |= {"figure": format_metric, "number": format_number, "name": figure_name}
+    environment.filters |= {"headline": headline, "table": format_table}
+    return environment.get_template(template).render(**values)

@@ -5,10 +5,9 @@ from pathlib import Path
 from huggingface_hub import HfApi, ModelInfo, SpaceCard
 
 APP = Path(__file__).parents[1] / "space"
-FIGURES = ["example", "audit", "curves", "confusion-test", "confusion-external", "thresholds-test", "reliability-test"]
-PRELOADED = (
-    *("config.json", "preprocessor_config.json", "model.safetensors", "metrics.json", "environment.json"),
-    *("recipe.json", "_cxr.py", *(f"figures/{name}.png" for name in FIGURES)),
+PRELOADED = (  # by the ends of their names
+    *("config.json", "preprocessor_config.json", "model.safetensors", "_cxr.py", ".png"),
+    *("metrics.json", "environment.json", "recipe.json"),
 )
 
 
