@@ -8,7 +8,7 @@ goes on to its evaluation and card; for the others the same evaluation is added,
 
 In full mode ours keeps BatchNorm's statistics or lets them move (Trainer moves them): a table beside each. Trainer is
 run as installed, and once more with glibc told to keep large blocks. A step that does not learn is no speed: where our
-validation loss is more than 1.1 times the other's, or that of guessing, a dash stands for the ratio, with the reason.
+validation loss is more than 1.1 times the other's, or either guesses, a dash stands for the ratio, with the reason.
 
 In frozen mode the limit stands beside them: each image decoded by Pillow and shown to the bare network once, nothing
 trained. fastai and Keras were measured with this script up to commit ef60cc8.
@@ -107,6 +107,8 @@ def print_table(results: Results, reference: str) -> None:
         seconds, each = median(runs, "seconds"), median(runs, "per_image_ms")
         loss, accuracy = median(runs, "validation_loss"), median(runs, "accuracy")
         finished = median(runs, "finished") if name.startswith(OURS) else seconds + evaluation
+        if name.startswith(LIMIT):  # nothing is trained, nothing to evaluate
+            finished = math.nan
         reason = no_ratio(median(ours, "validation_loss"), loss)
         ratios = [
             f"– ({reason})" if reason else f"{theirs / median(ours, key):.1f}"
@@ -118,8 +120,8 @@ def print_table(results: Results, reference: str) -> None:
 
 def no_ratio(ours: float, theirs: float) -> str:
     """Why two times do not compare, by the validation losses; empty where they do."""
-    if ours > CHANCE:
-        return "ours learns nothing"
+    if ours > CHANCE or theirs > CHANCE:
+        return f"{'ours' if ours > CHANCE else 'it'} learns nothing"
     return f"our loss is {ours / theirs:.1f} times its" if ours > WORSE * theirs else ""
 
 

@@ -13,48 +13,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tqdm import tqdm
 
-from tests.conftest import TINY
+from tests.training.conftest import PLAIN, changed, small
 from trainer import inference
-from trainer.cxr_model import CxrImageProcessor
 from trainer.data.labelled import LabelledImages
-from trainer.data.manifest import read_manifest
-from trainer.data.pixels import decode
 from trainer.errors import UsageError, WorkError
 from trainer.inference import prefetch
-from trainer.recipes import get_recipe
 from trainer.tasks import Task
 from trainer.training import loop
 from trainer.training.augment import augment, draw_parameters
-from trainer.training.build import build_model, class_weights, load_backbone
+from trainer.training.build import class_weights
 from trainer.training.checkpoint import Progress
-from trainer.training.feed import PixelFeed, TrainingData
 from trainer.training.loop import epoch_steps, fit, make_optimizer, set_learning_rate, train_epoch
-
-PLAIN = replace(
-    get_recipe("tb"),
-    augment="none",
-    input_dropout=0.0,
-    image_size=32,
-    batch_size=8,
-    epochs=2,
-    warmup_epochs=0.0,
-    mixed_precision="no",
-)
-PROCESSOR = CxrImageProcessor(size={"height": 32, "width": 32})
-
-
-@pytest.fixture(scope="module")
-def feed(phantoms) -> PixelFeed:
-    rows, images, _ = decode(read_manifest(phantoms).rows, PROCESSOR)
-    labels = (rows["label"] == "Tuberculosis").to_numpy(np.int64)
-    order = np.random.default_rng(0).permutation(len(rows))
-    data = TrainingData(labels, order[:32], order[32:])
-    return PixelFeed(images, PROCESSOR, torch.device("cpu"), PLAIN, data)
-
-
-def small(recipe=PLAIN, **settings):
-    recipe = replace(recipe, **settings)
-    return build_model(recipe, ("Normal", "Tuberculosis"), load_backbone(recipe, str(TINY), False))
 
 
 @given(st.integers(2, 200), st.integers(1, 16), st.integers(1, 4), st.integers(0, 9), st.integers(0, 9))
@@ -112,10 +81,6 @@ def test_accumulated_passes_give_the_step_of_the_whole_batch(feed):
         weights.append(model.classifier.weight.detach().clone())
     assert torch.allclose(weights[0], weights[1], atol=1e-5)
     assert torch.allclose(weights[0], weights[2], atol=1e-5)
-
-
-def changed(before, model) -> set[str]:
-    return {name for name, tensor in model.state_dict().items() if not torch.equal(tensor, before[name])}
 
 
 @pytest.mark.parametrize(

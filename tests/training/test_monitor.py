@@ -9,7 +9,7 @@ from accelerate import Accelerator
 from sklearn.metrics import roc_auc_score
 
 from tests.conftest import QUICK, TINY
-from tests.training.test_loop import PLAIN, PROCESSOR, changed, feed, small  # noqa: F401
+from tests.training.conftest import PLAIN, changed, small
 from trainer.cli import main
 from trainer.evaluation import figures
 from trainer.recipes import RECIPES, get_recipe, upgrade
@@ -50,7 +50,7 @@ def test_metrics_of_the_validation_images(labels):
     assert not np.isfinite(validation_metrics(broken, truth, "auroc")["validation_loss"])  # the loop says the cure
 
 
-def test_a_training_follows_its_monitor_through_resume_to_its_curves(feed, tmp_path, capsys):  # noqa: F811
+def test_a_training_follows_its_monitor_through_resume_to_its_curves(feed, tmp_path, capsys):
     recipe = replace(PLAIN, epochs=1, monitor="auroc")
     fit(Accelerator(cpu=True), small(recipe), replace(feed, recipe=recipe), tmp_path)
     recipe = replace(recipe, epochs=2)
@@ -99,7 +99,7 @@ def test_a_loss_that_stays_at_chance_is_said_once_with_what_helps():
     assert chance_warning(PLAIN, [{"train_loss": 0.6}] * 2, chance) is None
 
 
-def test_a_training_that_learns_nothing_says_so_once_also_where_it_is_stopped(feed, tmp_path, capsys):  # noqa: F811
+def test_a_training_that_learns_nothing_says_so_once_also_where_it_is_stopped(feed, tmp_path, capsys):
     for epochs in (3, 5):
         recipe = replace(PLAIN, epochs=epochs, learning_rate=1e-12, patience=0)
         fit(Accelerator(cpu=True), small(recipe), replace(feed, recipe=recipe), tmp_path)
@@ -111,7 +111,7 @@ def test_a_training_that_learns_nothing_says_so_once_also_where_it_is_stopped(fe
     [("all", "backbone."), (["conv_1x1"], "backbone.conv_1x1."), ("none", None)],
     ids=["all", "last", "none"],
 )
-def test_moving_statistics_are_those_of_unfrozen_layers_alone(feed, unfreeze, moves, tmp_path):  # noqa: F811
+def test_moving_statistics_are_those_of_unfrozen_layers_alone(feed, unfreeze, moves, tmp_path):
     """With a feature cache, where one can be: what trains shares its statistics with the whole model."""
     recipe = replace(PLAIN, unfreeze=unfreeze, batch_norm="moving")
     model = small(recipe)
@@ -123,7 +123,7 @@ def test_moving_statistics_are_those_of_unfrozen_layers_alone(feed, unfreeze, mo
     assert any(torch.equal(kept[name], before[name]) for name in moved) is False
 
 
-def test_pretrained_statistics_move_where_the_recipe_says_so(feed):  # noqa: F811
+def test_pretrained_statistics_move_where_the_recipe_says_so(feed):
     backbone = load_backbone(PLAIN, str(TINY), False)
     backbone.pretrained = True
     for batch_norm, moves in (("frozen", False), ("moving", True)):
@@ -135,7 +135,7 @@ def test_pretrained_statistics_move_where_the_recipe_says_so(feed):  # noqa: F81
         assert any("running" in name for name in changed(before, model)) == moves
 
 
-def test_moving_statistics_go_on_from_a_checkpoint(feed, tmp_path):  # noqa: F811
+def test_moving_statistics_go_on_from_a_checkpoint(feed, tmp_path):
     recipe = replace(PLAIN, unfreeze=["conv_1x1"], batch_norm="moving", input_dropout=0.0)
     states = []
     for name, parts in (("whole", (2,)), ("parts", (1, 2))):

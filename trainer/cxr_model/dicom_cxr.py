@@ -65,8 +65,7 @@ def read_dicom(file: BinaryIO) -> Radiograph:
     photometric = dataset.PhotometricInterpretation
     if photometric == "PALETTE COLOR":
         colour = apply_color_lut(stored, dataset)
-        shown = to_uint8(colour, 0, 255 if colour.max() <= 255 else 65535) if bits <= 8 else colour
-        grey = array_to_grey(shown)
+        grey = array_to_grey(to_uint8(colour, 0, 255 if colour.max() <= 255 else 65535) if bits <= 8 else colour)
     elif photometric in GREY and (stored.ndim == 2 or (stored == stored[..., :1]).all()):
         grey = grey_from_stored(stored if stored.ndim == 2 else stored[..., 0], header, bits)
     else:

@@ -90,10 +90,9 @@ class CxrForImageClassification(PreTrainedModel):
         wants_info = kwargs.pop("output_loading_info", False)
         model, info = super().from_pretrained(*args, output_loading_info=True, **kwargs)
         name = args[0] if args else cls.__name__
-        kinds = {"missing_keys", "unexpected_keys", "mismatched_keys"}
-        if kwargs.get("ignore_mismatched_sizes"):
-            kinds.remove("mismatched_keys")
-        if wrong := {kind: sorted(map(str, info[kind])) for kind in sorted(kinds) if info[kind]}:
+        sizes = [] if kwargs.get("ignore_mismatched_sizes") else ["mismatched_keys"]
+        kinds = [*sizes, "missing_keys", "unexpected_keys"]
+        if wrong := {kind: sorted(map(str, info[kind])) for kind in kinds if info[kind]}:
             raise OSError(f"{name}: the weights do not fit the configuration: {wrong}")
         if broken := [name for name, tensor in model.state_dict().items() if not tensor.isfinite().all()]:
             raise OSError(f"{name}: weights that are not finite: {', '.join(broken[:3])}; train it anew")
