@@ -33,7 +33,8 @@ def training(data: Path, output: Path, *more: str) -> list[str]:
 
 def test_the_light_commands_import_nothing_heavy():
     heavy = "[name for name in ('torch', 'transformers', 'numpy', 'pandas') if name in sys.modules]"
-    code = f"import sys; from trainer.cli import main; main(['recipes']); print({heavy})"
+    code = f"import sys; from trainer import load_run
+from trainer.cli import main; main(['recipes']); print({heavy})"
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert shown.splitlines()[-1] == "[]"
 
@@ -386,7 +387,9 @@ def test_compare_puts_runs_beside_their_sources(run, tmp_path, capsys):
     assert main(["compare", str(run), str(other)]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 8
-    assert lines[5] == "run and other on the same 4 test images in 4 groups:"
+    tested = load_run(run).manifest().query("split == 'test'")
+    images, groups = len(tested), tested["group"].nunique()
+    assert lines[5] == f"run and other on the same {images} test images in {groups} groups:"
     assert all(
         line.endswith("p = 1 (" + method + "): not distinguishable")
         for line, method in zip(lines[6:], ("McNemar, exact", "DeLong, paired"), strict=True)

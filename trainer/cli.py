@@ -57,10 +57,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _check_words(words: list[str], command: str) -> None:
     """Refuse words that are empty, and names that no run can hold; films of `predict` may have any name."""
-    if "" in map(str.strip, words):
-        raise UsageError("an empty word is among the arguments: is a variable of the shell not set?")
-    for word in words if command != "predict" else []:
-        if word.encode("utf-8", "replace").decode() != word:
+    for before, word in zip(["cxr", *words], words, strict=False):
+        if not word.strip():
+            raise UsageError(f"an empty word after {before}: is a variable of the shell not set?")
+        if command != "predict" and word.encode("utf-8", "replace").decode() != word:
             raise UsageError(f"{os.fsencode(word)!r}: the name is not UTF-8; rename it")
 
 

@@ -3,7 +3,7 @@
 import json
 import os
 import shutil
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -91,7 +91,7 @@ class Checkpoints:
             return Progress()
         try:
             state = json.loads((newest / "progress.json").read_text())
-            progress = Progress(**state)
+            progress = Progress(**{item.name: state[item.name] for item in fields(Progress) if item.name in state})
             model.load_state_dict(load_file(self._weights(progress.epoch)))
             hook = accelerator.register_load_state_pre_hook(lambda models, folder: models.clear())
             accelerator.load_state(str(newest), load_kwargs={"weights_only": True})
