@@ -19,6 +19,7 @@ from PIL import Image
 
 import trainer
 from tests.conftest import QUICK
+from trainer import load_run
 from trainer.cli import build_parser, main
 from trainer.cxr_model import CxrImageProcessor
 from trainer.data.labelled import load_for_training
@@ -33,8 +34,7 @@ def training(data: Path, output: Path, *more: str) -> list[str]:
 
 def test_the_light_commands_import_nothing_heavy():
     heavy = "[name for name in ('torch', 'transformers', 'numpy', 'pandas') if name in sys.modules]"
-    code = f"import sys; from trainer import load_run
-from trainer.cli import main; main(['recipes']); print({heavy})"
+    code = f"import sys; from trainer.cli import main; main(['recipes']); print({heavy})"
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert shown.splitlines()[-1] == "[]"
 
