@@ -69,6 +69,15 @@ def _explain(error: BaseException) -> str:
     return f"failed ({type(error).__name__}{f' {status}' if status else ''}: {message}): {cure}"
 
 
+def hub_refusal(error: BaseException | None) -> str:
+    """Why the Hub refused what a library tried that wraps its errors, with the cure; empty where it did not."""
+    from huggingface_hub import errors as hub
+
+    while error and not isinstance(error, hub.RepositoryNotFoundError | hub.RevisionNotFoundError):
+        error = error.__cause__ or error.__context__
+    return _explain(error) if error else ""
+
+
 def reason_of(error: BaseException) -> str:
     """The first line of what an error says, without tokens, or its kind where it says nothing."""
     line = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)

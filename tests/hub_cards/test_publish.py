@@ -14,7 +14,9 @@ from tests.conftest import QUICK
 from tests.hub.server import OTHER, TOKEN, Line, start
 from trainer.cli import main
 from trainer.errors import UsageError, WorkError, hub_errors
+from trainer.recipes import get_recipe
 from trainer.run import load_run
+from trainer.training.build import load_backbone
 
 CARD = b"---\nlicense: mit\n---\n"
 MODEL = {"README.md": CARD, "modeling_cxr.py": b"", "model.safetensors": b"weights", "config.json": b"{}"}
@@ -295,3 +297,18 @@ def test_the_licence_is_kept_for_the_next_push(hub, finished):
     assert main(["push", finished, *TO_TB, "--licence", "MIT", "--dry-run"]) == 0
     assert json.loads((load_run(finished).path / "recipe.json").read_text())["licence"] == "mit"
     assert hub.commits == {}
+
+
+def test_a_backbone_that_is_gated_private_or_missing_is_told_with_the_cure(hub):
+    for name in ("gated", "private"):
+        publish_files(f"org/{name}", "model", MODEL, name == "private", "a model")
+    hub.gated.add("models/org/gated")
+    expected = {
+        "gated": "gated .*ask for access",
+        "private": "no such repository, or it is private .*account",
+        "missing": "no such repository",
+    }
+    hub.point(OTHER)
+    for name, sentence in expected.items():
+        with pytest.raises(UsageError, match=f"backbone org/{name} cannot be loaded: {sentence}"):
+            load_backbone(get_recipe("tb"), f"org/{name}", True)

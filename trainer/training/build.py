@@ -16,7 +16,7 @@ from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoModelFor
 
 from trainer.cxr_model import CxrConfig, CxrForImageClassification, CxrImageProcessor
 from trainer.data.labelled import LabelledImages
-from trainer.errors import UsageError, reason_of
+from trainer.errors import UsageError, hub_refusal, reason_of
 from trainer.recipes import Recipe
 from trainer.run import Run, load_run
 
@@ -141,7 +141,7 @@ def _explained(problem: str, cure: str) -> Iterator[None]:
     except UsageError:
         raise
     except Exception as error:
-        raise UsageError(f"{problem} ({reason_of(error)}): {cure}") from error
+        raise UsageError(f"{problem}: {hub_refusal(error) or f'{reason_of(error)}: {cure}'}") from error
 
 
 def _read_settings(name: str) -> dict[str, Any]:
