@@ -2,9 +2,11 @@
 
 import gc
 import os
+import re
 import signal
 import sys
 from pathlib import Path
+from typing import Any
 
 from config import ModelError, ensure_writable_cache, read_sources
 
@@ -17,9 +19,25 @@ SETTINGS = {
 }
 
 
+class Log:
+    """Standard error without the images that visitors send: gradio's tracebacks quote what they were about."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        """Write text, base64 cut out."""
+        self._stream.write(re.sub(r"[\w+/=%-]{200,}", "…", text))
+        return len(text)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
 def main() -> int:
     """Load the models and serve; without one that loads, say why and stop."""
     os.environ.update(SETTINGS)
+    sys.stderr = Log(sys.stderr)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # so that what visitors sent is deleted
     models = None
     try:

@@ -39,6 +39,7 @@ LAUNCH: dict[str, Any] = {
     "footer_links": ["api"],
     "mcp_server": True,
 }
+EXPECTED = "give data addresses (data:image/png;base64,...), or files that were uploaded here"
 
 
 def build(predictors: list[Served], failed: dict[str, str]) -> gr.Blocks:
@@ -207,7 +208,7 @@ def _stored(item: str | dict[str, Any]) -> str:
         path = Path(unquote(text.rpartition("/file=")[2])).resolve()
         return str(UPLOADS.folder / path.relative_to(UPLOADS.folder))
     except ValueError:  # no base64, or a path of elsewhere
-        raise gr.Error("give data addresses (data:image/png;base64,...), or files that were uploaded here") from None
+        raise gr.Error(EXPECTED, print_exception=False) from None
 
 
 def serve(predictors: list[Served], failed: dict[str, str]) -> None:

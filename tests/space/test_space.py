@@ -344,3 +344,13 @@ def test_where_zerogpu_is_there_each_call_borrows_it(space_folder, run, film, lo
     assert told[1][0] == "lent"
     assert told[0][0].endswith("False")
     assert told[1][1] == told[0][0].replace("False", "True")
+
+
+def test_no_image_of_a_visitor_comes_into_the_log(space, film, space_uploads):
+    image = f"data:image/png;base64,{base64.b64encode(film.read_bytes()).decode()}"
+    address = f"{space}/gradio_api/call/predict_tb"
+    asked = httpx.post(address, json={"data": [{"path": image, "meta": {"_type": "gradio.FileData"}}]}).json()
+    assert "error" in httpx.get(f"{address}/{asked['event_id']}", timeout=60).text
+    log = (space_uploads.parent / "space.log").read_text()
+    assert "base64" in log  # gradio's own traceback
+    assert image[100:300] not in log
