@@ -35,17 +35,17 @@ def format_metric(metric: dict[str, Any] | None) -> str:
 
 
 def format_number(value: float) -> str:
-    """A proportion in 0..1 with three places and no leading zero.
+    """A proportion in 0..1 with three digits and no leading zero.
 
-    What is neither 0 nor 1 is not written so: it gets more places, `.9999` and `.00004`, and below a millionth an
+    What is neither 0 nor 1 is not written so: it gets more digits, `.9999` and `.00004`, and below a millionth an
     exponent.
     """
     if 0 < value < 1e-6:
         return f"{value:.0e}"
-    places = 3
-    while 0 < value < 1 and float(f"{value:.{places}f}") in (0, 1):
-        places += 1
-    return f"{value:.{places}f}".removeprefix("0")
+    digits = 3
+    while 0 < value < 1 and float(f"{value:.{digits}f}") in (0, 1):
+        digits += 1
+    return f"{value:.{digits}f}".removeprefix("0")
 
 
 def format_table(rows: dict[str, dict[str, Any]], title: str, keys: Sequence[str]) -> str:

@@ -39,13 +39,13 @@ def metric_text(metric: dict[str, Any] | None) -> str:
 
 
 def number_text(value: float) -> str:
-    """Three places, or as many as it takes not to say 0 or 1 of what is neither; below a millionth an exponent."""
+    """Three digits, or as many as it takes not to say 0 or 1 of what is neither; below a millionth an exponent."""
     if 0 < value < 1e-6:
         return f"{value:.0e}"
-    places = 3
-    while 0 < value < 1 and float(f"{value:.{places}f}") in (0, 1):
-        places += 1
-    return f"{value:.{places}f}".removeprefix("0")
+    digits = 3
+    while 0 < value < 1 and float(f"{value:.{digits}f}") in (0, 1):
+        digits += 1
+    return f"{value:.{digits}f}".removeprefix("0")
 
 
 def _file(source: ModelSource, name: str) -> Path | None:

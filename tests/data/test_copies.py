@@ -52,7 +52,7 @@ def small(images) -> np.ndarray:
 def test_a_changed_copy_is_found_and_nothing_else(originals, change):
     changed = [CHANGES[change](originals[index]) for index in range(3)]
     found = find_copies(small([*originals, *changed]))
-    assert set(found.places) == {(index, ORIGINALS + index) for index in range(3)}
+    assert set(found.index_pairs) == {(index, ORIGINALS + index) for index in range(3)}
     assert all(0.9 <= score <= 1.001 for _, _, score in found.pairs)
 
 

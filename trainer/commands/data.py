@@ -77,7 +77,7 @@ def _search_copies(rows: "pd.DataFrame", notes: list[str], data: str) -> "tuple[
         raise UsageError(f"{data}: no file can be read")
     copies = find_copies(np.stack([info.thumbnail for info in readable]))
     notes += copies.note
-    return rows[[not info.error for info in infos]].reset_index(drop=True), copies.places
+    return rows[[not info.error for info in infos]].reset_index(drop=True), copies.index_pairs
 
 
 def push_data(data: str, repo_id: str, licence: str, private: bool = False, log: Callable[[str], None] = print) -> str:

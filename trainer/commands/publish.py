@@ -106,17 +106,17 @@ def push_space(
         raise UsageError("no model is named: give --tb, --covid or --three-class org/name[@revision]")
     with hub_errors(f"--repo-id {repo_id}"):
         check_repository(repo_id, "space", private, writing=not dry_run)
-    found = {}
+    infos = {}
     for task, reference in models.items():
         with hub_errors(f"--{task} {reference}"):
-            found[task] = find_model(reference)
+            infos[task] = find_model(reference)
     try:
-        files = space_files(found)
+        files = space_files(infos)
     except FileNotFoundError as error:
         raise UsageError(str(error)) from error
     for name, content in files.items():
         log(f"  {len(content):>12,}  {name}")
-    for info in found.values():
+    for info in infos.values():
         if state := needs_token(info):
             cure = "give the Space a secret HF_TOKEN of an account that may (its Settings > Variables and secrets)"
             log(f"note: {info.id} is {state}, and the Space cannot read it by itself: {cure}")

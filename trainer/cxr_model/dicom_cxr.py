@@ -70,7 +70,7 @@ def read_dicom(file: BinaryIO) -> Radiograph:
         grey = grey_from_stored(stored if stored.ndim == 2 else stored[..., 0], header, bits)
     else:
         if photometric in GREY:
-            header.untrue.add("PhotometricInterpretation")
+            header.left_out.add("PhotometricInterpretation")
         grey = array_to_grey(stored.astype(np.uint8) << (8 - bits) if bits <= 8 else stored)
     return Radiograph(grey, _header_warnings(header))
 
@@ -92,10 +92,10 @@ def _stored_values(header: Header) -> tuple[np.ndarray, int]:
     allocated = _required(header, "BitsAllocated", (1, 8, 16, 32, 64))
     bits = _required(header, "BitsStored", range(1, 2**16))
     if dataset.file_meta.TransferSyntaxUID == pydicom.uid.JPEGBaseline8Bit and allocated != 8:
-        header.untrue.add("BitsAllocated")
+        header.left_out.add("BitsAllocated")
         dataset.BitsAllocated = allocated = 8
     if bits > allocated:
-        header.untrue.add("BitsStored")
+        header.left_out.add("BitsStored")
         bits = allocated
     dataset.BitsStored = bits
     dataset.PixelRepresentation = _required(header, "PixelRepresentation", (0, 1))
@@ -131,7 +131,7 @@ def _settle_colour(header: Header, plane: int) -> None:
             said = "Rows, Columns, SamplesPerPixel, BitsAllocated and NumberOfFrames"
             raise RadiographError(f"has {size:,} bytes of pixel data, {held * whole:,} by {said}: export it again")
     if held != samples:
-        header.untrue.add("SamplesPerPixel")
+        header.left_out.add("SamplesPerPixel")
         lossy = syntax in (pydicom.uid.JPEGBaseline8Bit, pydicom.uid.JPEGExtended12Bit)
         photometric = "MONOCHROME2" if held == 1 else "YBR_FULL_422" if lossy else "RGB"
         dataset.PlanarConfiguration = 0
@@ -141,11 +141,11 @@ def _settle_colour(header: Header, plane: int) -> None:
             flat = np.frombuffer(dataset.PixelData, np.uint8, 3 * plane)
             unlike = [(np.ptp(flat.reshape(shape), axis) > 0).mean() for shape, axis in (((-1, 3), 1), ((3, -1), 0))]
             if unlike[planar] > 4 * unlike[1 - planar] + 0.01:  # the channels of a film are the same
-                header.untrue.add("PlanarConfiguration")
+                header.left_out.add("PlanarConfiguration")
                 dataset.PlanarConfiguration = 1 - planar
     palette = ("PALETTE COLOR",) if held == 1 and "RedPaletteColorLookupTableData" in dataset else ()
     if photometric not in (*GREY, *(COLOUR if held == 3 else palette)):
-        header.untrue.add("PhotometricInterpretation")
+        header.left_out.add("PhotometricInterpretation")
         photometric = "MONOCHROME2" if held == 1 else "RGB"
     dataset.SamplesPerPixel, dataset.PhotometricInterpretation = held, photometric
 
@@ -161,19 +161,19 @@ def _components(frame: bytes) -> int:
 def _used_bits(words: np.ndarray, bits: int, high: int, header: Header) -> tuple[np.ndarray, int]:
     """The values in allocated words, and how many bits they have (PS3.5, 8.1.1), where the pixels agree.
 
-    Bits above BitsStored are left out where that makes the image smoother; elsewhere it is untrue.
+    Bits above BitsStored are left out where that makes the image smoother; elsewhere it is not used.
     """
     allocated = 8 * words.itemsize
     used = int(np.bitwise_or.reduce(words, axis=None)) % 2**allocated
     shift = high + 1 - bits
     if shift < 0 or (shift and used < 2**bits):  # they lie at the bottom of the word
-        header.untrue.add("HighBit")
+        header.left_out.add("HighBit")
         shift = 0
     whole = words >> shift
     masked = (words << (allocated - bits - shift)) >> (allocated - bits)
     if np.array_equal(masked, whole) or _roughness(masked) <= _roughness(whole):
         return masked, bits
-    header.untrue.add("BitsStored")
+    header.left_out.add("BitsStored")
     return whole, allocated - shift
 
 
@@ -190,6 +190,6 @@ def _header_warnings(header: Header) -> tuple[str, ...]:
         "multi-frame": header.dataset.NumberOfFrames > 1,
         "lateral-view": header.text("ViewPosition") in LATERAL_VIEWS,
         "not-chest": not chest or header.text("Modality") in OTHER_MODALITIES,
-        "implausible-header": bool(header.untrue),
+        "implausible-header": bool(header.left_out),
     }
     return tuple(code for code, present in codes.items() if present)

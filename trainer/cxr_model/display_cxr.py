@@ -16,11 +16,11 @@ MOST_PADDING, LEAST_EDGE = 0.95, 0.02  # proportion of all pixels; of those at t
 
 
 class Header:
-    """A DICOM data set of which any element may be unusable; `untrue` holds the names of those that were left out."""
+    """A DICOM data set of which any element may be unusable; `left_out` holds the names of those."""
 
     def __init__(self, dataset: Any) -> None:
         self.dataset = dataset
-        self.untrue: set[str] = set()
+        self.left_out: set[str] = set()
 
     def get(self, keyword: str, dataset: Any = None) -> Any:
         """The value of an element, here or in an item: None where it is absent, text where it does not convert."""
@@ -28,7 +28,7 @@ class Header:
         try:
             return dataset.get(keyword)
         except Exception:  # pydicom raises anything on what does not convert
-            self.untrue.add(keyword)
+            self.left_out.add(keyword)
             return dataset.get_item(keyword).value.decode("ascii", "replace")
 
     def numbers(self, keyword: str, dataset: Any = None) -> list[float]:
@@ -58,14 +58,14 @@ def grey_from_stored(stored: np.ndarray, header: Header, bits: int) -> np.ndarra
     values = _apply_modality(stored, header)
     grey = _apply_voi(values, film, padding, header)
     if grey is None and bits <= 8:
-        shown = _apply_modality(np.arange(lowest, lowest + 2**bits), header)
-        grey = to_uint8(values, float(shown.min()), float(shown.max()))
+        whole = _apply_modality(np.arange(lowest, lowest + 2**bits), header)
+        grey = to_uint8(values, float(whole.min()), float(whole.max()))
     elif grey is None:
         grey = to_uint8(values, *value_range(values if padding is None else values[~padding]))
     if header.dataset.PhotometricInterpretation == "MONOCHROME1":
         grey = 255 - grey
     elif header.text("PresentationLUTShape") == "INVERSE":  # which is for the other alone (PS3.3, C.8.11.1)
-        header.untrue.add("PresentationLUTShape")
+        header.left_out.add("PresentationLUTShape")
     if padding is not None:
         grey[padding] = 0
     return grey
@@ -85,7 +85,7 @@ def _padding_mask(stored: np.ndarray, header: Header, lowest: int, bits: int) ->
             return mask
         if not mask.any():
             return None
-    header.untrue.add("PixelPaddingValue")
+    header.left_out.add("PixelPaddingValue")
     return None
 
 
@@ -95,11 +95,11 @@ def _apply_modality(values: np.ndarray, header: Header) -> np.ndarray:
         table = _look_up(values, item, header)
         if table and np.ptp(table[0]) > 0:
             return table[0]
-        header.untrue.add("ModalityLUTSequence")
+        header.left_out.add("ModalityLUTSequence")
     slope = (header.numbers("RescaleSlope") or [1.0])[0]
     intercept = (header.numbers("RescaleIntercept") or [0.0])[0]
     if slope == 0 or not np.isfinite([slope, intercept]).all() or max(abs(slope), abs(intercept)) > 1e9:
-        header.untrue.add("RescaleSlope")
+        header.left_out.add("RescaleSlope")
         return values
     return values if (slope, intercept) == (1, 0) else values * slope + intercept
 
@@ -109,7 +109,7 @@ def _apply_voi(values: np.ndarray, film: np.ndarray, padding: np.ndarray | None,
     for keyword, grey in _renderings(values, header):
         if grey is not None and _has_contrast(grey if padding is None else grey[~padding], film):
             return grey
-        header.untrue.add(keyword)
+        header.left_out.add(keyword)
     return None
 
 

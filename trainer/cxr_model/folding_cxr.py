@@ -28,8 +28,8 @@ def fold_batch_norm(model: Any, pixel_values: Tensor) -> Any:
         if getattr(getattr(layer, "config", None), "tf_padding", False) and getattr(layer, "convolution", None):
             _pad_within(layer, even=all(side % 32 == 0 for side in pixel_values.shape[2:]))
     with torch.inference_mode():
-        found = folded(pixel_values)
-    same = all(torch.allclose(found[key], expected[key], rtol=1e-3, atol=1e-4) for key in ("logits", "feature_map"))
+        output = folded(pixel_values)
+    same = all(torch.allclose(output[key], expected[key], rtol=1e-3, atol=1e-4) for key in ("logits", "feature_map"))
     return folded if same else model
 
 

@@ -62,9 +62,9 @@ class CxrImageProcessor(BaseImageProcessor):
         if pixels[:: 1 + short // 256, :: 1 + short // 256].std() < FLAT:
             return [*codes, "blank"]
         if self.mean_thumbnail is not None:
-            usual, shown = np.asarray(self.mean_thumbnail, np.float32).reshape(16, 16), thumbnail(pixels)
-            usual /= np.linalg.norm(usual)
-            upright, *turned = (float((np.rot90(usual, turns) * shown).sum()) for turns in range(4))
+            mean, own = np.asarray(self.mean_thumbnail, np.float32).reshape(16, 16), thumbnail(pixels)
+            mean /= np.linalg.norm(mean)
+            upright, *turned = (float((np.rot90(mean, turns) * own).sum()) for turns in range(4))
             if upright < INVERTED and -upright > max(turned):
                 codes.append("inverted")
             elif max(turned) > upright + TURNED:

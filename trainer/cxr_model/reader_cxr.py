@@ -137,10 +137,10 @@ def _deep_colour(image: Any) -> np.ndarray | None:
     kind, _, order = rawmode.partition(";16")
     if kind not in ("LA", "RGB", "RGBX", "RGBA", "RGBa") or order not in ("B", "L", "N"):
         return None
-    place = image.fp.tell()
+    position = image.fp.tell()
     image.fp.seek(0)
     content = image.fp.read()
-    image.fp.seek(place)
+    image.fp.seek(position)
 
     def decode(rawmode: str, mode: str = "") -> np.ndarray:
         half: Any = Image.open(io.BytesIO(content), formats=FORMATS)

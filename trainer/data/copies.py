@@ -33,7 +33,7 @@ class Copies(NamedTuple):
     complete: bool
 
     @property
-    def places(self) -> list[tuple[int, int]]:
+    def index_pairs(self) -> list[tuple[int, int]]:
         """The pairs alone."""
         return [(one, two) for one, two, _ in self.pairs]
 
@@ -106,7 +106,7 @@ def _alike(thumbnails: np.ndarray) -> tuple[torch.Tensor, bool]:
     dtype = torch.bfloat16 if bf16_on_cpu()[0] else torch.float32
     starts = range(0, len(thumbnails), CHUNK)
     vectors = torch.cat([_unit(_levelled(thumbnails[start : start + CHUNK], SIDE // 2)) for start in starts])
-    found, strength, complete = [], [], True
+    candidates, strength, complete = [], [], True
     for start in tqdm(starts, desc="comparing all pairs", unit="block", leave=False):
         block = vectors[start : start + CHUNK].to(dtype)
         alike = torch.cat([block @ part.to(dtype).T for part in vectors[start:].split(CHUNK)], dim=1).float()
@@ -114,10 +114,10 @@ def _alike(thumbnails: np.ndarray) -> tuple[torch.Tensor, bool]:
         complete &= not bool(((alike > ALIKE).sum(dim=1) > NEIGHBOURS + 1).any())  # an image is its own first neighbour
         row, column = torch.nonzero(best.values > ALIKE, as_tuple=True)
         first, second = row + start, best.indices[row, column] + start
-        found.append(torch.stack([first, second], 1)[first < second])
+        candidates.append(torch.stack([first, second], 1)[first < second])
         strength.append(best.values[row, column][first < second])
     likeliest = torch.cat(strength).argsort(descending=True)[: len(vectors)]
-    return torch.cat(found)[likeliest], complete and len(likeliest) == sum(map(len, found))
+    return torch.cat(candidates)[likeliest], complete and len(likeliest) == sum(map(len, candidates))
 
 
 def _unit(images: torch.Tensor) -> torch.Tensor:

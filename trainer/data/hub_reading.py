@@ -28,16 +28,16 @@ def read_hub_dataset(reference: str) -> pd.DataFrame:
     """
     name, _, revision = reference.partition("@")
     try:
-        found = datasets.load_dataset(name, revision=revision or None)
+        loaded = datasets.load_dataset(name, revision=revision or None)
     except (OSError, ValueError, ConnectionError) as error:  # DatasetNotFoundError is an OSError
         reason = (str(error).splitlines() or [""])[0]
         raise UsageError(f"{reference}: neither a folder, a CSV nor a dataset that can be loaded ({reason})") from error
     folder = Path(datasets.config.HF_DATASETS_CACHE) / "cxr-hub-files" / name.replace("/", "--")
-    splits = {split: SPLIT_NAMES.get(split, "") for split in found} if len(found) > 1 else dict.fromkeys(found, "")
-    unknown = sorted(split for split, known in splits.items() if len(found) > 1 and not known)
+    splits = {split: SPLIT_NAMES.get(split, "") for split in loaded} if len(loaded) > 1 else dict.fromkeys(loaded, "")
+    unknown = sorted(split for split, known in splits.items() if len(loaded) > 1 and not known)
     if unknown:
         raise UsageError(f"{reference}: unknown split {', '.join(unknown)}; expected {', '.join(SPLIT_NAMES)}")
-    rows = [row for split, part in found.items() for row in _rows(part, splits[split], folder, reference)]
+    rows = [row for split, part in loaded.items() for row in _rows(part, splits[split], folder, reference)]
     return pd.DataFrame(rows)
 
 

@@ -67,8 +67,8 @@ def load_for_training(
     _log(notes, log)
     rows, images, skipped = _decode(manifest.rows, processor, data, log)
     copies = copies_among(images)
-    notes = fill_splits(rows, fill_groups(rows, copies.places))
-    counts, leak = find_leaks(rows, copies.places)
+    notes = fill_splits(rows, fill_groups(rows, copies.index_pairs))
+    counts, leak = find_leaks(rows, copies.index_pairs)
     _log([*notes, *label_conflicts(rows), *copies.note, *leak], log)
     if leak and strict:
         raise WorkError(f"--strict: {leak[0]}; leave one out, or empty its split cell and let cxr data split fill it")

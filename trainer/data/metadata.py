@@ -34,8 +34,7 @@ UNKNOWN = {"na", "<na>", "n/a", "nan", "none", "null", "unknown", "anonymous", "
 
 
 def read_table(path: Path) -> tuple[pd.DataFrame, dict[str, list[str]]]:
-    """A CSV (of `,`, `;` or tabs), JSON Lines or Parquet file as text, its columns renamed to COLUMNS where an alias
-    tells.
+    """A CSV (of `,`, `;`, `|` or tabs), JSON Lines or Parquet file as text, its columns renamed to COLUMNS.
 
     Returns:
         The table; and, by column of COLUMNS, the names in the file that stand for it, the first being the one taken.
@@ -52,7 +51,7 @@ def read_table(path: Path) -> tuple[pd.DataFrame, dict[str, list[str]]]:
             present = [name for name in present if holds[name] or normalise_label(name) == "split"]
         if present:
             names[column] = sorted(present, key=lambda name: not (table[name] != "").any())
-    table = table.assign(**{column: table[given[0]] for column, given in names.items()})
+    table = table.assign(**{column: table[present[0]] for column, present in names.items()})
     if "group" in names:
         table["group"] = clean_patients(table["group"])
     if "split" in names:
@@ -218,8 +217,8 @@ def _cells_of(files: pd.Series, table: pd.DataFrame, folder: Path) -> pd.DataFra
     for candidates, end in ends:
         keys = candidates.map(end).drop_duplicates(keep=False)
         number_of = pd.Series(keys.index, index=keys.to_numpy())
-        found = paths.map(end).drop_duplicates(keep=False).map(number_of).dropna().astype(int)
-        match.update(found[match[found.index] < 0])
+        numbers = paths.map(end).drop_duplicates(keep=False).map(number_of).dropna().astype(int)
+        match.update(numbers[match[numbers.index] < 0])
     return table.reindex(match).fillna("").set_index(files.index)
 
 

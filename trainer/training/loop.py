@@ -173,12 +173,12 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, recipe: Recipe, epoch: f
 
 def _progress_bar(recipe: Recipe, done: int, hidden: bool) -> "tqdm[NoReturn]":
     """A bar of all epochs, whose time left is that of all, validation included."""
-    shown = "{desc}: {percentage:3.0f}%|{bar}| {elapsed}<{remaining}"
+    layout = "{desc}: {percentage:3.0f}%|{bar}| {elapsed}<{remaining}"
     return tqdm(
         desc="training",
         total=recipe.epochs,
         initial=done,
-        bar_format=shown,
+        bar_format=layout,
         smoothing=0,
         leave=False,
         disable=hidden,
