@@ -120,7 +120,10 @@ def median(results: list[dict[str, Any]], key: str) -> float:
 
 
 def write_report(file: Path | None, **content: Any) -> None:
-    """The whole measurement as JSON."""
+    """Print the machine below the table, and write the whole measurement as JSON; `machine` is `describe_machine`'s."""
+    machine = content["machine"]
+    where = ", ".join([machine["processor"], machine["cpu_kind"], f"{machine['threads']} threads", *machine["gpus"]])
+    print(f"\n{where}, torch {machine['versions']['torch']}, {machine['date']}")
     if file:
         file.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 

@@ -58,13 +58,11 @@ def main() -> None:
     if inherited := [name for name in os.environ if name.startswith("MALLOC_")]:
         parser.error(f"unset {', '.join(inherited)} first: they are the setting")
     results: dict[str, Any] = measure(options.repeats, options.bf16)
-    machine = describe_machine()
-    print(f"{machine['processor']}, {machine['cpu_kind']}, {machine['threads']} threads\n")
     print("| allocator | images/s | page faults a pass | kernel, s a pass |")
     print("|---|---|---|---|")
     for name, row in results.items():
         print(f"| {name} | {row['images_per_s']:.1f} | {row['page_faults']:,.0f} | {row['kernel_s']:.2f} |")
-    write_report(options.json, machine=machine, results=results)
+    write_report(options.json, machine=describe_machine(), results=results)
 
 
 if __name__ == "__main__":
