@@ -179,7 +179,7 @@ def limit(job: Job) -> dict[str, float | None]:
     )
     device = torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
     model = model.float().eval().to(device, memory_format=torch.channels_last)
-    files = [file for split in ("train", "validation") for file in sorted(Path(job.data, split).rglob("*.png"))]
+    files = [file for split in ("train", "validation") for file in sorted(Path(job.data, split).rglob("*.*"))]
     start = time.perf_counter()
     with ProcessPoolExecutor(os.cpu_count()) as pool:
         grey = torch.from_numpy(np.stack(list(pool.map(decode_bare, files, chunksize=64))))

@@ -62,9 +62,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=1)
     parser.add_argument("--peers", nargs="+", choices=sorted({*FULL.values(), *FROZEN.values()}), help="default all")
     parser.add_argument("--phantoms", type=Path, help="keep the drawn images here")
-    parser.add_argument(
-        "--data", type=Path, help="instead of phantoms: {train,validation,test}/<one of two labels>/*.png"
-    )
+    parser.add_argument("--data", type=Path, help="instead of phantoms: {train,validation,test}/<one of two labels>/*")
     parser.add_argument("--json", type=Path, metavar="FILE")
     options = parser.parse_args()
     options.learning_rate = options.learning_rate or (1e-3 if options.mode == "frozen" else 1e-4)
