@@ -18,6 +18,7 @@ WARNINGS = {
     "lateral-view": "The file says it is a lateral view; the model knows frontal ones only.",
     "not-chest": "The file says it is not a chest radiograph.",
     "unfamiliar": "This image is unlike the radiographs that the model learned from: do not trust the answer.",
+    "no-lungs": "No two lungs were found: is this a whole frontal chest radiograph?",
     "coloured": "This image is coloured; a radiograph is grey.",
     "implausible-header": "Values of the file's header cannot be true and were left out: check the image.",
     "tiny": "This image is very small.",
@@ -26,7 +27,7 @@ WARNINGS = {
     "inverted": "Black and white seem to be exchanged.",
     "rotated": "The image seems to be turned.",
 }
-UNTRUSTED = {"unfamiliar", "blank", "not-chest"}  # such an image gets no answer
+UNTRUSTED = {"unfamiliar", "blank", "not-chest", "no-lungs"}  # such an image gets no answer
 # Dark violet, red, orange, pale yellow: brighter means more, in colour and in print; cold places stay clear.
 STOPS = np.array([[40, 10, 84], [150, 38, 103], [229, 92, 48], [251, 180, 26], [252, 255, 164]])
 HEAT_SIDE = 256  # pixels: many more than the grid that is shown has

@@ -3,7 +3,7 @@
 import json
 import tomllib
 from collections.abc import Callable
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import MISSING, dataclass, field, fields, replace
 from math import isfinite
 from pathlib import Path
 from types import UnionType
@@ -31,7 +31,8 @@ EXPECTED: dict[Any, str] = {
 }
 CHOICES = {
     "features": ("map", "probabilities"),
-    "pooling": ("avg", "max"),
+    "pooling": ("avg", "max", "avg+max+std"),
+    "head": ("trained", "whitened"),
     "resample": ("nearest", "bilinear", "bicubic"),
     "optimizer": ("adam", "adamw"),
     "schedule": ("constant", "cosine", "exponential"),
@@ -40,6 +41,7 @@ CHOICES = {
     "batch_norm": ("frozen", "moving"),
     "monitor": ("loss", "auroc", "balanced_accuracy"),
 }
+VIEWS = ("film", "lungs", "lungs-equalised")
 SMALLEST = 32  # pixels of a side: below, the networks' last feature map is less than one place
 POSITIVE = (lambda value: value > 0, "a number above 0")
 NOT_NEGATIVE = (lambda value: value >= 0, "a number that is not negative")
@@ -47,11 +49,19 @@ FRACTION = (lambda value: 0 <= value < 1, "a number between 0 and 1, 1 excluded"
 # What a value of the right type must fulfil, and how that is said.
 RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     **{key: (allowed.__contains__, f"one of {', '.join(allowed)}") for key, allowed in CHOICES.items()},
-    **dict.fromkeys(("epochs", "batch_size", "gradient_accumulation", "learning_rate"), POSITIVE),
-    **dict.fromkeys(("patience", "gradient_clip", "weight_decay", "warmup_epochs", "rotate", "views"), NOT_NEGATIVE),
+    **dict.fromkeys(("epochs", "batch_size", "gradient_accumulation", "learning_rate", "whitening", "ridge"), POSITIVE),
+    **dict.fromkeys(
+        ("patience", "gradient_clip", "weight_decay", "warmup_epochs", "rotate", "augmented_views", "level"),
+        NOT_NEGATIVE,
+    ),
     **dict.fromkeys(("input_dropout", "dropout", "translate", "zoom", "intensity"), FRACTION),
     "seed": (lambda value: 0 <= value < 2**63, "a number that is not negative and below 2^63"),
     "image_size": (lambda value: value >= SMALLEST, f"at least {SMALLEST} pixels"),
+    "views": (
+        lambda value: not value or (value[0] == VIEWS[0] and set(value) <= set(VIEWS)),
+        f"a list of {', '.join(VIEWS)}, film first",
+    ),
+    "strides": (lambda value: min(value, default=1) > 0, "a list of whole numbers above 0"),
     "hidden_sizes": (lambda value: min(value, default=1) > 0, "a list of whole numbers above 0"),
     "unfreeze": (
         lambda value: value in ("all", "none") if isinstance(value, str) else "" not in value,
@@ -72,12 +82,18 @@ class Recipe:
     `none` or {label: weight}. An optimiser step sees `batch_size` x `gradient_accumulation` images on each process.
     `augment=random` turns by up to `rotate` degrees, shifts by up to `translate` and zooms by up to `zoom` (shares of
     the image), mirrors half of the images where `flip`, and varies brightness, contrast and gamma by up to
-    `intensity`. With `views` an image is augmented in that many ways and epoch e shows the one of epoch e mod views, so
-    that frozen layers need computing once a view (0: each epoch anew). `learning_rate` falls by `schedule`: `cosine` to
-    0 at the last epoch, `exponential` tenfold every 20 epochs. `batch_norm=moving` lets the running statistics of the
-    backbone's unfrozen BatchNorm layers follow the training images; from random weights, all unfrozen, they always do.
-    Training stops after `patience` epochs without a better `monitor` on the validation images (0: never; with auroc and
-    balanced_accuracy, of equal ones the lower loss is better); the best epoch is kept.
+    `intensity`. With `augmented_views` an image is augmented in that many ways and epoch e shows the one of epoch e mod
+    that number, so that frozen layers need computing once a view (0: each epoch anew). `learning_rate` falls by
+    `schedule`: `cosine` to 0 at the last epoch, `exponential` tenfold every 20 epochs. `batch_norm=moving` lets the
+    running statistics of the backbone's unfrozen BatchNorm layers follow the training images; from random weights, all
+    unfrozen, they always do. Training stops after `patience` epochs without a better `monitor` on the validation images
+    (0: never; with auroc and balanced_accuracy, of equal ones the lower loss is better); the best epoch is kept.
+
+    With `views` the model finds the lungs itself and shows its backbone the film, the crop of the lungs, and that with
+    its grey levels spread, all shrunk to `level` pixels first; `strides` names the maps that are pooled (none: the
+    last). `head=whitened` fits one linear layer in closed form on frozen features, after scaling down the directions in
+    which films without findings differ, within and between collections: the more, the smaller `whitening` is; `ridge`
+    is how strongly its weights are held small. It has no epochs.
     """
 
     name: str
@@ -87,6 +103,12 @@ class Recipe:
     unfreeze: str | list[str] = "all"
     features: str = "map"
     pooling: str = "avg"
+    views: list[str] = field(default_factory=list)
+    level: int = 0
+    strides: list[int] = field(default_factory=list)
+    head: str = "trained"
+    whitening: float = 1.0
+    ridge: float = 1.0
     hidden_sizes: list[int] = field(default_factory=list)
     input_dropout: float = 0.0
     dropout: float = 0.0
@@ -100,7 +122,7 @@ class Recipe:
     translate: float = 0.0
     zoom: float = 0.0
     intensity: float = 0.0
-    views: int = 0
+    augmented_views: int = 0
     class_weights: str | dict[str, float] = "none"
     epochs: int = 20
     patience: int = 5
@@ -200,10 +222,15 @@ def override(recipe: Recipe, settings: list[str]) -> Recipe:
 
 
 def upgrade(values: dict[str, Any]) -> dict[str, Any]:
-    """A recipe.json of any version with the fields of today: `batch_norm` was once what `head_batch_norm` is."""
-    if "head_batch_norm" in values:
-        return values
-    return {**values, "head_batch_norm": values.get("batch_norm", False), "batch_norm": "frozen", "monitor": "loss"}
+    """A recipe.json of any version with the fields of today: `batch_norm` was once what `head_batch_norm` is, and
+    `views` what `augmented_views` is.
+    """
+    if "head_batch_norm" not in values:
+        values = {**values, "head_batch_norm": values.get("batch_norm", False), "batch_norm": "frozen"}
+    if "augmented_views" not in values:
+        values = {**values, "augmented_views": values.get("views", 0), "views": []}
+    absent = {item.name: item.default for item in fields(Recipe) if item.default is not MISSING} | {"strides": []}
+    return {**{name: value for name, value in absent.items() if name not in ("source", "note")}, **values}
 
 
 def _parse(text: str, kind: Any) -> Any:

@@ -96,7 +96,7 @@ def test_heat_map_is_the_gradient_of_the_logit_margin():
     assert heat.min() >= 0
     assert heat.amax(dim=(1, 2)).tolist() == pytest.approx([1, 1, 1])
     fmap = output.feature_map.clone().requires_grad_()
-    logits = model.classify(fmap)
+    logits = model.classify([fmap])
     target = logits[:, 2] - logits[:, [0, 1, 3]].logsumexp(1)
     (gradient,) = torch.autograd.grad(target.sum(), fmap)
     cam = (gradient.mean((2, 3), keepdim=True) * fmap).sum(1).relu()
@@ -266,7 +266,7 @@ def test_what_is_saved_names_code_that_lies_beside_it_and_outputs_a_trainer_leav
     make().save_pretrained(tmp_path)
     config = json.loads((tmp_path / "config.json").read_text())
     assert (tmp_path / f"{config['custom_pipelines']['image-classification']['impl'].split('.')[0]}.py").exists()
-    assert CxrConfig.keys_to_ignore_at_inference == ["familiarity", "feature_map"]
+    assert CxrConfig.keys_to_ignore_at_inference == ["familiarity", "feature_map", "maps", "lungs", "box"]
 
 
 def test_older_libraries_are_refused_by_name(monkeypatch):

@@ -81,8 +81,12 @@ def fitted(recipe, labelled, folder, feature_cache_bytes):
 @pytest.mark.parametrize("recipe", [HEAD, LAST], ids=["head", "last"])
 @pytest.mark.parametrize(
     "settings",
-    [{}, {"augment": "random", "rotate": 0.0, "translate": 0.0, "flip": True}, {"augment": "random", "views": 3}],
-    ids=["none", "flip", "views"],
+    [
+        {},
+        {"augment": "random", "rotate": 0.0, "translate": 0.0, "flip": True},
+        {"augment": "random", "augmented_views": 3},
+    ],
+    ids=["none", "flip", "augmented_views"],
 )
 def test_a_feature_cache_gives_the_model_of_a_training_without_one(recipe, settings, labelled, tmp_path):
     recipe = replace(recipe, **settings)
@@ -167,7 +171,7 @@ def test_what_was_computed_stays_for_a_resumed_training(labelled, tmp_path, monk
 def test_a_feature_cache_of_something_else_is_begun_anew(changed, labelled, tmp_path, monkeypatch):
     images, data = labelled
     accelerator = Accelerator(cpu=True, mixed_precision="no")
-    recipe = replace(HEAD, augment="random", views=1, rotate=10.0)
+    recipe = replace(HEAD, augment="random", augmented_views=1, rotate=10.0)
     shown = []
     plain = PixelFeed.eval_batch
     monkeypatch.setattr(PixelFeed, "eval_batch", lambda self, samples: shown.extend(samples) or plain(self, samples))

@@ -148,11 +148,13 @@ def test_moving_statistics_go_on_from_a_checkpoint(feed, tmp_path):
 
 
 def test_the_recipe_of_an_older_run_is_that_of_today():
-    """`batch_norm` was whether the head has BatchNorm."""
-    for name in ("tb", "three-class-mobilenetv3small"):
+    """`batch_norm` was whether the head has BatchNorm, and `views` in how many ways an image is augmented."""
+    later = {"head_batch_norm", "batch_norm", "monitor", "augmented_views", "views", "level", "strides", "head"}
+    for name in ("tb", "tb-vgg16", "three-class-mobilenetv3small"):
         today = asdict(get_recipe(name))
-        old = {key: value for key, value in today.items() if key not in ("head_batch_norm", "batch_norm", "monitor")}
-        assert upgrade({**old, "batch_norm": today["head_batch_norm"]}) == today
+        old = {key: value for key, value in today.items() if key not in later | {"whitening", "ridge"}}
+        before = {**old, "batch_norm": today["head_batch_norm"], "views": today["augmented_views"]}
+        assert upgrade(before) == today
         assert upgrade(today) == today
 
 

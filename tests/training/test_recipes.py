@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import TypeAdapter
 
+from tests.conftest import TINY
 from trainer.data.labelled import load_for_training
 from trainer.data.manifest import read_manifest
 from trainer.data.pixels import decode
@@ -90,9 +91,10 @@ def _settle(model, pixels: torch.Tensor) -> None:
     model.backbone.eval()
 
 
-def test_the_table_holds_the_sources_fourteen_and_three_of_our_own():
+def test_the_table_holds_the_sources_fourteen_and_two_of_our_own_for_each_task():
     assert len(SOURCES) == 14
-    assert set(RECIPES) - {recipe.name for recipe in SOURCES} == {"tb", "covid", "three-class"}
+    own = {*TASKS, *(f"{task}-whitened" for task in TASKS)}
+    assert set(RECIPES) - {recipe.name for recipe in SOURCES} == own
     assert {task: sum(recipe.task == task for recipe in SOURCES) for task in TASKS} == {
         "tb": 10,
         "covid": 3,
@@ -261,3 +263,25 @@ def test_trainings_that_differ_in_their_seed_are_tested_on_the_same_pictures(pha
     ]
     assert splits[0] == splits[1] == splits[2]
     assert set(splits[0]) == {"train", "validation", "test"}
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        ({"views": ["lungs"]}, "views=.*film first"),
+        ({"views": ["film", "border"]}, "views=.*lungs-equalised"),
+        ({"strides": [0]}, "strides=.*above 0"),
+        ({"head": "closed"}, "head=closed.*whitened"),
+        ({"whitening": 0.0}, "whitening=0.*above 0"),
+        ({"level": -1}, "level=-1.*not negative"),
+    ],
+)
+def test_views_and_heads_that_do_not_exist_are_refused(settings, sentence):
+    with pytest.raises(UsageError, match=sentence):
+        get_recipe("tb-whitened", **settings)
+
+
+def test_a_stride_that_a_backbone_does_not_have_is_named():
+    recipe = get_recipe("tb-whitened", strides=[4, 64], image_size=64)
+    with pytest.raises(UsageError, match=r"no map of stride 64, only \[.*16, 32\]"):
+        load_backbone(recipe, str(TINY), False)

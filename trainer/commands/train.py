@@ -52,7 +52,8 @@ def train(recipe: "Recipe", data: str, output: str, options: TrainOptions | None
     from trainer.training.build import build_model, class_weights
     from trainer.training.environment import describe, describe_training, outline
     from trainer.training.feed import PixelFeed, TrainingData
-    from trainer.training.loop import check_passes, fit
+    from trainer.training.loop import check_passes
+    from trainer.training.whitened import fit_recipe
 
     options = options or TrainOptions()
     run, accelerator = _open(recipe, output, options)
@@ -74,7 +75,7 @@ def train(recipe: "Recipe", data: str, output: str, options: TrainOptions | None
     accelerator.wait_for_everyone()
     accelerator.init_trackers("cxr-hub", config={key: str(value) for key, value in resolved.items()})
     feed = PixelFeed(labelled.images, processor, accelerator.device, recipe, samples)
-    progress = fit(accelerator, model, feed, run.checkpoints, int(options.feature_cache_gb * 1e9))
+    progress = fit_recipe(accelerator, model, feed, labelled, run.checkpoints, int(options.feature_cache_gb * 1e9))
     accelerator.end_training()  # the other processes have nothing more to do
     if accelerator.is_main_process:
         _finish(run, labelled, processor, progress, model)

@@ -7,7 +7,9 @@ from .versions_cxr import LOWEST  # noqa: F401  checks the versions
 # isort: split
 from transformers import AutoConfig, PreTrainedConfig, __version__
 
-CXR_VERSION = 1
+CXR_VERSION = 2  # 2: views of the film
+POOLINGS = ("avg", "max", "avg+max+std")
+VIEWS = ("film", "lungs", "lungs-equalised")
 
 
 class CxrConfig(PreTrainedConfig):
@@ -18,14 +20,22 @@ class CxrConfig(PreTrainedConfig):
     """
 
     model_type = "cxr"
-    keys_to_ignore_at_inference = ["familiarity", "feature_map"]  # noqa: RUF012  transformers' own convention
+    keys_to_ignore_at_inference = ["familiarity", "feature_map", "maps", "lungs", "box"]  # noqa: RUF012  transformers' own convention
 
     backbone_config: dict[str, Any] | PreTrainedConfig | None = None  # a transformers vision backbone
     feature_size: int = 1280  # channels D of its last feature map
     drop_modules: list[str] | None = None  # dotted names of backbone parts that are never used: they have no weights
     features: str = "map"  # `probabilities`: classify the softmax of a projection to `projection_size` classes instead
     projection_size: int = 0
-    pooling: str = "avg"  # or `max`, over the feature map
+    pooling: str = "avg"  # over the feature map; or `max`, or `avg+max+std`, one after the other
+    views: list[str] | None = None  # what of the film the backbone is shown, `film` first; None: the film as it stands
+    level: int = 0  # pixels of a side to which views are shrunk first, so that all are equally sharp; 0: as they are
+    view_mean: list[float] | None = (
+        None  # the backbone's image_mean and image_std, one a channel: views are made of grey
+    )
+    view_std: list[float] | None = None
+    strides: list[int] | None = None  # pool the last map of each of these strides; None: the last map alone
+    pooled_size: int = 0  # features of one view after pooling, where there are views
     hidden_sizes: list[int] | None = None  # the head's hidden layers, with ReLU
     input_dropout: float = 0.0  # before the head
     dropout: float = 0.0  # after each hidden layer
@@ -40,8 +50,10 @@ class CxrConfig(PreTrainedConfig):
         """Check the fields and build the backbone's configuration."""
         if self.cxr_version > CXR_VERSION:
             raise ValueError(f"the model has format {self.cxr_version}, this code up to {CXR_VERSION}: update cxr-hub")
-        if self.features not in ("map", "probabilities") or self.pooling not in ("avg", "max"):
+        if self.features not in ("map", "probabilities") or self.pooling not in POOLINGS:
             raise ValueError(f"features={self.features!r}, pooling={self.pooling!r}: no such features or pooling")
+        if self.views is not None and (self.views[:1] != ["film"] or not set(self.views) <= set(VIEWS)):
+            raise ValueError(f"views={self.views!r}: expected some of {', '.join(VIEWS)}, film first")
         if not isinstance(self.backbone_config, PreTrainedConfig):
             settings = dict(self.backbone_config or {"model_type": "mobilenet_v2"})
             kind = settings.pop("model_type", None)

@@ -1,5 +1,6 @@
 """A chest X-ray classifier: backbone, pooling, head, heat map. Research demonstration, not a medical device."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,7 @@ from transformers.utils import ModelOutput
 
 from .configuration_cxr import CxrConfig
 from .folding_cxr import fold_batch_norm
+from .lungs_cxr import LungViews, lungs_are_plausible, resample, whole_film
 
 if TYPE_CHECKING:  # transformers saves the files that are named in imports: so this one goes along
     from .pipeline_cxr import CxrImageClassificationPipeline  # noqa: F401
@@ -23,7 +25,10 @@ class CxrOutput(ModelOutput):
     loss: Tensor | None = None  # mean over the batch of w_y x cross-entropy, where labels were given
     logits: Tensor | None = None  # [B, C]; softmax gives the scores. Two labels: [0, z], so that softmax = sigmoid(z)
     familiarity: Tensor | None = None  # [B], or None where none was fitted
-    feature_map: Tensor | None = None  # [B, D, h, w], the backbone's last feature map
+    feature_map: Tensor | None = None  # [B, D, h, w], the backbone's last feature map of the film
+    maps: tuple[Tensor, ...] | None = None  # where there are views, [B, V, D, h, w] of each stride that is pooled
+    lungs: Tensor | None = None  # where there are views, the lung fields [B, 128, 128] in 0..1
+    box: Tensor | None = None  # and the box around them [B, 4]: left, top, right, bottom in 0..1
 
 
 class CxrForImageClassification(PreTrainedModel):
@@ -57,7 +62,8 @@ class CxrForImageClassification(PreTrainedModel):
             # transformers' MobileNet-V2 sets .997, TensorFlow's decay: in torch that keeps only the last batch.
             if isinstance(module, nn.BatchNorm2d) and (module.momentum or 0) > 0.5:
                 module.momentum = 0.1
-        size = config.feature_size
+        self.views = LungViews(config.views, config.level) if config.views else None
+        size = (config.pooled_size or config.feature_size) * len(config.views or [""])
         self.projection = None
         if config.features == "probabilities":
             self.projection = nn.Linear(size, config.projection_size)
@@ -114,21 +120,56 @@ class CxrForImageClassification(PreTrainedModel):
         """What the model answers, in the order of its outputs."""
         return tuple(self.config.id2label[index] for index in range(self.config.num_labels))
 
-    def classify(self, feature_map: Tensor) -> Tensor:
-        """Feature map [B, D, h, w] -> logits [B, C]."""
-        hidden = feature_map.amax(dim=(2, 3)) if self.config.pooling == "max" else feature_map.mean(dim=(2, 3))
+    def classify(self, maps: Sequence[Tensor]) -> Tensor:
+        """Feature maps [B, D, h, w], or [B, V, D, h, w] of views -> logits [B, C]."""
+        hidden = self.pool(maps)
         if self.projection is not None:
             hidden = self.projection(hidden).softmax(dim=-1)
         logits = self.classifier(self.head(hidden))
         return torch.cat([torch.zeros_like(logits), logits], dim=-1) if logits.shape[-1] == 1 else logits
 
+    def pool(self, maps: Sequence[Tensor]) -> Tensor:
+        """What the head is given of feature maps [B, D, h, w] or [B, V, D, h, w]: [B, F], view after view."""
+        pools = {
+            "avg": lambda each: each.mean(dim=(-2, -1)),
+            "max": lambda each: each.amax(dim=(-2, -1)),
+            "std": lambda each: each.float().std(dim=(-2, -1), correction=0),
+        }
+        return torch.cat([pools[name](each) for each in maps for name in self.config.pooling.split("+")], -1).flatten(1)
+
     def forward(self, pixel_values: Tensor, labels: Tensor | None = None, return_dict: bool | None = None) -> Any:
         """Classify `pixel_values` [B, 3, H, W] as the processor makes them; `labels` [B] indices give a loss too."""
-        feature_map = self.backbone(pixel_values.to(self.dtype)).last_hidden_state
-        logits = self.classify(feature_map)
+        pixel_values = pixel_values.to(self.dtype)
+        of_views: dict[str, Any] = {}
+        if self.views is None:
+            feature_map = self.backbone(pixel_values).last_hidden_state
+            maps: tuple[Tensor, ...] = (feature_map,)
+        else:
+            views, lungs, box = self._show(self.views, pixel_values)
+            maps = self._maps_of(views)
+            feature_map = maps[-1][:, 0]
+            of_views = {"maps": maps, "lungs": lungs, "box": box}
+        logits = self.classify(maps)
         loss = None if labels is None else self.sample_losses(logits, labels).mean()
-        output = CxrOutput(loss=loss, logits=logits, familiarity=self.familiarity(feature_map), feature_map=feature_map)
+        familiarity = self.familiarity(feature_map)
+        output = CxrOutput(loss=loss, logits=logits, familiarity=familiarity, feature_map=feature_map, **of_views)
         return output.to_tuple() if return_dict is False else output
+
+    def _show(self, show: LungViews, pixel_values: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Pixel values [B, 3, H, W] -> those of the views [B, V, 3, H, W], lung fields [B, 128, 128], box [B, 4]."""
+        normalisation = (self.config.view_mean or [0.5] * 3, self.config.view_std or [0.5] * 3)
+        mean, std = (torch.tensor(values, device=self.device)[:, None, None] for values in normalisation)
+        grey = (pixel_values[:, :1] * std[0] + mean[0]).contiguous()
+        views, lungs, box = show(grey)
+        return (views[:, :, None] - mean) / std, lungs[:, 0], box
+
+    def _maps_of(self, views: Tensor) -> tuple[Tensor, ...]:
+        """Views [B, V, 3, H, W] -> the backbone's last map at each stride that is pooled, [B, V, D, h, w]."""
+        pixels = views.flatten(0, 1).contiguous(memory_format=torch.channels_last)
+        hidden = self.backbone(pixels, output_hidden_states=bool(self.config.strides))
+        last = maps_by_stride(hidden, views.shape[-1])
+        maps = [last[stride] for stride in self.config.strides or [max(last)]]
+        return tuple(each.unflatten(0, views.shape[:2]) for each in maps)
 
     def familiarity(self, feature_map: Tensor) -> Tensor | None:
         """How much images resemble the training radiographs, [B] in 0..1, few of those below .5; None: not fitted."""
@@ -161,27 +202,47 @@ class CxrForImageClassification(PreTrainedModel):
         `class_index`: one for all images, or [B]. Gives float32 [B, h, w] in 0..1; zero where nothing speaks for it.
         """
         with torch.inference_mode(False), torch.enable_grad():
-            feature_map = output["feature_map"].detach().clone().requires_grad_()
-            logits = self.classify(feature_map).float()
+            maps = output["maps"] if self.views is not None else [output["feature_map"]]
+            maps = [each.detach().clone() for each in maps]
+            feature_map = maps[-1].requires_grad_()
+            logits = self.classify(maps).float()
             index = torch.as_tensor(class_index, device=logits.device).expand(len(logits)).unsqueeze(1)
             others = logits.scatter(1, index, float("-inf")).logsumexp(dim=1)
             target = logits.gather(1, index).squeeze(1) - others
             (gradient,) = torch.autograd.grad(target.sum(), feature_map)
-        weights = gradient.float().mean(dim=(2, 3), keepdim=True)
-        cam = (weights * feature_map.detach().float()).sum(dim=1).relu()
+        if self.views is None:
+            weights = gradient.float().mean(dim=(2, 3), keepdim=True)
+            cam = (weights * feature_map.detach().float()).sum(dim=1).relu()
+        else:
+            cam = self._on_film((gradient * feature_map.detach()).float().sum(dim=2), output["box"]).relu()
         return cam / cam.amax(dim=(1, 2), keepdim=True).clamp_min(torch.finfo(cam.dtype).tiny)
+
+    def _on_film(self, views: Tensor, box: Tensor) -> Tensor:
+        """Maps of the views [B, V, h, w] where they lie on the film, summed: [B, 2h, 2w]."""
+        whole = whole_film(box)
+        low, size = box[:, :2], (box[:, 2:] - box[:, :2]).clamp_min(1e-3)
+        outside = torch.cat([-low / size, (1 - low) / size], dim=1)  # the film's corners, as the crop measures
+        names = enumerate(self.config.views)
+        placed = [
+            resample(views[:, index : index + 1], whole if name == "film" else outside, 2 * views.shape[-1])
+            for index, name in names
+        ]
+        return torch.cat(placed, dim=1).sum(dim=1)
 
     def decide(self, output: CxrOutput) -> list[dict[str, Any]]:
         """Scores and a decision for each image of a batch: {"label", "scores", "decision", "familiarity", "warnings"}.
 
-        `warnings` is ["unfamiliar"] where the image is unlike the training radiographs, else empty. The decision
+        `warnings` holds "unfamiliar" where the image is unlike the training radiographs, "no-lungs" where a model that
+        looks for lungs finds none that can be: there is no answer then. The decision
         follows `config.operating_point`; without one it is the argmax (for two labels, a threshold of .5).
         """
         scores = output["logits"].float().softmax(dim=-1).tolist()
         familiarity = output.familiarity.tolist() if output.familiarity is not None else [None] * len(scores)
         rows = [{**self._decision(row), "familiarity": known} for row, known in zip(scores, familiarity, strict=True)]
-        for row in rows:
+        lungs = [True] * len(rows) if output.lungs is None else lungs_are_plausible(output.lungs).tolist()
+        for row, plausible in zip(rows, lungs, strict=True):
             row["warnings"] = ["unfamiliar"] if row["familiarity"] is not None and row["familiarity"] < 0.5 else []
+            row["warnings"] += [] if plausible else ["no-lungs"]
         return rows
 
     def _decision(self, row: list[float]) -> dict[str, Any]:
@@ -195,3 +256,9 @@ class CxrForImageClassification(PreTrainedModel):
         positive = scores[point["label"]] >= point["threshold"]
         label = point["label"] if positive else next(label for label in ranked if label != point["label"])
         return {"label": label, "scores": scores, "decision": {**point, "positive": positive}}
+
+
+def maps_by_stride(output: Any, side: int) -> dict[int, Tensor]:
+    """The last feature map of a backbone at each stride, for images of `side` pixels: {stride: [B, D, h, w]}."""
+    maps = [each for each in getattr(output, "hidden_states", None) or () if each.ndim == 4]
+    return {side // each.shape[-1]: each for each in [*maps, output.last_hidden_state]}

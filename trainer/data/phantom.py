@@ -24,10 +24,11 @@ Array = np.ndarray
 
 @dataclass(frozen=True)
 class Phantom:
-    """`pixels` uint8 [320, 320] and `mask` bool [320, 320], True where the finding is."""
+    """`pixels` uint8 [320, 320]; `mask` and `lungs` bool [320, 320], True where the finding is, and in the lungs."""
 
     pixels: Array
     mask: Array
+    lungs: Array
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ def draw_phantom(label: str, rng: np.random.Generator) -> Phantom:
     chest = _draw_chest(rng)
     opacity = FINDINGS[label](chest, rng) * chest.lungs
     mask = _resize(opacity, SIZE) > 0.25 * max(float(opacity.max()), 1e-6)
-    return _expose(_resize(chest.attenuation + opacity, SIZE), mask, rng)
+    return _expose(_resize(chest.attenuation + opacity, SIZE), mask, _resize(chest.lungs, SIZE) > 0.5, rng)
 
 
 def write_phantoms(output: Path, task: str, count: int, seed: int) -> dict[str, int]:
@@ -261,7 +262,7 @@ FINDINGS: dict[str, Callable[[Chest, np.random.Generator], Array]] = {  # attenu
 }
 
 
-def _expose(attenuation: Array, mask: Array, rng: np.random.Generator) -> Phantom:
+def _expose(attenuation: Array, mask: Array, lungs: Array, rng: np.random.Generator) -> Phantom:
     """The film: blur, exposure, contrast, grain, a side marker, black borders; now and then laid in a little turned."""
     image = gaussian_filter(attenuation, rng.uniform(0.4, 1.1))
     low, high = np.percentile(image, [rng.uniform(0.5, 4), rng.uniform(98, 99.8)])
@@ -280,4 +281,5 @@ def _expose(attenuation: Array, mask: Array, rng: np.random.Generator) -> Phanto
     inside[top : SIZE - bottom, left : SIZE - right] = True
     angle = rng.normal(0, 1.7) if rng.random() < 0.3 else 0  # degrees
     framed = Image.fromarray(np.where(inside, np.asarray(film), 0)).rotate(angle, Image.Resampling.BILINEAR)
-    return Phantom(np.asarray(framed), np.asarray(Image.fromarray(mask & inside).rotate(angle)))
+    masks = (np.asarray(Image.fromarray(one & inside).rotate(angle)) for one in (mask, lungs))
+    return Phantom(np.asarray(framed), *masks)

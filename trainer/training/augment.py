@@ -19,8 +19,8 @@ def draw_parameters(seed: int, epoch: int, samples: np.ndarray) -> torch.Tensor:
 
 
 def parameters_for_epoch(recipe: Recipe, epoch: int, samples: np.ndarray) -> torch.Tensor:
-    """Those of an epoch: with `views`, epoch e looks as epoch e mod views did."""
-    return draw_parameters(recipe.seed, epoch % recipe.views if recipe.views else epoch, samples)
+    """Those of an epoch: with `augmented_views`, epoch e looks as epoch e mod their number did."""
+    return draw_parameters(recipe.seed, epoch % recipe.augmented_views if recipe.augmented_views else epoch, samples)
 
 
 def augment(grey: torch.Tensor, parameters: torch.Tensor, recipe: Recipe) -> torch.Tensor:

@@ -10,18 +10,22 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
+from safetensors.torch import load_file
 from sklearn.utils.class_weight import compute_class_weight
 from torch import nn
 from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoModelForImageClassification, PreTrainedConfig
 
 from trainer.cxr_model import CxrConfig, CxrForImageClassification, CxrImageProcessor
+from trainer.cxr_model.modeling_cxr import maps_by_stride
 from trainer.data.labelled import LabelledImages
 from trainer.errors import UsageError, hub_refusal, reason_of
 from trainer.recipes import Recipe
 from trainer.run import Run, load_run
 
-OF_RECIPE = ("features", "pooling", "hidden_sizes", "input_dropout", "dropout")
-OF_HEAD = ("id2label", "features", "pooling", "hidden_sizes", "batch_norm")  # where these are equal, a head is kept
+OF_RECIPE = ("features", "pooling", "hidden_sizes", "input_dropout", "dropout", "level")
+# where these are equal, a head is kept
+OF_HEAD = ("id2label", "features", "pooling", "hidden_sizes", "batch_norm", "views", "strides", "level")
+LUNGS = Path(__file__).with_name("lungs.safetensors")  # docs/experiments.md; `make lungs` makes it anew
 _TIMM = {"model_type": "timm_wrapper", "do_pooling": False}
 ARCHITECTURES: dict[str, dict[str, Any]] = {
     "google/mobilenet_v2_1.0_224": {"model_type": "mobilenet_v2", "layer_norm_eps": 0.001, "image_size": 224},
@@ -50,6 +54,7 @@ class Backbone:
     model: CxrForImageClassification | None = None
     pretrained: bool = True
     feature_size: int = 0  # D
+    pooled_size: int = 0  # features of one view after pooling
     random_state: torch.Tensor = field(default_factory=torch.get_rng_state)  # the head is drawn from here on
 
 
@@ -69,7 +74,7 @@ def load_backbone(recipe: Recipe, name: str, pretrained: bool) -> Backbone:
     logging.getLogger("transformers.modeling_utils").setLevel(logging.ERROR)  # its report lists the unused classifier
     with _explained(f"backbone {name} cannot be loaded", UNREACHABLE):
         backbone = _load_pretrained(name, recipe.features) if pretrained else _make_random(name)
-    backbone.feature_size = _feature_size(backbone.encoder, recipe.image_size, name)
+    backbone.feature_size, backbone.pooled_size = _sizes(backbone.encoder, recipe, name)
     if recipe.features == "probabilities" and not pretrained:
         backbone.projection = nn.Linear(backbone.feature_size, 1000)
     backbone.random_state = torch.get_rng_state()
@@ -103,6 +108,9 @@ def build_model(
     model.backbone.load_state_dict({name: tensor for name, tensor in weights.items() if name in kept})
     if backbone.projection is not None and model.projection is not None:
         model.projection.load_state_dict(backbone.projection.state_dict())
+    if model.views is not None:
+        model.views.network.load_state_dict({name: tensor.float() for name, tensor in load_file(LUNGS).items()})
+        model.views.requires_grad_(False)
     old = backbone.model
     if old is not None and all(getattr(old.config, name) == getattr(model.config, name) for name in OF_HEAD):
         model.head.load_state_dict(old.head.state_dict())
@@ -211,16 +219,24 @@ def _class_projection(model: nn.Module, name: str) -> nn.Linear:
     return projection
 
 
-def _feature_size(encoder: Any, side: int, name: str) -> int:
-    """Channels of the feature map of a black image."""
+def _sizes(encoder: Any, recipe: Recipe, name: str) -> tuple[int, int]:
+    """Of a black image: the channels of its last feature map, and the features of one view after pooling."""
+    side = recipe.image_size
     own = getattr(encoder.config, "image_size", side)
     cure = "give a convolutional one of 3 channels, as microsoft/resnet-50"
     cure += "" if own == side else f", or the size that it was made for: --set image_size={own}"
     with torch.no_grad(), _explained(f"backbone {name} gives no feature map of an image of 3 x {side} x {side}", cure):
-        shape = encoder.eval()(torch.zeros(1, 3, side, side)).last_hidden_state.shape
+        output = encoder.eval()(torch.zeros(1, 3, side, side), output_hidden_states=bool(recipe.strides))
+        shape = output.last_hidden_state.shape
         if len(shape) != 4 or shape[2] != shape[3]:
             raise ValueError(f"its output is {list(shape)}, not [B, D, h, w]")
-    return int(shape[1])
+    maps = maps_by_stride(output, side)
+    if absent := sorted(set(recipe.strides) - set(maps)):
+        raise UsageError(
+            f"strides={recipe.strides}: backbone {name} has no map of stride {absent[0]}, only {sorted(maps)}"
+        )
+    channels = [maps[stride].shape[1] for stride in recipe.strides or [max(maps)]]
+    return int(shape[1]), sum(channels) * len(recipe.pooling.split("+"))
 
 
 def _make_config(
@@ -232,6 +248,11 @@ def _make_config(
         drop_modules=_unused(backbone.encoder.config),
         projection_size=backbone.projection.out_features if backbone.projection is not None else 0,
         batch_norm=recipe.head_batch_norm,
+        views=recipe.views or None,
+        strides=recipe.strides or None,
+        pooled_size=backbone.pooled_size,
+        view_mean=backbone.normalisation.get("image_mean"),
+        view_std=backbone.normalisation.get("image_std"),
         class_weights=class_weights,
         id2label=dict(enumerate(labels)),
         label2id={label: index for index, label in enumerate(labels)},

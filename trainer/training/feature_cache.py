@@ -64,7 +64,7 @@ def count_views(recipe: Recipe) -> int:
     """In how many ways a training shows an image; 0 where each epoch shows another."""
     if recipe.augment == "none":
         return 1
-    return 2 if _only_flips(recipe) else recipe.views
+    return 2 if _only_flips(recipe) else recipe.augmented_views
 
 
 def _only_flips(recipe: Recipe) -> bool:
