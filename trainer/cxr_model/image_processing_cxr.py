@@ -59,7 +59,7 @@ class CxrImageProcessor(BaseImageProcessor):
     def _doubts(self, pixels: np.ndarray) -> list[str]:
         short, long = sorted(pixels.shape)
         codes = [code for code, doubt in (("tiny", short < TINY), ("extreme-aspect", long > LONGEST * short)) if doubt]
-        if pixels[:: 1 + short // 256, :: 1 + short // 256].std() < FLAT:
+        if pixels[:: 1 + short // 128, :: 1 + short // 128].std() < FLAT:
             return [*codes, "blank"]
         if self.mean_thumbnail is not None:
             mean, own = np.asarray(self.mean_thumbnail, np.float32).reshape(16, 16), thumbnail(pixels)

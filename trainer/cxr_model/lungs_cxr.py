@@ -126,7 +126,7 @@ def equalise(grey: Tensor, fields: Tensor) -> Tensor:
     level = position.floor().clamp_max(LEVELS - 2.0)
     part, index = position - level, level.long()
     weight = fields.flatten(1) + 1e-4
-    histogram = torch.zeros(grey.shape[0], LEVELS, device=grey.device)
+    histogram = torch.zeros(grey.shape[0], LEVELS, dtype=weight.dtype, device=grey.device)
     histogram = histogram.scatter_add(1, index, weight * (1 - part)).scatter_add(1, index + 1, weight * part)
     histogram = histogram / histogram.sum(dim=1, keepdim=True)
     shares = histogram.cumsum(dim=1) - histogram / 2

@@ -160,7 +160,8 @@ class CxrForImageClassification(PreTrainedModel):
         normalisation = (self.config.view_mean or [0.5] * 3, self.config.view_std or [0.5] * 3)
         mean, std = (torch.tensor(values, device=self.device)[:, None, None] for values in normalisation)
         grey = (pixel_values[:, :1] * std[0] + mean[0]).contiguous()
-        views, lungs, box = show(grey)
+        with torch.autocast(self.device.type, enabled=False):  # where the lungs are is the same in every precision
+            views, lungs, box = show(grey)
         return (views[:, :, None] - mean) / std, lungs[:, 0], box
 
     def _maps_of(self, views: Tensor) -> tuple[Tensor, ...]:

@@ -119,11 +119,14 @@ def _read_image(image: Image.Image) -> Radiograph:
         if flat.mode == "RGB":
             small = np.asarray(flat.resize((64, 64), Image.Resampling.BOX), np.int16)
             coloured = bool(np.ptp(small, axis=2).mean() > COLOURED)
-    whites = np.count_nonzero(grey == 255) > MOST_WHITE * np.count_nonzero(grey)
-    if not opened and image.mode == "RGB" and (whites or grey.max() <= 1):
+    if not opened and image.mode == "RGB" and _is_clipped(grey):
         raise RadiographError("is all black or mostly white, as a deep film in 8 bits: give the file or name the model")
     codes = {"multi-frame": frames > 1, "coloured": coloured}
     return Radiograph(grey, tuple(code for code, present in codes.items() if present))
+
+
+def _is_clipped(grey: np.ndarray) -> bool:
+    return bool(grey.max() <= 1 or np.count_nonzero(grey == 255) > MOST_WHITE * np.count_nonzero(grey))
 
 
 def _deep_colour(image: Any) -> np.ndarray | None:

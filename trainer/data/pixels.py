@@ -137,8 +137,9 @@ def _decode_batch(table: pa.Table, processor: CxrImageProcessor) -> pa.Table:
         except (RadiographError, ImportError) as error:
             errors[row] = str(error)
             continue
-        pixels[row] = processor.resize(radiograph.pixels).reshape(-1)
-        thumbnails[row] = thumbnail(radiograph.pixels).reshape(-1)
+        resized = processor.resize(radiograph.pixels)
+        pixels[row] = resized.reshape(-1)
+        thumbnails[row] = thumbnail(resized).reshape(-1)
         warnings[row] = ",".join(radiograph.warnings)
     arrays = {
         name: pa.FixedSizeListArray.from_arrays(pa.array(values.reshape(-1)), values.shape[1])
