@@ -18,6 +18,7 @@ WARNINGS = {
     "lateral-view": "The file says it is a lateral view; the model knows frontal ones only.",
     "not-chest": "The file says it is not a chest radiograph.",
     "unfamiliar": "This image is unlike the radiographs that the model learned from: do not trust the answer.",
+    "child": "The file says that this is a child; the model learned from adults.",
     "no-lungs": "No two lungs were found: is this a whole frontal chest radiograph?",
     "coloured": "This image is coloured; a radiograph is grey.",
     "implausible-header": "Values of the file's header cannot be true and were left out: check the image.",

@@ -264,6 +264,28 @@ def test_where_nothing_is_new_nothing_is_evaluated_and_without_a_manifest_it_is_
     assert "cannot be told" in said
 
 
+def test_films_of_other_diseases_are_told_by_disease_and_collection(run, phantoms, tmp_path, capsys):
+    others = tmp_path / "others"
+    write_phantoms(others, "covid", 24, 5)
+    words = [str(run), "--data", str(phantoms), "--other-diseases", str(others)]
+    assert main(["evaluate", *words, "--split", "external", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)["other_diseases"]
+    assert [row["label"] for row in told] == ["COVID", "Lung_Opacity", "Viral Pneumonia"]  # Normal is no other disease
+    assert all(row["n"] > 0 for row in told)
+    assert all(sum(part["value"] for part in row["called"].values()) == pytest.approx(1) for row in told)
+    own = tmp_path / "run"
+    shutil.copytree(run, own)
+    assert main(["audit", str(own), *words[1:], "--split", "external"]) == 0
+    assert "other diseases, and what they are called:\n  COVID (n = " in capsys.readouterr().out
+    metrics = json.loads((own / "metrics.json").read_text())
+    schema = json.loads((Path(__file__).parents[1] / "trainer" / "evaluation/metrics.schema.json").read_text())
+    jsonschema.validate(metrics, schema)
+    assert metrics["audit"]["other_diseases"] == told
+    assert f"| COVID | {told[0]['n']} |" in (own / "README.md").read_text()
+    assert main(["evaluate", *words[:3], "--split", "external", "--other-diseases", str(phantoms)]) == 2
+    assert "no film of another disease" in capsys.readouterr().err
+
+
 def test_evaluate_refuses_classes_the_model_does_not_know(run, phantoms, tmp_path, capsys):
     other = tmp_path / "other"
     shutil.copytree(phantoms / "Normal", other / "Fracture")

@@ -93,7 +93,7 @@ class Recipe:
     its grey levels spread, all shrunk to `level` pixels first; `strides` names the maps that are pooled (none: the
     last). `head=whitened` fits one linear layer in closed form on frozen features, after scaling down the directions in
     which films without findings differ, within and between collections: the more, the smaller `whitening` is; `ridge`
-    is how strongly its weights are held small. It has no epochs.
+    is how strongly its weights are held small. It has no epochs. `adults`: it learns from adults, and warns of a child.
     """
 
     name: str
@@ -109,6 +109,7 @@ class Recipe:
     head: str = "trained"
     whitening: float = 1.0
     ridge: float = 1.0
+    adults: bool = False
     hidden_sizes: list[int] = field(default_factory=list)
     input_dropout: float = 0.0
     dropout: float = 0.0

@@ -10,7 +10,7 @@ from pydicom.dataelem import RawDataElement
 from pydicom.tag import Tag
 
 from tests.cxr_model.test_reader import dicom_bytes
-from trainer.cxr_model import RadiographError, dicom_cxr, read_radiograph
+from trainer.cxr_model import CxrImageProcessor, RadiographError, dicom_cxr, read_radiograph
 
 Y, X = np.mgrid[0:256, 0:224] / [[[256]], [[224]]]
 LUNGS = sum(np.exp(-((((X - middle) / 0.13) ** 2 + ((Y - 0.5) / 0.28) ** 2) ** 2)) for middle in (0.3, 0.7))
@@ -323,3 +323,14 @@ def test_a_palette_shows_as_far_as_its_entries_reach(depth, dicom_of):
         setattr(dataset, f"{name}PaletteColorLookupTableDescriptor", [256, 0, 16])
         setattr(dataset, f"{name}PaletteColorLookupTableData", ramp.tobytes())
     assert apart(read(dataset)[0], GREY) < 1
+
+
+@pytest.mark.parametrize(
+    ("age", "child"), [("014Y", True), ("015Y", False), ("030M", True), ("009D", True), ("?", False)]
+)
+def test_a_child_is_warned_of_where_the_model_learned_from_adults(age, child, dicom_of, tmp_path):
+    file = dicom_bytes(dicom_of(DEEP, bits=12, PatientAge=age))
+    assert ("child" in CxrImageProcessor(adults=True).read(file).warnings) == child
+    assert "child" not in CxrImageProcessor().read(file).warnings
+    CxrImageProcessor(adults=True).save_pretrained(tmp_path)
+    assert CxrImageProcessor.from_pretrained(tmp_path).adults

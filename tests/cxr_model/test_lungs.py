@@ -81,7 +81,7 @@ def test_the_network_that_ships_finds_the_lungs_of_phantoms():
     values, lungs = drawn(8, side=224)
     network = seeing().views
     with torch.inference_mode():
-        _, fields, _ = network(values[:, :1] / 2 + 0.5)
+        fields = network(*[values[:, :1] / 2 + 0.5] * 2)[1]
     size = lungs.shape[1:]
     found = torch.nn.functional.interpolate(fields, size, mode="bilinear")[:, 0].numpy() > 0.5
     dice = 2 * (found & lungs).sum(axis=(1, 2)) / (found.sum(axis=(1, 2)) + lungs.sum(axis=(1, 2)))
@@ -149,3 +149,24 @@ def test_the_lungs_are_the_same_in_every_precision():
     assert torch.equal(rounded.box, expected.box)
     assert torch.equal(rounded.lungs, expected.lungs)
     assert torch.allclose(rounded.logits.float(), expected.logits, atol=0.2 * expected.logits.abs().max())
+
+
+def test_the_lungs_of_a_hidden_film_are_those_of_the_film():
+    model, (values, _) = seeing(), drawn(2)
+    hidden = values.clone()
+    hidden[..., 16:48, 8:56] = 0.2
+    with torch.inference_mode():
+        expected, found = model(values), model(hidden, lungs_of=values)
+        assert torch.equal(found.box, expected.box)
+        assert not torch.equal(model(hidden).box, expected.box)
+        assert not torch.allclose(found.logits, expected.logits)
+
+
+def test_training_jitters_the_box_and_leaves_the_lung_network_alone():
+    model, (values, _) = seeing(), drawn(4)
+    expected = model.eval()(values).box
+    before = {name: tensor.clone() for name, tensor in model.views.network.state_dict().items()}
+    one, other = (model.train()(values).box for _ in range(2))
+    assert not torch.equal(one, other)
+    assert ((one - expected).abs() < 0.06).all()
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.views.network.state_dict().items())

@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hub_cards.formatting import format_metric, format_number
-from trainer.commands.options import DATA, JSON, OUTPUT_FILE, RUN, Commands, add_command, log, split
-from trainer.commands.tables import headline_text, print_report
+from trainer.commands.options import DATA, JSON, OTHERS, OUTPUT_FILE, RUN, Commands, add_command, log, split
+from trainer.commands.tables import headline_text, other_diseases_lines, print_report
 from trainer.errors import UsageError
 
 if TYPE_CHECKING:
@@ -22,26 +22,30 @@ with file,mask beside the data; without a mask a central area counts as the lung
 lesion_boxes.csv with file,x0,y0,x1,y1 (fractions of the image), or the masks beside phantoms."""
 
 
-def audit(run: "Run", data: str, split: str = "test", images: int = 700) -> dict[str, Any]:
+def audit(
+    run: "Run", data: str, split: str = "test", images: int = 700, other_diseases: str | None = None
+) -> dict[str, Any]:
     """Audit a run for shortcuts. Research demonstration, not a medical device.
 
     Args:
         run: a finished run.
         data: a folder or a manifest; all of it is `split` where it names none.
         images: how many images are used, drawn at random; and as many with a known finding for the heat maps.
+        other_diseases: data with films of diseases that the model does not answer, to see what it calls them.
 
     Returns:
         {"split", "left_out", "n", "groups", "lung_masks", "level", "conditions", "collections", "heat_maps",
-        "verdict"}.
+        "verdict"}, and "other_diseases" where they were asked for.
 
     Raises:
         UsageError: no such split, nothing in it that is new to the model, or classes that it does not know.
     """
     import numpy as np
 
-    from trainer.data.labelled import load_for_model
+    from trainer.data.labelled import load_for_model, load_other_diseases
     from trainer.evaluation.audit.conditions import audit_conditions, verdict
     from trainer.evaluation.audit.heat_maps import audit_heat_maps
+    from trainer.evaluation.report import report_other_diseases
     from trainer.inference import PixelBatches, for_inference
 
     model, processor = run.load_model()
@@ -54,6 +58,9 @@ def audit(run: "Run", data: str, split: str = "test", images: int = 700) -> dict
     report: dict[str, Any] = {"split": split, "left_out": counts["left_out"]}
     report |= audit_conditions(model, pixels, labelled, data, sampled)
     report["heat_maps"] = audit_heat_maps(model, pixels, labelled, data, pointed)
+    if other_diseases:
+        others = load_other_diseases(other_diseases, model.labels, processor, run.manifest(), log)
+        report["other_diseases"] = report_other_diseases(model, processor, others)
     report["verdict"] = verdict(report["conditions"], report["collections"])
     return report
 
@@ -77,7 +84,7 @@ def add_parser(commands: Commands) -> None:
         commands,
         "audit",
         "are the lungs what a run reads? tested by hiding them, and by its heat maps",
-        *(RUN, DATA, split("validation", "test", "external"), OUTPUT_FILE, JSON),
+        *(RUN, DATA, OTHERS, split("validation", "test", "external"), OUTPUT_FILE, JSON),
         description=DESCRIPTION,
         example="cxr audit runs/tb --data my-films.csv",
     )
@@ -95,7 +102,7 @@ def main(options: argparse.Namespace) -> int:
     run = load_run(options.model)
     if keep and not run.finished:
         raise UsageError(f"{run.path}: not a finished run; give --output FILE")
-    report = audit(run, options.data, options.split, options.images)
+    report = audit(run, options.data, options.split, options.images, options.other_diseases)
     print_report(report, options, to_text)
     if keep:
         run.write_json("metrics.json", {**run.read_json("metrics.json"), "audit": report})
@@ -119,4 +126,4 @@ def to_text(audit: dict[str, Any]) -> str:
         for name, row in heat_maps["maps"].items():
             inside = f"proportion of the map inside {format_metric(row['inside'])}"
             lines.append(f"  {name:<30}points into it {format_metric(row['hits'])}   {inside}")
-    return "\n".join([*lines, audit["verdict"]["text"]])
+    return "\n".join([*lines, *other_diseases_lines(audit), audit["verdict"]["text"]])

@@ -4,7 +4,7 @@ import argparse
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from trainer.commands.options import DATA, JSON, OUTPUT_FILE, RUN, Commands, add_command, log, split
+from trainer.commands.options import DATA, JSON, OTHERS, OUTPUT_FILE, RUN, Commands, add_command, log, split
 from trainer.commands.tables import metrics_text, print_report
 from trainer.errors import UsageError
 
@@ -12,7 +12,13 @@ if TYPE_CHECKING:
     from trainer.run import Run
 
 
-def evaluate(run: "Run", data: str, split: str = "test", prevalences: Sequence[float] = ()) -> dict[str, Any]:
+def evaluate(
+    run: "Run",
+    data: str,
+    split: str = "test",
+    prevalences: Sequence[float] = (),
+    other_diseases: str | None = None,
+) -> dict[str, Any]:
     """Metrics of a run on a split of some data, or on all of it where the data has no splits; the run is never changed.
 
     Research demonstration, not a medical device.
@@ -22,6 +28,7 @@ def evaluate(run: "Run", data: str, split: str = "test", prevalences: Sequence[f
         data: a folder, a manifest or a Hub dataset.
         split: train, validation, test or external.
         prevalences: for predictive values, each between 0 and 1 (default .01, .05 and .20).
+        other_diseases: data with films of diseases that the model does not answer, to see what it calls them.
 
     Returns:
         metrics.json of this split, `skipped` (files that cannot be read) and `left_out` (films that the model learned
@@ -30,8 +37,8 @@ def evaluate(run: "Run", data: str, split: str = "test", prevalences: Sequence[f
     Raises:
         UsageError: no such split, nothing in it that is new to the model, or classes that it does not know.
     """
-    from trainer.data.labelled import load_for_model
-    from trainer.evaluation.report import PREVALENCES, assess, score
+    from trainer.data.labelled import load_for_model, load_other_diseases
+    from trainer.evaluation.report import PREVALENCES, assess, report_other_diseases, score
     from trainer.inference import for_inference
 
     if not all(0 < prevalence < 1 for prevalence in prevalences):
@@ -39,8 +46,13 @@ def evaluate(run: "Run", data: str, split: str = "test", prevalences: Sequence[f
     model, processor = run.load_model()
     labelled, counts = load_for_model(data, split, model.labels, processor, run.manifest(), log)
     points = run.read_json("metrics.json").get("operating_points", []) if run.has("metrics.json") else []
-    scored = score(for_inference(model, processor), processor, labelled, split)
-    return {**assess(model, {split: scored}, points, tuple(prevalences) or PREVALENCES), **counts}
+    model = for_inference(model, processor)
+    scored = score(model, processor, labelled, split)
+    report = {**assess(model, {split: scored}, points, tuple(prevalences) or PREVALENCES), **counts}
+    if other_diseases:
+        others = load_other_diseases(other_diseases, model.labels, processor, run.manifest(), log)
+        report["other_diseases"] = report_other_diseases(model, processor, others)
+    return report
 
 
 def add_parser(commands: Commands) -> None:
@@ -49,7 +61,7 @@ def add_parser(commands: Commands) -> None:
         commands,
         "evaluate",
         "metrics of a run on other data",
-        *(RUN, DATA, split("train", "validation", "test", "external"), OUTPUT_FILE, JSON),
+        *(RUN, DATA, OTHERS, split("train", "validation", "test", "external"), OUTPUT_FILE, JSON),
         example="cxr evaluate runs/tb --data other-hospital.csv --split external",
     )
     prevalence_help = "for predictive values: the proportion of diseased, e.g. .02 (default .01, .05 and .20)"
@@ -61,6 +73,6 @@ def main(options: argparse.Namespace) -> int:
     """Print the metrics, and write them to --output."""
     from trainer.run import load_run
 
-    report = evaluate(load_run(options.model), options.data, options.split, options.prevalence)
+    report = evaluate(load_run(options.model), options.data, options.split, options.prevalence, options.other_diseases)
     print_report(report, options, metrics_text)
     return 0

@@ -33,7 +33,16 @@ def metrics_text(metrics: dict[str, Any]) -> str:
             lines.append(f"  calibration: {_named(values['after'], CALIBRATION)}   (before: {before})")
         if familiarity := metrics.get("familiarity"):
             lines.append(f"  called unfamiliar: {format_metric(familiarity['splits'][split]['flagged'])}")
-    return "\n".join(lines)
+    return "\n".join([*lines, *other_diseases_lines(metrics)])
+
+
+def other_diseases_lines(report: dict[str, Any]) -> list[str]:
+    """What films of other diseases are called, where that was asked."""
+    lines = []
+    for row in report.get("other_diseases", []):
+        source = f" of {row['collection']}" if row["collection"] else ""
+        lines.append(f"  {row['label']}{source} (n = {row['n']}): {_named(row['called'], tuple(row['called']))}")
+    return ["\nother diseases, and what they are called:", *lines] if lines else []
 
 
 def _split_lines(split: str, report: dict[str, Any]) -> list[str]:

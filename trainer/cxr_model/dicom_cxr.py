@@ -26,6 +26,8 @@ except ImportError:
 LATERAL_VIEWS = {"LL", "RL", "LLD", "RLD", "LATERAL", "LAT", "LPO", "RPO", "LAO", "RAO"}
 CHEST_PARTS = ("CHEST", "THORAX", "LUNG", "TORAX")
 OTHER_MODALITIES = {"CT", "MR", "US", "PT", "NM", "MG", "XA", "RF", "SM", "OP"}
+ADULT = 15  # years
+A_YEAR = {"Y": 1, "M": 12, "W": 52, "D": 365}
 GREY = ("MONOCHROME1", "MONOCHROME2")
 COLOUR = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT")
 DECODERS = {"gdcm": "python-gdcm", "pylibjpeg": "pylibjpeg pylibjpeg-libjpeg pylibjpeg-openjpeg"}
@@ -191,5 +193,12 @@ def _header_warnings(header: Header) -> tuple[str, ...]:
         "lateral-view": header.text("ViewPosition") in LATERAL_VIEWS,
         "not-chest": not chest or header.text("Modality") in OTHER_MODALITIES,
         "implausible-header": bool(header.left_out),
+        "child": _is_child(header.text("PatientAge")),
     }
     return tuple(code for code, present in codes.items() if present)
+
+
+def _is_child(age: str) -> bool:
+    """Whether an age as DICOM writes it (`012Y`, `018M`, `006W`, `009D`) is less than ADULT years."""
+    number, unit = age[:-1], age[-1:]
+    return number.isdecimal() and unit in A_YEAR and int(number) < ADULT * A_YEAR[unit]

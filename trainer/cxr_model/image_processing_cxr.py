@@ -24,7 +24,7 @@ class CxrImageProcessor(BaseImageProcessor):
     `size` is {"height", "width"} in pixels, `resample` Pillow's filter number (0 nearest, 2 bilinear, 3 bicubic);
     `rescale_factor` multiplies the uint8 values before `image_mean` and `image_std`, one a channel, are applied.
     `mean_thumbnail` is the mean `thumbnail` of the training radiographs, 256 numbers; without it no image is called
-    inverted or rotated.
+    inverted or rotated. `adults`: the model learned from adults, so that a file that says a child is warned of.
     """
 
     model_input_names = ["pixel_values"]  # noqa: RUF012  transformers' own convention
@@ -37,6 +37,7 @@ class CxrImageProcessor(BaseImageProcessor):
         image_mean: Sequence[float] = (0.5, 0.5, 0.5),
         image_std: Sequence[float] = (0.5, 0.5, 0.5),
         mean_thumbnail: Sequence[int] | None = None,
+        adults: bool = False,
         **kwargs: Any,
     ) -> None:
         mean_thumbnail = mean_thumbnail or kwargs.pop("usual_chest", None)  # its name in runs of before
@@ -50,11 +51,13 @@ class CxrImageProcessor(BaseImageProcessor):
         self.image_mean = list(image_mean)
         self.image_std = list(image_std)
         self.mean_thumbnail = None if mean_thumbnail is None else list(mean_thumbnail)
+        self.adults = adults
 
     def read(self, source: Any) -> Radiograph:
         """`read_radiograph`, with the warnings `tiny`, `extreme-aspect`, `blank`, `inverted` and `rotated`."""
         radiograph = read_radiograph(source)
-        return replace(radiograph, warnings=(*radiograph.warnings, *self._doubts(radiograph.pixels)))
+        of_file = [code for code in radiograph.warnings if code != "child" or self.adults]
+        return replace(radiograph, warnings=(*of_file, *self._doubts(radiograph.pixels)))
 
     def _doubts(self, pixels: np.ndarray) -> list[str]:
         short, long = sorted(pixels.shape)

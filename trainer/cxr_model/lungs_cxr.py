@@ -7,6 +7,7 @@ from torch.nn import functional as F
 SIDE = 128  # pixels of a side that the lung network sees
 LEVELS = 64  # grey levels of equalisation
 SMALLEST, LARGEST = 0.05, 0.75  # proportions of the film that lungs take
+JITTER = 0.05  # of the box's sides in training: how far each of its ends moves at most
 LEAST_SIDE, MOST_DOUBTFUL = 0.12, 0.55  # proportions of the lungs: in one half of the film, and neither in nor out
 
 
@@ -86,12 +87,24 @@ class LungViews(nn.Module):
         self.names, self.level = names, level
         self.network = LungNetwork()
 
-    def forward(self, grey: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Grey [B, 1, S, S] in 0..1 -> views [B, V, S, S], lung fields [B, 1, 128, 128] in 0..1, box [B, 4]."""
+    def train(self, mode: bool = True) -> "LungViews":
+        """Training mode jitters the box; the lung network stays as it is."""
+        super().train(mode)
+        self.network.eval()
+        return self
+
+    def forward(self, grey: Tensor, looked_at: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Grey [B, 1, S, S] in 0..1 -> views [B, V, S, S], lung fields [B, 1, 128, 128] in 0..1, box [B, 4].
+
+        The lungs are looked for in `looked_at`: the same images, or what they were before something was hidden.
+        """
         whole = whole_film(grey)
-        fields = self.network(resample(grey, whole, SIDE)).float().sigmoid()
+        fields = self.network(resample(looked_at, whole, SIDE)).float().sigmoid()
         fields = fields.amax(dim=1, keepdim=True)  # with the lung behind the heart
         box = lung_box(fields)
+        if self.training:
+            sides = (box[:, 2:] - box[:, :2]).repeat(1, 2)
+            box = (box + JITTER * sides * (2 * torch.rand_like(box) - 1)).clamp(0.0, 1.0)
         views = [self._view(name, grey, fields, whole if name == "film" else box) for name in self.names]
         return torch.cat(views, dim=1), fields, box
 

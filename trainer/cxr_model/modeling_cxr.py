@@ -137,15 +137,25 @@ class CxrForImageClassification(PreTrainedModel):
         }
         return torch.cat([pools[name](each) for each in maps for name in self.config.pooling.split("+")], -1).flatten(1)
 
-    def forward(self, pixel_values: Tensor, labels: Tensor | None = None, return_dict: bool | None = None) -> Any:
-        """Classify `pixel_values` [B, 3, H, W] as the processor makes them; `labels` [B] indices give a loss too."""
+    def forward(
+        self,
+        pixel_values: Tensor,
+        labels: Tensor | None = None,
+        lungs_of: Tensor | None = None,
+        return_dict: bool | None = None,
+    ) -> Any:
+        """Classify `pixel_values` [B, 3, H, W] as the processor makes them; `labels` [B] indices give a loss too.
+
+        `lungs_of`: pixel values of the same size in which the lungs are looked for instead (for images with hidden
+        parts); a model without views does not look.
+        """
         pixel_values = pixel_values.to(self.dtype)
         of_views: dict[str, Any] = {}
         if self.views is None:
             feature_map = self.backbone(pixel_values).last_hidden_state
             maps: tuple[Tensor, ...] = (feature_map,)
         else:
-            views, lungs, box = self._show(self.views, pixel_values)
+            views, lungs, box = self._show(self.views, pixel_values, lungs_of)
             maps = self._maps_of(views)
             feature_map = maps[-1][:, 0]
             of_views = {"maps": maps, "lungs": lungs, "box": box}
@@ -155,13 +165,14 @@ class CxrForImageClassification(PreTrainedModel):
         output = CxrOutput(loss=loss, logits=logits, familiarity=familiarity, feature_map=feature_map, **of_views)
         return output.to_tuple() if return_dict is False else output
 
-    def _show(self, show: LungViews, pixel_values: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _show(self, show: LungViews, pixel_values: Tensor, lungs_of: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
         """Pixel values [B, 3, H, W] -> those of the views [B, V, 3, H, W], lung fields [B, 128, 128], box [B, 4]."""
         normalisation = (self.config.view_mean or [0.5] * 3, self.config.view_std or [0.5] * 3)
         mean, std = (torch.tensor(values, device=self.device)[:, None, None] for values in normalisation)
         grey = (pixel_values[:, :1] * std[0] + mean[0]).contiguous()
+        looked_at = grey if lungs_of is None else lungs_of[:, :1].to(self.dtype) * std[0] + mean[0]
         with torch.autocast(self.device.type, enabled=False):  # where the lungs are is the same in every precision
-            views, lungs, box = show(grey)
+            views, lungs, box = show(grey, looked_at)
         return (views[:, :, None] - mean) / std, lungs[:, 0], box
 
     def _maps_of(self, views: Tensor) -> tuple[Tensor, ...]:

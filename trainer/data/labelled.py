@@ -16,6 +16,7 @@ from trainer.data.split import fill_groups, fill_splits, find_leaks, label_confl
 from trainer.errors import UsageError, WorkError
 from trainer.tasks import Task, choose_labels, is_negative, normalise_label
 
+OTHER_DISEASES = "other diseases"
 LEARNED = {"train": "learned from", "validation": "was tuned on"}
 
 
@@ -149,6 +150,38 @@ def load_for_model(
     rows, images, skipped = _decode(choose(rows), processor, data, log)
     counts = {"skipped": len(skipped), "left_out": left_out}
     return LabelledImages(task, rows, label_indices(rows, task), images), counts
+
+
+def load_other_diseases(
+    data: str,
+    labels: tuple[str, ...],
+    processor: CxrImageProcessor,
+    learned: pd.DataFrame | None,
+    log: Callable[[str], None],
+) -> LabelledImages:
+    """Films of diseases that a model does not answer, to see what it calls them; one split, OTHER_DISEASES.
+
+    Of the data's splits test and external are taken, or all of it where it has none; films that the model learned from
+    are left out, and so are the labels that it knows.
+
+    Raises:
+        UsageError: no film is left.
+    """
+    manifest = read_manifest(data)
+    _log(manifest.notes, log)
+    known = {normalise_label(label) for label in labels}
+    labels_are_other = [normalise_label(name) not in known and not is_negative(name) for name in manifest.rows["label"]]
+    rows = manifest.rows[
+        np.array(labels_are_other) & manifest.rows["split"].isin(("", "test", "external"))
+    ].reset_index(drop=True)
+    if rows.empty:
+        raise UsageError(f"{data}: no film of another disease in test or external, only {', '.join(labels)}")
+    if learned is not None:
+        rows, _ = _leave_out_learned(rows, learned, data, OTHER_DISEASES, log)
+    fill_groups(rows)
+    rows, images, _ = _decode(rows.assign(split=OTHER_DISEASES), processor, data, log)
+    task = Task(OTHER_DISEASES, tuple(sorted(set(rows["label"]))), "")
+    return LabelledImages(task, rows, label_indices(rows, task), images)
 
 
 def _leave_out_learned(

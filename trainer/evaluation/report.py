@@ -7,7 +7,7 @@ import pandas as pd
 import torch
 
 from trainer.cxr_model import CxrForImageClassification, CxrImageProcessor
-from trainer.data.labelled import LabelledImages
+from trainer.data.labelled import OTHER_DISEASES, LabelledImages
 from trainer.evaluation.calibration import calibration_metrics, undo_temperature
 from trainer.evaluation.intervals import UNDEFINED, Metric, intervals, proportion
 from trainer.evaluation.operating_points import decided
@@ -42,7 +42,7 @@ def score(
 
     inputs = PixelBatches(labelled.images, processor, model.device).eval_batch
     outputs = run_model(model, inputs, indices, title=f"evaluating {split}", select=select).double()
-    scores = outputs[:, : len(labelled.task.labels)].softmax(dim=1).numpy()
+    scores = outputs[:, : len(model.labels)].softmax(dim=1).numpy()
     familiarity = outputs[:, -1].numpy() if has_familiarity else None
     return Scored(labelled.rows.iloc[indices], labelled.truth[indices], scores, familiarity)
 
@@ -99,6 +99,29 @@ def split_report(part: Scored, labels: tuple[str, ...], decision: dict[str, Any]
         sizes = {label: metrics["n"] for label, metrics in inside["per_class"].items()}
         parts[name] = {"n": inside["n"], "groups": inside["groups"], "labels": sizes, "metrics": inside["metrics"]}
     return {**within(np.ones(len(decisions), bool)), "collections": parts}
+
+
+def report_other_diseases(
+    model: CxrForImageClassification, processor: CxrImageProcessor, labelled: LabelledImages
+) -> list[dict[str, Any]]:
+    """What a model `for_inference` calls films of diseases that it does not answer, by disease and collection.
+
+    Args:
+        labelled: from `load_other_diseases`.
+
+    Returns:
+        {"label", "collection", "n", "groups", "called": {label of the model: proportion}} of each.
+    """
+    part, report = score(model, processor, labelled, OTHER_DISEASES), []
+    decisions = decided(part.scores, model.labels, model.config.operating_point)
+    kinds = part.rows[["label", "collection"]]
+    for label, collection in sorted(set(kinds.itertuples(index=False, name=None))):
+        inside = (kinds == [label, collection]).all(axis=1).to_numpy()
+        groups = part.groups[inside]
+        called = {name: proportion(decisions[inside] == index, groups) for index, name in enumerate(model.labels)}
+        counts = {"n": len(groups), "groups": len(set(groups))}
+        report.append({"label": label, "collection": collection, **counts, "called": called})
+    return report
 
 
 def _calibration(part: Scored, temperature: float) -> dict[str, Any]:

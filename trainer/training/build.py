@@ -85,7 +85,7 @@ def build_processor(recipe: Recipe, normalisation: dict[str, Any] | None = None)
     """The image processor of a recipe: its size and filter, and a backbone's normalisation (without one: to -1..1)."""
     size = {"height": recipe.image_size, "width": recipe.image_size}
     resample = int(Image.Resampling[recipe.resample.upper()])
-    return CxrImageProcessor(size=size, resample=resample, **(normalisation or {}))
+    return CxrImageProcessor(size=size, resample=resample, adults=recipe.adults, **(normalisation or {}))
 
 
 def build_model(

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
+from torch import nn
 from torch.nn import functional as F
 
 from hub_cards.formatting import format_metric, format_number
@@ -47,7 +48,7 @@ def audit_conditions(
         partial(occlude, lungs=lungs, keep_lungs=True, usual=mean),
         lambda grey, _: match_resolution(grey, level),
     )
-    conditions, features = {}, []
+    conditions, features, pair = {}, [], _WithLungsOf(model)
 
     def logits_and_features(output: Any) -> torch.Tensor:
         return torch.cat([output.logits, output.feature_map.mean(dim=(2, 3))], dim=1)
@@ -55,9 +56,10 @@ def audit_conditions(
     for name, change in zip(CONDITIONS, changes, strict=True):
 
         def inputs(samples: np.ndarray, change: Any = change) -> torch.Tensor:
-            return pixels.processor.to_pixel_values(change(pixels.grey(samples), samples))
+            grey = pixels.grey(samples)
+            return torch.cat([pixels.processor.to_pixel_values(each) for each in (change(grey, samples), grey)], dim=1)
 
-        outputs = run_model(model, inputs, rows, title=name, select=logits_and_features).double()
+        outputs = run_model(pair, inputs, rows, title=name, select=logits_and_features).double()
         scores = outputs[:, : len(labels)].softmax(dim=1).numpy()
         decisions = decided(scores, labels, model.config.operating_point)
         conditions[name] = intervals(labelled.truth[rows], decisions, scores, table["group"].to_numpy())["metrics"]
@@ -70,6 +72,18 @@ def audit_conditions(
         "conditions": conditions,
         "collections": _probe_collections(features[0], table),
     }
+
+
+class _WithLungsOf(nn.Module):
+    """A model on changed images that looks for the lungs in the images as they were: pixel values [B, 2 x 3, H, W]."""
+
+    def __init__(self, model: CxrForImageClassification) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, values: torch.Tensor) -> Any:
+        changed, untouched = values.chunk(2, dim=1)
+        return self.model(changed, lungs_of=untouched)
 
 
 def _probe_collections(features: np.ndarray, rows: pd.DataFrame) -> list[dict[str, Any]]:
