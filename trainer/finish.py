@@ -93,8 +93,9 @@ def fit_decisions(
     rows, truth = labelled.rows.iloc[validation], labelled.truth[validation]
     temperature = fit_temperature(logits.numpy(), truth)
     with torch.no_grad():
-        for parameter in model.classifier.parameters():
-            parameter.div_(temperature)
+        for layer in (model.classifier, model.lesions):
+            for parameter in layer.parameters() if layer is not None else ():
+                parameter.div_(temperature)
     model.config.calibration = {"method": "temperature scaling", "temperature": temperature, "split": "validation"}
     scores = (logits / temperature).softmax(dim=1).numpy()
     points = choose_operating_points(truth, scores, labels, labelled.task.name, rows["collection"].to_numpy())

@@ -51,7 +51,7 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     **{key: (allowed.__contains__, f"one of {', '.join(allowed)}") for key, allowed in CHOICES.items()},
     **dict.fromkeys(("epochs", "batch_size", "gradient_accumulation", "learning_rate", "whitening", "ridge"), POSITIVE),
     **dict.fromkeys(
-        ("patience", "gradient_clip", "weight_decay", "warmup_epochs", "rotate", "augmented_views", "level"),
+        ("patience", "gradient_clip", "weight_decay", "warmup_epochs", "rotate", "augmented_views", "level", "lesions"),
         NOT_NEGATIVE,
     ),
     **dict.fromkeys(("input_dropout", "dropout", "translate", "zoom", "intensity"), FRACTION),
@@ -93,7 +93,9 @@ class Recipe:
     its grey levels spread, all shrunk to `level` pixels first; `strides` names the maps that are pooled (none: the
     last). `head=whitened` fits one linear layer in closed form on frozen features, after scaling down the directions in
     which films without findings differ, within and between collections: the more, the smaller `whitening` is; `ridge`
-    is how strongly its weights are held small. It has no epochs. `adults`: it learns from adults, and warns of a child.
+    is how strongly its weights are held small. It has no epochs. Where the data
+    has boxes around lesions (lesion_boxes.csv), `lesions` adds a lesion head on the cells of the lungs that is heard as
+    much as that times the linear layer; 0: none. `adults`: it learns from adults, and warns of a child.
     """
 
     name: str
@@ -109,6 +111,7 @@ class Recipe:
     head: str = "trained"
     whitening: float = 1.0
     ridge: float = 1.0
+    lesions: float = 0.0
     adults: bool = False
     hidden_sizes: list[int] = field(default_factory=list)
     input_dropout: float = 0.0

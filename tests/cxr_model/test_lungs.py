@@ -121,7 +121,7 @@ def test_the_heat_map_lies_on_the_film():
     heat = model.heatmap(model(values), 1)
     assert heat.shape == (2, 4, 4)
     assert ((heat >= 0) & (heat <= 1)).all()
-    lungs_alone = model._on_film(torch.ones(2, 3, 2, 2), torch.tensor([[0.5, 0.0, 1.0, 0.5]] * 2))
+    lungs_alone = model._on_film(torch.ones(2, 3, 2, 2), torch.tensor([[0.5, 0.0, 1.0, 0.5]] * 2), VIEWS)
     assert lungs_alone[:, 2:, :].amax() == lungs_alone[:, :, :2].amax() == 1  # the film alone
     assert torch.allclose(lungs_alone[:, :2, 2:], torch.tensor(3.0), atol=1e-3)
 

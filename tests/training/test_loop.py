@@ -21,8 +21,8 @@ from trainer.inference import prefetch
 from trainer.tasks import Task
 from trainer.training import loop
 from trainer.training.augment import augment, draw_parameters
-from trainer.training.build import class_weights
 from trainer.training.checkpoint import Progress
+from trainer.training.feed import class_weights
 from trainer.training.loop import epoch_steps, fit, make_optimizer, set_learning_rate, train_epoch
 
 

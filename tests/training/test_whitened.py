@@ -11,7 +11,8 @@ from tests.conftest import TINY
 from trainer.cli import main
 from trainer.recipes import get_recipe
 from trainer.run import Run
-from trainer.training.whitened import fit_head, fit_views, fit_whitening
+from trainer.training.whitened import fit_head, fit_views, sample_healthy
+from trainer.training.whitening import fit_whitening
 
 RECIPE = get_recipe("tb", head="whitened")
 
@@ -30,15 +31,16 @@ def hospitals(generator, shifts, size=60, features=40, signal=1.0):
     return tuple(np.concatenate(part) for part in zip(*parts, strict=True))
 
 
-def test_the_whitening_is_the_inverse_root_of_the_identity_and_the_covariance():
-    features, _, names = hospitals(np.random.default_rng(0), [(0, 0), (2, 0), (-1, 0)], features=12)
+@pytest.mark.parametrize("size", [30, 300])  # fewer than films, and more
+def test_the_whitening_is_the_inverse_root_of_the_identity_and_the_covariance(size):
+    features, _, names = hospitals(np.random.default_rng(0), [(0, 0), (2, 0), (-1, 0)], features=size)
     whitening = fit_whitening(features, names, strength=0.7)
     groups = [features[names == name] for name in sorted(set(names))]
     within = np.mean([np.cov(group.T, bias=True) for group in groups], axis=0)
     between = np.cov(np.stack([group.mean(axis=0) for group in groups]).T, bias=True)
-    values, vectors = np.linalg.eigh(np.eye(12) + (within + between) / 0.7)
+    values, vectors = np.linalg.eigh(np.eye(size) + (within + between) / 0.7)
     dense = (vectors / np.sqrt(values)) @ vectors.T
-    assert np.allclose(whitening(np.eye(12)), dense, atol=1e-5)
+    assert np.allclose(whitening(np.eye(size)), dense, atol=1e-5)
 
 
 def test_a_head_is_one_linear_layer_on_the_features_as_they_are():
@@ -64,9 +66,11 @@ def test_collections_of_one_label_teach_no_label():
     generator = np.random.default_rng(3)
     features, truth, names = hospitals(generator, [(0, 0.5), (5, 0.0), (-5, 1.0)])
     said = []
-    both = fit_views(features, truth, names, ("Normal", "Tuberculosis"), RECIPE, said.append)
-    ill = names != "hospital-2"
-    without = fit_views(features[ill], truth[ill], names[ill], ("Normal", "Tuberculosis"), RECIPE, said.append)
+    healthy = sample_healthy(truth, names, ("Normal", "Tuberculosis"), 0)
+    both = fit_views(features, truth, names, healthy, RECIPE, said.append)
+    kept = names != "hospital-2"
+    fewer = np.cumsum(kept)[healthy] - 1
+    without = fit_views(features[kept], truth[kept], names[kept], fewer, RECIPE, said.append)
     assert np.allclose(both[0], without[0])
     assert np.allclose(both[1], without[1])
     assert "learned from 60 films of hospital-0" in said[0]

@@ -49,9 +49,10 @@ def train(recipe: "Recipe", data: str, output: str, options: TrainOptions | None
         UsageError: data, backbone, recipe or output folder cannot be right, or differ from those the run began with.
         WorkError: the work failed half-way; `resume` goes on.
     """
-    from trainer.training.build import build_model, class_weights
+    from trainer.training.build import build_model
     from trainer.training.environment import describe, describe_training, outline
-    from trainer.training.feed import PixelFeed, TrainingData
+    from trainer.training.feed import PixelFeed, TrainingData, class_weights
+    from trainer.training.lesions import training_lesions
     from trainer.training.loop import check_passes
     from trainer.training.whitened import fit_recipe
 
@@ -62,7 +63,9 @@ def train(recipe: "Recipe", data: str, output: str, options: TrainOptions | None
     if run.finished:
         _complete(run, accelerator)
         return run
-    model = build_model(recipe, labelled.task.labels, backbone, class_weights(recipe, labelled), accelerator.print)
+    looked_for, lesions = training_lesions(data, labelled) if recipe.lesions else (None, {})
+    weights = class_weights(recipe, labelled)
+    model = build_model(recipe, labelled.task.labels, backbone, weights, accelerator.print, looked_for)
     samples = TrainingData.of(labelled)
     check_passes(recipe, model, len(samples.train), accelerator.num_processes)
     if accelerator.is_main_process:
@@ -75,7 +78,9 @@ def train(recipe: "Recipe", data: str, output: str, options: TrainOptions | None
     accelerator.wait_for_everyone()
     accelerator.init_trackers("cxr-hub", config={key: str(value) for key, value in resolved.items()})
     feed = PixelFeed(labelled.images, processor, accelerator.device, recipe, samples)
-    progress = fit_recipe(accelerator, model, feed, labelled, run.checkpoints, int(options.feature_cache_gb * 1e9))
+    progress = fit_recipe(
+        accelerator, model, feed, labelled, lesions, run.checkpoints, int(options.feature_cache_gb * 1e9)
+    )
     accelerator.end_training()  # the other processes have nothing more to do
     if accelerator.is_main_process:
         _finish(run, labelled, processor, progress, model)

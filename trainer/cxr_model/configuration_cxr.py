@@ -20,7 +20,7 @@ class CxrConfig(PreTrainedConfig):
     """
 
     model_type = "cxr"
-    keys_to_ignore_at_inference = ["familiarity", "feature_map", "maps", "lungs", "box"]  # noqa: RUF012  transformers' own convention
+    keys_to_ignore_at_inference = ["familiarity", "feature_map", "maps", "lungs", "box", "lesions"]  # noqa: RUF012  transformers' own convention
 
     backbone_config: dict[str, Any] | PreTrainedConfig | None = None  # a transformers vision backbone
     feature_size: int = 1280  # channels D of its last feature map
@@ -36,6 +36,7 @@ class CxrConfig(PreTrainedConfig):
     view_std: list[float] | None = None
     strides: list[int] | None = None  # pool the last map of each of these strides; None: the last map alone
     pooled_size: int = 0  # features of one view after pooling, where there are views
+    lesions: dict[str, Any] | None = None  # {"label", "cells"}: looks for lesions in so many cells a side of `lungs`
     hidden_sizes: list[int] | None = None  # the head's hidden layers, with ReLU
     input_dropout: float = 0.0  # before the head
     dropout: float = 0.0  # after each hidden layer
@@ -54,6 +55,8 @@ class CxrConfig(PreTrainedConfig):
             raise ValueError(f"features={self.features!r}, pooling={self.pooling!r}: no such features or pooling")
         if self.views is not None and (self.views[:1] != ["film"] or not set(self.views) <= set(VIEWS)):
             raise ValueError(f"views={self.views!r}: expected some of {', '.join(VIEWS)}, film first")
+        if self.lesions is not None and "lungs" not in (self.views or []):
+            raise ValueError("lesions: they are looked for in the view `lungs`, which is not among the views")
         if not isinstance(self.backbone_config, PreTrainedConfig):
             settings = dict(self.backbone_config or {"model_type": "mobilenet_v2"})
             kind = settings.pop("model_type", None)

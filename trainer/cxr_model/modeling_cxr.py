@@ -12,6 +12,7 @@ from transformers.utils import ModelOutput
 
 from .configuration_cxr import CxrConfig
 from .folding_cxr import fold_batch_norm
+from .lesions_cxr import LesionHead
 from .lungs_cxr import LungViews, lungs_are_plausible, resample, whole_film
 
 if TYPE_CHECKING:  # transformers saves the files that are named in imports: so this one goes along
@@ -29,6 +30,7 @@ class CxrOutput(ModelOutput):
     maps: tuple[Tensor, ...] | None = None  # where there are views, [B, V, D, h, w] of each stride that is pooled
     lungs: Tensor | None = None  # where there are views, the lung fields [B, 128, 128] in 0..1
     box: Tensor | None = None  # and the box around them [B, 4]: left, top, right, bottom in 0..1
+    lesions: Tensor | None = None  # where lesions are looked for, the logit of one in each cell of the box [B, n, n]
 
 
 class CxrForImageClassification(PreTrainedModel):
@@ -63,6 +65,9 @@ class CxrForImageClassification(PreTrainedModel):
             if isinstance(module, nn.BatchNorm2d) and (module.momentum or 0) > 0.5:
                 module.momentum = 0.1
         self.views = LungViews(config.views, config.level) if config.views else None
+        if (config.lesions or {}).get("label") not in config.id2label.values():
+            config.lesions = None
+        self.lesions = LesionHead(config.feature_size, config.lesions["cells"]) if config.lesions else None
         size = (config.pooled_size or config.feature_size) * len(config.views or [""])
         self.projection = None
         if config.features == "probabilities":
@@ -160,6 +165,11 @@ class CxrForImageClassification(PreTrainedModel):
             feature_map = maps[-1][:, 0]
             of_views = {"maps": maps, "lungs": lungs, "box": box}
         logits = self.classify(maps)
+        if self.lesions is not None:
+            of_lungs = maps[-1][:, self.config.views.index("lungs")]
+            of_views["lesions"] = self.lesions(of_lungs, lungs[:, None], box)
+            score = self.lesions.film_score(of_views["lesions"])
+            logits = logits + F.one_hot(self._lesion_index, logits.shape[1]) * score[:, None]
         loss = None if labels is None else self.sample_losses(logits, labels).mean()
         familiarity = self.familiarity(feature_map)
         output = CxrOutput(loss=loss, logits=logits, familiarity=familiarity, feature_map=feature_map, **of_views)
@@ -209,7 +219,8 @@ class CxrForImageClassification(PreTrainedModel):
         return F.cross_entropy(logits.float(), labels, weight=weight, reduction="none")
 
     def heatmap(self, output: CxrOutput, class_index: int | Tensor) -> Tensor:
-        """Grad-CAM (arXiv:1610.02391) of logit c minus the logsumexp of the others, from an output in eval mode.
+        """Grad-CAM (arXiv:1610.02391) of logit c minus the logsumexp of the others, from an output in eval mode; of the
+        label whose lesions are looked for, where they are.
 
         `class_index`: one for all images, or [B]. Gives float32 [B, h, w] in 0..1; zero where nothing speaks for it.
         """
@@ -226,18 +237,26 @@ class CxrForImageClassification(PreTrainedModel):
             weights = gradient.float().mean(dim=(2, 3), keepdim=True)
             cam = (weights * feature_map.detach().float()).sum(dim=1).relu()
         else:
-            cam = self._on_film((gradient * feature_map.detach()).float().sum(dim=2), output["box"]).relu()
+            box = output["box"]
+            cam = self._on_film((gradient * feature_map.detach()).float().sum(dim=2), box, self.config.views).relu()
+            if self.lesions is not None:
+                cells = self._on_film(output["lesions"][:, None].float().relu(), box, ["lungs"])
+                cam = torch.where((index == self._lesion_index)[:, :, None], cells, cam)
         return cam / cam.amax(dim=(1, 2), keepdim=True).clamp_min(torch.finfo(cam.dtype).tiny)
 
-    def _on_film(self, views: Tensor, box: Tensor) -> Tensor:
-        """Maps of the views [B, V, h, w] where they lie on the film, summed: [B, 2h, 2w]."""
+    @property
+    def _lesion_index(self) -> Tensor:
+        return torch.tensor(self.labels.index(self.config.lesions["label"]), device=self.device)
+
+    @staticmethod
+    def _on_film(views: Tensor, box: Tensor, names: Sequence[str]) -> Tensor:
+        """Maps of the views of these names [B, V, h, w] where they lie on the film, summed: [B, 2h, 2w]."""
         whole = whole_film(box)
         low, size = box[:, :2], (box[:, 2:] - box[:, :2]).clamp_min(1e-3)
         outside = torch.cat([-low / size, (1 - low) / size], dim=1)  # the film's corners, as the crop measures
-        names = enumerate(self.config.views)
         placed = [
             resample(views[:, index : index + 1], whole if name == "film" else outside, 2 * views.shape[-1])
-            for index, name in names
+            for index, name in enumerate(names)
         ]
         return torch.cat(placed, dim=1).sum(dim=1)
 

@@ -7,17 +7,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from PIL import Image
 from safetensors.torch import load_file
-from sklearn.utils.class_weight import compute_class_weight
 from torch import nn
 from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoModelForImageClassification, PreTrainedConfig
 
 from trainer.cxr_model import CxrConfig, CxrForImageClassification, CxrImageProcessor
 from trainer.cxr_model.modeling_cxr import maps_by_stride
-from trainer.data.labelled import LabelledImages
 from trainer.errors import UsageError, hub_refusal, reason_of
 from trainer.recipes import Recipe
 from trainer.run import Run, load_run
@@ -55,6 +52,7 @@ class Backbone:
     pretrained: bool = True
     feature_size: int = 0  # D
     pooled_size: int = 0  # features of one view after pooling
+    map_size: int = 0  # places of a side of its last feature map
     random_state: torch.Tensor = field(default_factory=torch.get_rng_state)  # the head is drawn from here on
 
 
@@ -74,7 +72,7 @@ def load_backbone(recipe: Recipe, name: str, pretrained: bool) -> Backbone:
     logging.getLogger("transformers.modeling_utils").setLevel(logging.ERROR)  # its report lists the unused classifier
     with _explained(f"backbone {name} cannot be loaded", UNREACHABLE):
         backbone = _load_pretrained(name, recipe.features) if pretrained else _make_random(name)
-    backbone.feature_size, backbone.pooled_size = _sizes(backbone.encoder, recipe, name)
+    backbone.feature_size, backbone.pooled_size, backbone.map_size = _sizes(backbone.encoder, recipe, name)
     if recipe.features == "probabilities" and not pretrained:
         backbone.projection = nn.Linear(backbone.feature_size, 1000)
     backbone.random_state = torch.get_rng_state()
@@ -94,16 +92,20 @@ def build_model(
     backbone: Backbone,
     class_weights: list[float] | None = None,
     log: Callable[[str], None] = print,
+    lesions: str | None = None,
 ) -> CxrForImageClassification:
     """The model of a recipe, ready to train: weights loaded, frozen parts frozen, seeded head.
 
-    The head of a run is kept where it has the same labels and layers. `class_weights`: one loss weight a label.
+    The head of a run is kept where it has the same labels and layers. `class_weights`: one loss weight a label;
+    `lesions`: the label whose lesions are looked for.
 
     Raises:
         UsageError: `unfreeze` names no module.
     """
     torch.set_rng_state(backbone.random_state)
-    model = CxrForImageClassification(_make_config(recipe, labels, backbone, class_weights))
+    config = _make_config(recipe, labels, backbone, class_weights)
+    config.lesions = None if lesions is None else {"label": lesions, "cells": backbone.map_size}
+    model = CxrForImageClassification(config)
     kept, weights = model.backbone.state_dict().keys(), backbone.encoder.state_dict()
     model.backbone.load_state_dict({name: tensor for name, tensor in weights.items() if name in kept})
     if backbone.projection is not None and model.projection is not None:
@@ -122,23 +124,6 @@ def build_model(
     model.update_statistics = from_scratch or recipe.batch_norm == "moving"
     _freeze(model, recipe.unfreeze)
     return model
-
-
-def class_weights(recipe: Recipe, labelled: LabelledImages) -> list[float] | None:
-    """One loss weight a label, in label order; None where all count alike. `balanced`: n / (classes x n_class).
-
-    Raises:
-        UsageError: the recipe names other labels than the data has.
-    """
-    weights, labels = recipe.class_weights, labelled.task.labels
-    if weights == "none":
-        return None
-    if weights == "balanced":
-        truth = labelled.truth[labelled.indices("train")]
-        return list(compute_class_weight("balanced", classes=np.arange(len(labels)), y=truth))
-    if not isinstance(weights, dict) or set(weights) != set(labels):
-        raise UsageError(f"class_weights: needs one weight for each of {', '.join(labels)}")
-    return [weights[label] for label in labels]
 
 
 @contextmanager
@@ -219,8 +204,8 @@ def _class_projection(model: nn.Module, name: str) -> nn.Linear:
     return projection
 
 
-def _sizes(encoder: Any, recipe: Recipe, name: str) -> tuple[int, int]:
-    """Of a black image: the channels of its last feature map, and the features of one view after pooling."""
+def _sizes(encoder: Any, recipe: Recipe, name: str) -> tuple[int, int, int]:
+    """Of a black image: channels of its last feature map, features of one view after pooling, places of a side."""
     side = recipe.image_size
     own = getattr(encoder.config, "image_size", side)
     cure = "give a convolutional one of 3 channels, as microsoft/resnet-50"
@@ -236,7 +221,7 @@ def _sizes(encoder: Any, recipe: Recipe, name: str) -> tuple[int, int]:
             f"strides={recipe.strides}: backbone {name} has no map of stride {absent[0]}, only {sorted(maps)}"
         )
     channels = [maps[stride].shape[1] for stride in recipe.strides or [max(maps)]]
-    return int(shape[1]), sum(channels) * len(recipe.pooling.split("+"))
+    return int(shape[1]), sum(channels) * len(recipe.pooling.split("+")), int(shape[2])
 
 
 def _make_config(

@@ -4,8 +4,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from sklearn.utils.class_weight import compute_class_weight
 
 from trainer.data.labelled import LabelledImages
+from trainer.errors import UsageError
 from trainer.inference import PixelBatches, to_device
 from trainer.recipes import Recipe
 from trainer.training.augment import augment, parameters_for_epoch
@@ -42,3 +44,20 @@ class PixelFeed(PixelBatches):
         if self.recipe.augment == "random":
             grey = augment(grey, to_device(parameters, self.device), self.recipe)
         return self.processor.to_pixel_values(grey)
+
+
+def class_weights(recipe: Recipe, labelled: LabelledImages) -> list[float] | None:
+    """One loss weight a label, in label order; None where all count alike. `balanced`: n / (classes x n_class).
+
+    Raises:
+        UsageError: the recipe names other labels than the data has.
+    """
+    weights, labels = recipe.class_weights, labelled.task.labels
+    if weights == "none":
+        return None
+    if weights == "balanced":
+        truth = labelled.truth[labelled.indices("train")]
+        return list(compute_class_weight("balanced", classes=np.arange(len(labels)), y=truth))
+    if not isinstance(weights, dict) or set(weights) != set(labels):
+        raise UsageError(f"class_weights: needs one weight for each of {', '.join(labels)}")
+    return [weights[label] for label in labels]
