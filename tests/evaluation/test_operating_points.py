@@ -38,8 +38,10 @@ def test_a_threshold_reaches_its_aim_in_each_collection_and_none_does_better(cas
         if min((collections[positive] == name).sum(), (collections[~positive] == name).sum()) >= 30
     ]
     rest = ~np.isin(collections, large)
+    counts = np.isin(collections, list(set(collections[~positive]))) if large else np.ones(len(positive), bool)
 
     def worst(called, among):
+        among = among & counts
         parts = [
             *(among & (collections == name) for name in large),
             among & rest if (among & rest).sum() >= 30 else among,
@@ -116,6 +118,19 @@ def test_an_easy_collection_does_not_pay_for_a_hard_one():
     assert points[0]["within"] == ["easy", "hard"]
     pooled = choose_operating_points(truth, scores, LABELS, "own", np.full(800, "both"))
     assert (scores[(truth == 1) & (places == "hard"), 1] >= pooled[0]["threshold"]).mean() < 0.95
+
+
+def test_cases_of_a_hospital_without_controls_move_no_threshold():
+    truth, scores = overlapping(400, 4)
+    places = np.full(400, "both")
+    expected = choose_threshold(truth == 1, scores[:, 1], AIMS[0], places)
+    truth, places = np.append(truth, np.ones(100, int)), np.append(places, np.full(100, "ill alone"))
+    low = np.append(scores[:, 1], np.linspace(0.01, 0.2, 100))
+    more = choose_threshold(truth == 1, low, AIMS[0], places)
+    assert expected is not None
+    assert more == pytest.approx(expected, abs=0.05)
+    alone = np.where(places == "both", "ill alone", places)
+    assert choose_threshold(truth == 1, low, AIMS[0], alone) < 0.2  # no other collection: they count
 
 
 @given(st.sampled_from([TWO, FOUR]), st.integers(0, 999), st.integers(-1, 3), st.floats(0, 1), st.booleans())

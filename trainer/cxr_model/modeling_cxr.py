@@ -218,9 +218,9 @@ class CxrForImageClassification(PreTrainedModel):
         weight = None if weights is None else torch.tensor(weights, dtype=torch.float32, device=logits.device)
         return F.cross_entropy(logits.float(), labels, weight=weight, reduction="none")
 
-    def heatmap(self, output: CxrOutput, class_index: int | Tensor) -> Tensor:
+    def heatmap(self, output: CxrOutput, class_index: int | Tensor, lesions: bool = True) -> Tensor:
         """Grad-CAM (arXiv:1610.02391) of logit c minus the logsumexp of the others, from an output in eval mode; of the
-        label whose lesions are looked for, where they are.
+        label whose lesions are looked for, where they are, unless `lesions` is False.
 
         `class_index`: one for all images, or [B]. Gives float32 [B, h, w] in 0..1; zero where nothing speaks for it.
         """
@@ -239,7 +239,7 @@ class CxrForImageClassification(PreTrainedModel):
         else:
             box = output["box"]
             cam = self._on_film((gradient * feature_map.detach()).float().sum(dim=2), box, self.config.views).relu()
-            if self.lesions is not None:
+            if self.lesions is not None and lesions:
                 cells = self._on_film(output["lesions"][:, None].float().relu(), box, ["lungs"])
                 cam = torch.where((index == self._lesion_index)[:, :, None], cells, cam)
         return cam / cam.amax(dim=(1, 2), keepdim=True).clamp_min(torch.finfo(cam.dtype).tiny)

@@ -79,14 +79,17 @@ def choose_threshold(positive: np.ndarray, scores: np.ndarray, aim: Aim, collect
     """The best threshold for an aim, half-way between two scores, so that rounding changes no decision; or None.
 
     Sensitivity and specificity are those of the worst part: of each collection with ENOUGH cases and controls, and of
-    all others together; where these have too few, of all images. Of equally good thresholds it is the one with the
+    all others together; where these have too few, of all images. Where there is such a collection, cases of collections
+    without a control do not count: what tells them is the hospital. Of equally good thresholds it is the one with the
     higher other rate, then the lower one, which misses less.
     """
     steps = np.unique(scores)
     large = large_collections(positive, collections)
+    ill_alone = set(collections) - set(collections[~positive]) if large else set()
 
     def lowest_rate(members: np.ndarray, above: bool) -> np.ndarray:
         """At each threshold: the worst part's proportion of members that score at least as much, or less."""
+        members = members & ~np.isin(collections, list(ill_alone))
         rest = members & ~np.isin(collections, large)
         parts = [*(members & (collections == name) for name in large), rest if rest.sum() >= ENOUGH else members]
         below = np.array([np.searchsorted(np.sort(scores[part]), steps) / part.sum() for part in parts])

@@ -36,6 +36,7 @@ def audit_heat_maps(
         untrained = for_inference(CxrForImageClassification(model.config), pixels.processor)
     maps = {
         "the model": _heat_maps(model, pixels, rows, labelled.truth),
+        **({"its Grad-CAM": _heat_maps(model, pixels, rows, labelled.truth, lesions=False)} if model.lesions else {}),
         "untrained network": _heat_maps(untrained, pixels, rows, labelled.truth),
         **prior_maps(lesions),
     }
@@ -45,14 +46,18 @@ def audit_heat_maps(
 
 
 def _heat_maps(
-    model: CxrForImageClassification, pixels: PixelBatches, rows: np.ndarray, truth: np.ndarray
+    model: CxrForImageClassification,
+    pixels: PixelBatches,
+    rows: np.ndarray,
+    truth: np.ndarray,
+    lesions: bool = True,
 ) -> np.ndarray:
-    """The heat map of each image's own label, [N, GRID, GRID]."""
+    """The heat map of each image's own label, [N, GRID, GRID]; without `lesions` it is Grad-CAM's."""
     maps = np.zeros((len(rows), GRID, GRID), np.float32)
     for label in np.unique(truth[rows]):
 
         def select(output: CxrOutput, label: int = int(label)) -> torch.Tensor:
-            heat = model.heatmap(output, label)[:, None]
+            heat = model.heatmap(output, label, lesions)[:, None]
             return F.interpolate(heat, size=(GRID, GRID), mode="bilinear").flatten(1)
 
         members = np.flatnonzero(truth[rows] == label)
