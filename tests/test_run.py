@@ -25,6 +25,7 @@ FILES = {
     "folding_cxr.py",
     "grey_cxr.py",
     "image_processing_cxr.py",
+    "lesions_cxr.py",
     "lungs_cxr.py",
     "reader_cxr.py",
     "versions_cxr.py",

@@ -2,7 +2,6 @@
 
 import argparse
 import os
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -14,6 +13,7 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
 
     from trainer.cxr_model import CxrForImageClassification, CxrImageProcessor
+    from trainer.data.annotations import Masks
     from trainer.data.labelled import LabelledImages
     from trainer.recipes import Recipe
     from trainer.run import Run
@@ -49,11 +49,8 @@ def train(recipe: "Recipe", data: str, output: str, options: TrainOptions | None
         UsageError: data, backbone, recipe or output folder cannot be right, or differ from those the run began with.
         WorkError: the work failed half-way; `resume` goes on.
     """
-    from trainer.training.build import build_model
     from trainer.training.environment import describe, describe_training, outline
-    from trainer.training.feed import PixelFeed, TrainingData, class_weights
-    from trainer.training.lesions import training_lesions
-    from trainer.training.loop import check_passes
+    from trainer.training.feed import PixelFeed, TrainingData
     from trainer.training.whitened import fit_recipe
 
     options = options or TrainOptions()
@@ -63,11 +60,8 @@ def train(recipe: "Recipe", data: str, output: str, options: TrainOptions | None
     if run.finished:
         _complete(run, accelerator)
         return run
-    looked_for, lesions = training_lesions(data, labelled) if recipe.lesions else (None, {})
-    weights = class_weights(recipe, labelled)
-    model = build_model(recipe, labelled.task.labels, backbone, weights, accelerator.print, looked_for)
+    model, lesions = _build(recipe, data, labelled, backbone, accelerator)
     samples = TrainingData.of(labelled)
-    check_passes(recipe, model, len(samples.train), accelerator.num_processes)
     if accelerator.is_main_process:
         learned = _count_learned(backbone.run, labelled.rows, options.strict)
         facts = {**describe(options.command), **describe_training(data, labelled, accelerator)}
@@ -90,10 +84,11 @@ def train(recipe: "Recipe", data: str, output: str, options: TrainOptions | None
 def _open(recipe: "Recipe", output: str, options: TrainOptions) -> "tuple[Run, Accelerator]":
     """The run, whose folder is free or to be resumed, and the devices."""
     from trainer.run import Run
+    from trainer.training.environment import make_accelerator
 
     run = Run(output)
     _check_output(run, options.resume)
-    accelerator = _make_accelerator(recipe, run, options)
+    accelerator = make_accelerator(recipe.mixed_precision, run.checkpoints, options.report_to, options.compile)
     accelerator.wait_for_everyone()  # nobody writes before everybody has looked at the output folder
     return run, accelerator
 
@@ -128,6 +123,22 @@ def _load(
         _check_recipe(run, resolved)
         _check_data(run, labelled.rows)
     return resolved, backbone, processor, labelled, skipped
+
+
+def _build(
+    recipe: "Recipe", data: str, labelled: "LabelledImages", backbone: "Backbone", accelerator: "Accelerator"
+) -> "tuple[CxrForImageClassification, Masks]":
+    """The model, and where the lesions are that it learns from."""
+    from trainer.training.build import build_model
+    from trainer.training.feed import class_weights
+    from trainer.training.lesions import training_lesions
+    from trainer.training.loop import check_passes
+
+    label, lesions = training_lesions(data, labelled) if recipe.lesions else (None, {})
+    weights = class_weights(recipe, labelled)
+    model = build_model(recipe, labelled.task.labels, backbone, weights, accelerator.print, label)
+    check_passes(recipe, model, len(labelled.indices("train")), accelerator.num_processes)
+    return model, lesions
 
 
 def _check_output(run: "Run", resume: bool) -> None:
@@ -191,28 +202,6 @@ def _complete(run: "Run", accelerator: "Accelerator") -> None:
         log(f"{run.path} is finished already")
         if not run.has("README.md"):
             run.write_card()
-
-
-def _make_accelerator(recipe: "Recipe", run: "Run", options: TrainOptions) -> "Accelerator":
-    import torch
-    from accelerate import Accelerator
-
-    from trainer.hardware import available_cores, best_device, choose_precision
-
-    log_with = None if options.report_to == "none" else options.report_to
-    if log_with and not find_spec(log_with):
-        raise UsageError(f"--report-to {log_with}: it is not installed; pip install {log_with}")
-    on_cpu = best_device().type == "cpu"  # named, or several processes on a CPU would not find each other
-    processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    if on_cpu and processes > 1:  # launchers give each process one thread, whatever the machine has
-        torch.set_num_threads(max(1, available_cores() // processes))
-    return Accelerator(
-        cpu=on_cpu,
-        mixed_precision=choose_precision(recipe.mixed_precision)[0],
-        log_with=log_with,
-        project_dir=str(run.checkpoints),
-        dynamo_backend="inductor" if options.compile else None,
-    )
 
 
 def _begin_run(

@@ -1,11 +1,13 @@
 """What a run is made with and how long it takes: versions, hardware and settings; no path and no host name in files."""
 
+import os
 import platform
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,8 @@ from trainer.data.labelled import LabelledImages
 from trainer.data.pixels import data_fingerprint
 from trainer.data.public.layout import read_terms
 from trainer.data.schema import SPLITS
-from trainer.hardware import choose_precision, cpu_kind
+from trainer.errors import UsageError
+from trainer.hardware import available_cores, best_device, choose_precision, cpu_kind
 
 PACKAGES = "torch torchvision transformers timm accelerate datasets evaluate scikit-learn numpy Pillow pydicom"
 
@@ -85,3 +88,25 @@ def timed(seconds: dict[str, float], part: str) -> Iterator[None]:
     start = time.perf_counter()
     yield
     seconds[part] = round(seconds.get(part, 0.0) + time.perf_counter() - start, 3)
+
+
+def make_accelerator(mixed_precision: str, folder: Path, report_to: str, compiled: bool) -> Accelerator:
+    """The devices, in the precision that suits them.
+
+    Raises:
+        UsageError: the tracker that is asked for is not installed.
+    """
+    log_with = None if report_to == "none" else report_to
+    if log_with and not find_spec(log_with):
+        raise UsageError(f"--report-to {log_with}: it is not installed; pip install {log_with}")
+    on_cpu = best_device().type == "cpu"  # named, or several processes on a CPU would not find each other
+    processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    if on_cpu and processes > 1:  # launchers give each process one thread, whatever the machine has
+        torch.set_num_threads(max(1, available_cores() // processes))
+    return Accelerator(
+        cpu=on_cpu,
+        mixed_precision=choose_precision(mixed_precision)[0],
+        log_with=log_with,
+        project_dir=str(folder),
+        dynamo_backend="inductor" if compiled else None,
+    )

@@ -31,7 +31,6 @@ from trainer.training.loop import fit
 from trainer.training.monitor import validation_metrics
 from trainer.training.whitening import fit_whitening
 
-Select = Callable[[Any], torch.Tensor]
 SAMPLE = 250  # films without a finding of a collection: more change little and cost memory
 
 
@@ -74,36 +73,53 @@ def fit_whitened(
     if checkpoints.newest():
         return checkpoints.resume(accelerator, model)
     train, validation, recipe = feed.data.train, feed.data.validation, feed.recipe
-    encoder = for_inference(model, feed.processor)
-
-    def compute(rows: np.ndarray, title: str, select: Select) -> torch.Tensor:
-        return run_model(encoder, feed.eval_batch, rows, accelerator, title=title, select=select)
-
-    def pooled(output: Any) -> torch.Tensor:
-        return model.pool(output.maps or [output.feature_map])
-
-    features = compute(np.concatenate([train, validation]), "features", pooled)
+    compute = partial(_outputs, accelerator, model, feed)
+    features = compute(np.concatenate([train, validation]), "features", partial(_pool, model))
     truth, collections = labelled.truth[train], labelled.rows["collection"].to_numpy(str)[train]
     healthy = sample_healthy(truth, collections, labelled.task.labels, recipe.seed)
-    weights, bias = fit_views(features[: len(train)].numpy(), truth, collections, healthy, recipe, accelerator.print)
-    with torch.no_grad():
-        model.classifier.weight.copy_(torch.from_numpy(weights))
-        model.classifier.bias.copy_(torch.from_numpy(bias))
-        logits = model.classifier(features.to(accelerator.device)).cpu()
-    logits = F.pad(logits, (1, 0)) if logits.shape[1] == 1 else logits
+    fitted = fit_views(features[: len(train)].numpy(), truth, collections, healthy, recipe, accelerator.print)
+    logits = _apply(model, fitted, features)
     loss, validated = F.cross_entropy(logits[: len(train)], torch.from_numpy(truth)).item(), logits[len(train) :]
     if model.lesions is not None:
         few = few_of_each(healthy, collections[healthy], FILMS)
         cells = partial(compute, title="cells", select=partial(select_cells, model))
         fit_lesions(model, cells, lesions, train[few], collections[few], logits[few], recipe)
-        encoder = for_inference(model, feed.processor)
         validated = compute(validation, "validation", attrgetter("logits"))
-    metrics = validation_metrics(validated, labelled.truth[validation], recipe.monitor)
+    row = {"epoch": 1, "train_loss": loss}
+    row |= validation_metrics(validated, labelled.truth[validation], recipe.monitor)
     progress = Progress()
     seconds = round(time.perf_counter() - start, 3)
-    progress.record({"epoch": 1, "train_loss": loss, **metrics, "lr": 0.0, "seconds": seconds}, recipe.monitor)
+    progress.record({**row, "lr": 0.0, "seconds": seconds}, recipe.monitor)
     checkpoints.save(accelerator, model, progress)
     return progress
+
+
+def _outputs(
+    accelerator: Accelerator,
+    model: CxrForImageClassification,
+    feed: PixelFeed,
+    rows: np.ndarray,
+    title: str,
+    select: Callable[[Any], torch.Tensor],
+) -> torch.Tensor:
+    """What `select` takes of the model's outputs for some rows, computed by all processes."""
+    encoder = for_inference(model, feed.processor)
+    return run_model(encoder, feed.eval_batch, rows, accelerator, title=title, select=select)
+
+
+def _pool(model: CxrForImageClassification, output: Any) -> torch.Tensor:
+    return model.pool(output.maps or [output.feature_map])
+
+
+def _apply(
+    model: CxrForImageClassification, fitted: tuple[np.ndarray, np.ndarray], features: torch.Tensor
+) -> torch.Tensor:
+    """Put weights and biases into a model's last layer: its logits [N, C] of features."""
+    with torch.no_grad():
+        for parameter, values in zip((model.classifier.weight, model.classifier.bias), fitted, strict=True):
+            parameter.copy_(torch.from_numpy(values))
+        logits = model.classifier(features.to(model.device)).cpu()
+    return F.pad(logits, (1, 0)) if logits.shape[1] == 1 else logits
 
 
 def sample_healthy(truth: np.ndarray, collections: np.ndarray, labels: tuple[str, ...], seed: int) -> np.ndarray:
