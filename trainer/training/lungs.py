@@ -42,7 +42,7 @@ class Films:
     def _load(folder: Path, file: str, mask: str) -> tuple[np.ndarray, np.ndarray]:
         film = Image.open(folder / file).convert("L").resize((SIZE, SIZE), Image.Resampling.BILINEAR)
         lungs = Image.open(folder / mask).convert("L").resize((SIZE, SIZE), Image.Resampling.BOX)
-        return np.asarray(film), np.asarray(lungs)
+        return np.array(film), np.array(lungs)
 
     def batch(self, rows: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
         """Films and lungs of some rows, float32 [B, 1, SIZE, SIZE] in 0..1."""
