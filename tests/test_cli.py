@@ -395,7 +395,7 @@ def test_a_tracker_gets_the_curves(marked_run):
 
 
 def test_a_tracker_that_is_not_installed_is_named(phantoms, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("trainer.commands.train.find_spec", lambda name: None)
+    monkeypatch.setattr("trainer.training.environment.find_spec", lambda name: None)
     assert main(training(phantoms, tmp_path / "run", "--report-to", "trackio")) == 2
     assert "pip install trackio" in capsys.readouterr().err
 

@@ -13,7 +13,7 @@ from trainer.data.phantom import FINDINGS, draw_phantom
 from trainer.evaluation import figures
 from trainer.evaluation.calibration import fit_temperature
 from trainer.evaluation.familiarity import fit_familiarity, mean_thumbnail
-from trainer.evaluation.operating_points import SCREENING, choose_operating_points, decided
+from trainer.evaluation.operating_points import choose_operating_points, decided, deciding_point
 from trainer.evaluation.report import Scored, assess, score
 from trainer.export import native_copy
 from trainer.files import atomic_write
@@ -99,8 +99,8 @@ def fit_decisions(
     model.config.calibration = {"method": "temperature scaling", "temperature": temperature, "split": "validation"}
     scores = (logits / temperature).softmax(dim=1).numpy()
     points = choose_operating_points(truth, scores, labels, labelled.task.name, rows["collection"].to_numpy())
-    deciding = next((point for point in points if point["name"] == SCREENING), None)
-    if len(labels) == 2 and deciding and deciding["threshold"] is not None:
+    deciding = deciding_point(points)
+    if len(labels) == 2 and deciding:
         model.config.operating_point = {key: deciding[key] for key in ("name", "label", "threshold")}
     train_textures = run_model(folded, pixels.eval_batch, sample, title="familiarity", select=texture)
     familiarity = fit_familiarity(model, train_textures.numpy(), textures)

@@ -17,6 +17,7 @@ from trainer.evaluation.operating_points import (
     choose_operating_points,
     choose_threshold,
     decided,
+    deciding_point,
     positive_indices,
 )
 from trainer.evaluation.report import PREVALENCES, Scored, operating_point_metrics
@@ -94,6 +95,18 @@ def test_a_good_model_has_four_different_points():
     assert 0.95 <= found["confirming"]["specificity"]["value"] < 0.96
     assert 0.90 <= found["WHO triage"]["sensitivity"]["value"] < 0.92
     assert found["WHO triage"]["specificity"]["value"] > found["screening"]["specificity"]["value"]
+
+
+def test_triage_decides_where_it_is_reached_and_else_screening():
+    truth, scores = overlapping(2000, 4)
+    points = choose_operating_points(truth, scores, LABELS, "tb", np.full(2000, ""))
+    assert deciding_point(points)["name"] == "WHO triage"
+    assert (
+        deciding_point(choose_operating_points(truth, scores, LABELS, "own", np.full(2000, "")))["name"] == "screening"
+    )
+    one = choose_operating_points(*overlapping(100, 60), LABELS, "tb", np.full(100, ""))
+    assert deciding_point(one) == one[0]
+    assert deciding_point([{**point, "threshold": None} for point in points]) is None
 
 
 def test_points_that_are_one_are_told_once():

@@ -136,7 +136,7 @@ def test_the_headline_is_of_the_threshold_that_ships(run):
     said = ", ".join(f"{words} {format_metric(figures[key])}" for words, key in told.items())
     assert f"| test | n = {metrics['splits']['test']['n']}: {said} |" in card
     assert (
-        f"Tuberculosis from {format_number(config['operating_point']['threshold'])} on (screening), the threshold that ships."
+        f"Tuberculosis from {format_number(config['operating_point']['threshold'])} on ({config['operating_point']['name']}), the threshold that ships."
         in card
     )
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from trainer.tasks import is_negative
 
-SCREENING = "screening"  # the point that decides where there are two labels
+SCREENING = "screening"
 ENOUGH = 30  # a collection with so many cases and so many controls is looked at by itself
 
 
@@ -68,6 +68,18 @@ def choose_operating_points(
             if threshold is not None:
                 of_label[threshold] = points[-1]
     return points
+
+
+def deciding_point(points: list[dict[str, Any]]) -> dict[str, Any] | None:
+    """The point that decides where there are two labels: WHO's triage target where it was aimed at and reached, else
+    screening; None where neither has a threshold.
+    """
+    reached = [point for point in points if point["threshold"] is not None]
+    for name in (TRIAGE.name, SCREENING):
+        for point in reached:
+            if name in (point["name"], *point["also"]):
+                return point
+    return None
 
 
 def positive_indices(labels: tuple[str, ...]) -> list[int]:
