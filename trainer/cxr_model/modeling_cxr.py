@@ -220,9 +220,10 @@ class CxrForImageClassification(PreTrainedModel):
 
     def heatmap(self, output: CxrOutput, class_index: int | Tensor, lesions: bool = True) -> Tensor:
         """Grad-CAM (arXiv:1610.02391) of logit c minus the logsumexp of the others, from an output in eval mode; of the
-        label whose lesions are looked for, where they are, unless `lesions` is False.
+        label whose lesions are looked for, the logits of its cells above the lowest, unless `lesions` is False.
 
-        `class_index`: one for all images, or [B]. Gives float32 [B, h, w] in 0..1; zero where nothing speaks for it.
+        `class_index`: one for all images, or [B]. Gives float32 [B, h, w] in 0..1; Grad-CAM's is zero where nothing
+        speaks for the label.
         """
         with torch.inference_mode(False), torch.enable_grad():
             maps = output["maps"] if self.views is not None else [output["feature_map"]]
@@ -240,7 +241,8 @@ class CxrForImageClassification(PreTrainedModel):
             box = output["box"]
             cam = self._on_film((gradient * feature_map.detach()).float().sum(dim=2), box, self.config.views).relu()
             if self.lesions is not None and lesions:
-                cells = self._on_film(output["lesions"][:, None].float().relu(), box, ["lungs"])
+                above = output["lesions"].float() - output["lesions"].float().amin(dim=(1, 2), keepdim=True)
+                cells = self._on_film(above[:, None], box, ["lungs"])
                 cam = torch.where((index == self._lesion_index)[:, :, None], cells, cam)
         return cam / cam.amax(dim=(1, 2), keepdim=True).clamp_min(torch.finfo(cam.dtype).tiny)
 
