@@ -1,6 +1,7 @@
 """Heads in closed form: they unlearn how hospitals differ."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from tests.conftest import TINY
 from trainer.cli import main
 from trainer.recipes import get_recipe
 from trainer.run import Run
-from trainer.training.whitened import fit_head, fit_views, sample_healthy
+from trainer.training.whitened import count_alike, fit_head, fit_views, sample_healthy
 from trainer.training.whitening import fit_whitening
 
 RECIPE = get_recipe("tb", head="whitened")
@@ -46,7 +47,9 @@ def test_the_whitening_is_the_inverse_root_of_the_identity_and_the_covariance(si
 def test_a_head_is_one_linear_layer_on_the_features_as_they_are():
     generator = np.random.default_rng(1)
     features, truth, names = hospitals(generator, [(0, 0.5), (3, 0.5)])
-    weights, bias = fit_head(features, truth, features[truth == 0], names[truth == 0], 1.0, 0.01)
+    weights, bias = fit_head(
+        features, truth, np.ones(120), features[truth == 0], names[truth == 0], replace(RECIPE, ridge=0.01)
+    )
     assert weights.shape == (1, features.shape[1])
     assert bias.shape == (1,)
     assert roc_auc_score(truth, (features @ weights.T + bias)[:, 0]) > 0.7
@@ -57,9 +60,15 @@ def test_what_tells_hospitals_apart_is_unlearned():
     features, truth, names = hospitals(generator, [(-4, 0.15), (4, 0.85), (0, 0.0)])
     sizes = {}
     for strength in (1e6, 0.3):  # next to none, and much
-        weights, _ = fit_head(features, truth, features[truth == 0], names[truth == 0], strength, 1.0)
+        recipe = replace(RECIPE, whitening=strength)
+        weights, _ = fit_head(features, truth, np.ones(180), features[truth == 0], names[truth == 0], recipe)
         sizes[strength] = abs(weights[0, 1:21].sum() / weights[0, 0])
     assert sizes[0.3] < sizes[1e6] / 2
+
+
+def test_each_label_of_each_collection_counts_alike():
+    truth, names = np.array([0, 0, 0, 1, 0, 1]), np.array(["one"] * 4 + ["other"] * 2)
+    assert np.allclose(count_alike(truth, names), [0.5, 0.5, 0.5, 1.5, 1.5, 1.5])
 
 
 def test_collections_of_one_label_teach_no_label():

@@ -59,8 +59,8 @@ def fit_whitened(
 ) -> Progress:
     """Fit the head of a model on the features of its frozen backbone; features are computed by every process.
 
-    A collection with films of one label alone teaches no label: what tells it from the others would be learned. Its
-    films without a finding teach how such films differ.
+    Each label of each collection counts alike. A collection with films of one label alone teaches no label: what tells
+    it from the others would be learned. Its films without a finding teach how such films differ.
 
     Args:
         lesions: where lesions are, by row number, for a model with a lesion head.
@@ -158,8 +158,9 @@ def fit_views(
         f"head: learned from {int(learns.sum())} films of {', '.join(teaching or ['all'])}; whitened by {len(healthy)} "
         f"films without a finding of {', '.join(sorted(set(collections[healthy])))}"
     )
+    counted = count_alike(truth[learns], collections[learns])
     views = [
-        fit_head(each[learns], truth[learns], each[healthy], collections[healthy], recipe.whitening, recipe.ridge)
+        fit_head(each[learns], truth[learns], counted, each[healthy], collections[healthy], recipe)
         for each in np.split(features, max(1, len(recipe.views)), axis=1)
     ]
     weights = np.concatenate([weight for weight, _ in views], axis=1) / len(views)
@@ -168,20 +169,31 @@ def fit_views(
 
 
 def fit_head(
-    features: np.ndarray, truth: np.ndarray, whitening: np.ndarray, collections: np.ndarray, a: float, ridge: float
+    features: np.ndarray,
+    truth: np.ndarray,
+    counted: np.ndarray,
+    whitening: np.ndarray,
+    collections: np.ndarray,
+    recipe: Recipe,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """A head on features [N, F] of one view with label indices [N].
+    """A head on features [N, F] of one view with label indices [N], each film `counted` [N] times.
 
     Args:
         whitening: features of films without a finding [M, F], of `collections` [M].
-        ridge: of the logistic regression; its C is 1 / (F x ridge).
+        recipe: its `ridge` is that of the logistic regression, whose C is 1 / (F x ridge).
 
     Returns:
         weights [K, F] and biases [K]: K is 1 for two labels.
     """
     mean, std = features.mean(axis=0), features.std(axis=0) + 1e-3
-    transform = fit_whitening((whitening - mean) / std, collections, a)
-    model = LogisticRegression(C=1 / (features.shape[1] * ridge), max_iter=1000)
-    model.fit(transform((features - mean) / std), truth)
+    transform = fit_whitening((whitening - mean) / std, collections, recipe.whitening)
+    model = LogisticRegression(C=1 / (features.shape[1] * recipe.ridge), max_iter=1000)
+    model.fit(transform((features - mean) / std), truth, sample_weight=counted)
     weights = transform(model.coef_) / std
     return weights, model.intercept_ - weights @ mean
+
+
+def count_alike(truth: np.ndarray, collections: np.ndarray) -> np.ndarray:
+    """How much each film counts, [N], so that each label of each collection counts alike; the mean is 1."""
+    _, cells, sizes = np.unique([collections, truth.astype(str)], axis=1, return_inverse=True, return_counts=True)
+    return len(truth) / (len(sizes) * sizes[cells.reshape(-1)])
