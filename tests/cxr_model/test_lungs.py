@@ -146,6 +146,9 @@ def test_the_lungs_are_the_same_in_every_precision():
         expected = model(values)
         with torch.autocast("cpu", torch.bfloat16):
             rounded = model(values)
+        half = model.to(torch.bfloat16)(values)
+    assert half.logits.isfinite().all()
+    assert (half.box - expected.box).abs().max() < 0.05
     assert torch.equal(rounded.box, expected.box)
     assert torch.equal(rounded.lungs, expected.lungs)
     assert rounded.logits.isfinite().all()

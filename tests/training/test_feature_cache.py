@@ -34,6 +34,10 @@ BASE = replace(
 )
 HEAD = replace(BASE, unfreeze="none", hidden_sizes=[8], head_batch_norm=True, pooling="max")
 LAST = replace(BASE, unfreeze=["conv_1x1"])
+VIEWS = replace(
+    BASE, unfreeze="none", hidden_sizes=[], image_size=64, views=["film", "lungs", "lungs-equalised"], level=32,
+    strides=[16, 32], pooling="avg+max+std",
+)  # fmt: skip
 CUTS = {
     "tb-resnet50": "head",
     "tb-resnet50-last4": "backbone.encoder.stages.3.layers.2",
@@ -65,7 +69,8 @@ def fitted(recipe, labelled, folder, feature_cache_bytes):
     # Adam divides a gradient by its own size: one that is rounding alone would move its weight by a whole step in either
     # direction. In double precision there is next to none.
     model.double()
-    model.backbone.conv_stem.register_forward_hook(lambda module, given, output: calls.append(len(output)))
+    shown = max(1, len(recipe.views))
+    model.backbone.conv_stem.register_forward_hook(lambda module, given, output: calls.append(len(output) // shown))
     accelerator = Accelerator(cpu=True, mixed_precision="no")
     torch.manual_seed(2)
     progress = fit(
@@ -78,7 +83,7 @@ def fitted(recipe, labelled, folder, feature_cache_bytes):
     return model.state_dict(), progress, sum(calls)
 
 
-@pytest.mark.parametrize("recipe", [HEAD, LAST], ids=["head", "last"])
+@pytest.mark.parametrize("recipe", [HEAD, LAST, VIEWS], ids=["head", "last", "views"])
 @pytest.mark.parametrize(
     "settings",
     [

@@ -134,7 +134,8 @@ def _build(
     from trainer.training.lesions import training_lesions
     from trainer.training.loop import check_passes
 
-    label, lesions = training_lesions(data, labelled) if recipe.lesions else (None, {})
+    looks = recipe.lesions and recipe.head == "whitened"
+    label, lesions = training_lesions(data, labelled) if looks else (None, {})
     weights = class_weights(recipe, labelled)
     model = build_model(recipe, labelled.task.labels, backbone, weights, accelerator.print, label)
     check_passes(recipe, model, len(labelled.indices("train")), accelerator.num_processes)

@@ -59,8 +59,8 @@ def resample(images: Tensor, box: Tensor, size: int) -> Tensor:
 
     Bilinear, averaged over what one new pixel covers where it shrinks, as Pillow does.
     """
-    rows = _weights(box[:, 1], box[:, 3], images.shape[2], size)
-    columns = _weights(box[:, 0], box[:, 2], images.shape[3], size)
+    rows = _weights(box[:, 1], box[:, 3], images.shape[2], size).to(images.dtype)
+    columns = _weights(box[:, 0], box[:, 2], images.shape[3], size).to(images.dtype)
     return rows[:, None] @ images @ columns[:, None].transpose(2, 3)
 
 
@@ -138,7 +138,7 @@ def equalise(grey: Tensor, fields: Tensor) -> Tensor:
     position = grey.clamp(0.0, 1.0).flatten(1) * (LEVELS - 1)
     level = position.floor().clamp_max(LEVELS - 2.0)
     part, index = position - level, level.long()
-    weight = fields.flatten(1) + 1e-4
+    weight = fields.flatten(1).to(grey.dtype) + 1e-4
     histogram = torch.zeros(grey.shape[0], LEVELS, dtype=weight.dtype, device=grey.device)
     histogram = histogram.scatter_add(1, index, weight * (1 - part)).scatter_add(1, index + 1, weight * part)
     histogram = histogram / histogram.sum(dim=1, keepdim=True)

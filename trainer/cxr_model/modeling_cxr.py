@@ -110,10 +110,12 @@ class CxrForImageClassification(PreTrainedModel):
         return (model, info) if wants_info else model
 
     def train(self, mode: bool = True) -> "CxrForImageClassification":
-        """Training mode for what trains: of a backbone with frozen parts, BatchNorm that moves."""
+        """Training mode for what trains: of a backbone with frozen parts, BatchNorm that moves; else views, too."""
         super().train(mode)
         frozen = any(not parameter.requires_grad for parameter in self.backbone.parameters())
-        self.backbone.train(mode and not frozen)
+        for part in (self.backbone, self.views):
+            if part is not None:
+                part.train(mode and not frozen)
         for module in self.backbone.modules():
             if isinstance(module, nn.modules.batchnorm._BatchNorm):
                 trains = not frozen or any(parameter.requires_grad for parameter in module.parameters())
@@ -178,7 +180,8 @@ class CxrForImageClassification(PreTrainedModel):
     def _show(self, show: LungViews, pixel_values: Tensor, lungs_of: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
         """Pixel values [B, 3, H, W] -> those of the views [B, V, 3, H, W], lung fields [B, 128, 128], box [B, 4]."""
         normalisation = (self.config.view_mean or [0.5] * 3, self.config.view_std or [0.5] * 3)
-        mean, std = (torch.tensor(values, device=self.device)[:, None, None] for values in normalisation)
+        like = {"device": self.device, "dtype": self.dtype}
+        mean, std = (torch.tensor(values, **like)[:, None, None] for values in normalisation)
         grey = (pixel_values[:, :1] * std[0] + mean[0]).contiguous()
         looked_at = grey if lungs_of is None else lungs_of[:, :1].to(self.dtype) * std[0] + mean[0]
         with torch.autocast(self.device.type, enabled=False):  # where the lungs are is the same in every precision

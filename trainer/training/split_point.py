@@ -60,7 +60,8 @@ def _cut(model: CxrForImageClassification, cut: str) -> CxrForImageClassificatio
     shared = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
     trainable = copy.deepcopy(model, shared)
     if cut == "head":
-        trainable.backbone, trainable.projection = PrecomputedFeatures(), None
+        trainable.backbone, trainable.projection, trainable.views = PrecomputedFeatures(), None, None
+        trainable.config.pooling = "avg"  # of one place: itself
         return trainable
     owner: nn.Module = trainable
     for part in cut.split("."):
