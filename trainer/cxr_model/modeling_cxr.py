@@ -140,7 +140,7 @@ class CxrForImageClassification(PreTrainedModel):
         pools = {
             "avg": lambda each: each.mean(dim=(-2, -1)),
             "max": lambda each: each.amax(dim=(-2, -1)),
-            "std": lambda each: each.float().std(dim=(-2, -1), correction=0),
+            "std": lambda each: each.float().std(dim=(-2, -1), correction=0).to(each.dtype),
         }
         return torch.cat([pools[name](each) for each in maps for name in self.config.pooling.split("+")], -1).flatten(1)
 
