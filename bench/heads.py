@@ -77,7 +77,7 @@ SIZES = (3 * 96, 3 * 1280)
 
 def measure(recipe: Any, changes: dict[str, Any], found: dict[str, np.ndarray]) -> dict[str, Any]:
     """One variant: metrics on test and external, and false alarms by collection."""
-    from trainer.evaluation.operating_points import AIMS, choose_threshold
+    from trainer.evaluation.operating_points import choose_operating_points, decided, deciding_point
     from trainer.tasks import is_negative
     from trainer.training.whitened import fit_views, sample_healthy
 
@@ -101,9 +101,10 @@ def measure(recipe: Any, changes: dict[str, Any], found: dict[str, np.ndarray]) 
     scores /= scores.sum(axis=1, keepdims=True)
     negative = next(index for index, label in enumerate(labels) if is_negative(str(label)))
     ill, validation = truth != negative, split == "validation"
-    aim = AIMS[0]
-    threshold = choose_threshold(ill[validation], 1 - scores[validation, negative], aim, collection[validation])
-    alarm = 1 - scores[:, negative] >= (1.0 if threshold is None else threshold)
+    points = choose_operating_points(
+        truth[validation], scores[validation], tuple(labels), recipe.task, collection[validation]
+    )
+    alarm = decided(scores, tuple(labels), deciding_point(points) if len(labels) == 2 else None) != negative
     several = [name for name in set(collection) if len(set(truth[(collection == name) & (split == "test")])) > 1]
     parts = {"within": (split == "test") & np.isin(collection, several), "external": split == "external"}
     result: dict[str, Any] = {"cross-validated": cross_validated} | {
