@@ -53,7 +53,8 @@ def run_child(
         RuntimeError: it failed; with the end of what it said.
     """
     with tempfile.TemporaryDirectory(prefix="cxr-bench-") as empty:
-        environment = {**os.environ, "HF_HOME": str(home or empty), "PYTHONPATH": str(ROOT), **(variables or {})}
+        inherited = {name: value for name, value in os.environ.items() if name != "HF_DATASETS_CACHE"}
+        environment = {**inherited, "HF_HOME": str(home or empty), "PYTHONPATH": str(ROOT), **(variables or {})}
         with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
             process = subprocess.Popen([python, *words], env=environment, stdout=out, stderr=err, text=True)
             peak = 0
