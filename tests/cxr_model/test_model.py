@@ -266,7 +266,7 @@ def test_what_is_saved_names_code_that_lies_beside_it_and_outputs_a_trainer_leav
     make().save_pretrained(tmp_path)
     config = json.loads((tmp_path / "config.json").read_text())
     assert (tmp_path / f"{config['custom_pipelines']['image-classification']['impl'].split('.')[0]}.py").exists()
-    assert CxrConfig.keys_to_ignore_at_inference == ["familiarity", "feature_map", "maps", "lungs", "box"]
+    assert CxrConfig.keys_to_ignore_at_inference == ["familiarity", "feature_map", "maps", "lungs", "box", "lesions"]
 
 
 def test_older_libraries_are_refused_by_name(monkeypatch):
