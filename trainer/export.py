@@ -16,7 +16,7 @@ from trainer.files import write_bytes
 from trainer.run import Run
 
 NATIVE = ("mobilenet_v2", "resnet")  # transformers' own classes, whose classifier is pooling and one linear layer
-CLOSE = 1e-4  # largest difference of a logit that passes
+CLOSE = 1e-4  # largest difference of a logit that passes, as a proportion of the largest logit where that is above 1
 
 
 def native_copy(model: CxrForImageClassification, processor: CxrImageProcessor) -> tuple[PreTrainedModel, Any] | None:
@@ -65,12 +65,14 @@ def export_onnx(run: Run) -> float:
         file = Path(folder) / "model.onnx"
         torch.onnx.export(_Logits(model).eval(), (values,), str(file), verbose=False, **names, **batches)
         session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
-        difference = 0.0
+        difference, size = 0.0, 1.0
         for part in (values, values[:1]):
             (logits,) = session.run(None, {"pixel_values": part.numpy()})
             with torch.inference_mode():
-                difference = max(difference, float(np.abs(logits - model(part).logits.numpy()).max()))
-        if difference > CLOSE:
+                expected = model(part).logits.numpy()
+            difference = max(difference, float(np.abs(logits - expected).max()))
+            size = max(size, float(np.abs(expected).max()))
+        if difference > CLOSE * size:
             raise WorkError(f"{run.path}: the ONNX model differs from PyTorch by {difference:.1e}; it is not written")
         write_bytes(run.path / "onnx" / "model.onnx", file.read_bytes())
     if run.finished:
