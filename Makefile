@@ -1,6 +1,6 @@
 # make demo   install, train on phantoms, open the Space on http://127.0.0.1:7860
 # make test   install, run the tests
-# make lungs  train the lung network anew (a quarter of an hour on two cores; needs outlines: MASKS=table.csv)
+# make lungs  train the lung network anew (a quarter of an hour; needs outlines: MASKS=table.csv)
 # All paths are relative, so that a folder with a space in its name works.
 PYTHON ?= python3
 BIN := .venv/bin

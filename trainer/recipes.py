@@ -94,7 +94,7 @@ class Recipe:
     last). `head=whitened` fits one linear layer in closed form on frozen features, after scaling down the directions in
     which films without findings differ, within and between collections: the more, the smaller `whitening` is; `ridge`
     is how strongly its weights are held small. It has no epochs. Where the data
-    has boxes around lesions (lesion_boxes.csv), `lesions` adds a lesion head on the cells of the lungs that is heard as
+    has boxes around lesions (lesion_boxes.csv), `lesions` adds a lesion head on the view `lungs`, heard as
     much as that times the linear layer; 0: none. `adults`: it learns from adults, and warns of a child.
     """
 

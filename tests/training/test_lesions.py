@@ -97,3 +97,11 @@ def test_without_boxes_there_is_no_lesion_head(phantoms, tmp_path):
     assert main([*words, "--backbone", str(SMALL)]) == 0
     config = json.loads((tmp_path / "run" / "config.json").read_text())
     assert config.get("lesions") is None
+
+
+def test_without_the_view_of_the_lungs_there_is_no_lesion_head(phantoms, tmp_path):
+    words = ["train", "tb-whitened", "--data", str(phantoms), "--output", str(tmp_path / "run"), "--no-pretrained"]
+    for setting in (*SETTINGS, 'views=["film"]'):
+        words += ["--set", setting]
+    assert main([*words, "--backbone", str(SMALL)]) == 0
+    assert json.loads((tmp_path / "run" / "config.json").read_text()).get("lesions") is None

@@ -134,7 +134,7 @@ def _build(
     from trainer.training.lesions import training_lesions
     from trainer.training.loop import check_passes
 
-    looks = recipe.lesions and recipe.head == "whitened"
+    looks = recipe.lesions and recipe.head == "whitened" and "lungs" in recipe.views
     label, lesions = training_lesions(data, labelled) if looks else (None, {})
     weights = class_weights(recipe, labelled)
     model = build_model(recipe, labelled.task.labels, backbone, weights, accelerator.print, label)
