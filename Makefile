@@ -1,20 +1,18 @@
-# make demo   install, train on phantoms, open the Space on http://127.0.0.1:7860
-# make test   install, run the tests
-# make lungs  train the lung network anew (a quarter of an hour; needs outlines: MASKS=table.csv)
+# make demo       install, open the Space with the models that ship on http://127.0.0.1:7860
+# make test       install, run the tests
+# make hostile    read hundreds of hostile files, with their time and memory
+# make baselines  train the models that ship anew (needs radiographs: RADIOGRAPHS=folder, see bench/baselines.py)
+# make lungs      train the lung network anew (a quarter of an hour; needs outlines: MASKS=table.csv)
 # All paths are relative, so that a folder with a space in its name works.
 PYTHON ?= python3
 BIN := .venv/bin
 PORT ?= 7860
-TASKS := tb covid three-class
-# A small residual network learns phantoms from random weights in a minute; it is spared what fine-tuning needs.
-NETWORK := {"model_type": "resnet", "layer_type": "basic", "embedding_size": 32, "hidden_sizes": [32, 64, 128, 256], "depths": [1, 1, 1, 1]}
-FROM_NOTHING := --backbone demo/network --set image_size=160 --set epochs=9 --set batch_size=16 --set learning_rate=0.003 --set augment=none \
-	--set input_dropout=0 --set weight_decay=0.0001 --set gradient_clip=5
+.PHONY: demo install install-dev test test-slow lint hostile baselines lungs clean
 
-.PHONY: demo install install-dev test test-slow lint lungs clean
-
-demo: install $(TASKS:%=demo/%/metrics.json)
-	CXR_TB=../demo/tb CXR_COVID=../demo/covid CXR_THREE_CLASS=../demo/three-class PYTHONPATH= GRADIO_SERVER_NAME=127.0.0.1 GRADIO_SERVER_PORT=$(PORT) sh -c 'cd space && exec ../$(BIN)/python app.py'
+shipped = CXR_$(1)="$$($(BIN)/python -c 'from trainer import load_run; print(load_run("$(2)").path.resolve())')"
+demo: install
+	export $(call shipped,TB,tb) $(call shipped,COVID,covid) $(call shipped,THREE_CLASS,three-class) && \
+	cd space && PYTHONPATH= GRADIO_SERVER_NAME=127.0.0.1 GRADIO_SERVER_PORT=$(PORT) exec ../$(BIN)/python app.py
 
 install: .venv/installed
 install-dev: .venv/installed-dev
@@ -34,25 +32,14 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-com
 	$(PIP) --editable '.[dicom,dev]'
 	touch .venv/installed $@
 
-.PRECIOUS: demo/phantoms-%
-demo/phantoms-%: | .venv/installed
-	rm -rf $@.part $@.part_masks
-	$(BIN)/python -m trainer data phantom --output $@.part --task $* --count 1200
-	mv $@.part $@
-
-demo/network/config.json:
-	mkdir -p demo/network
-	echo '$(NETWORK)' > $@
-
-demo/%/metrics.json: | demo/phantoms-% demo/network/config.json
-	$(BIN)/python -m trainer train $* --data demo/phantoms-$* --output demo/$* --no-pretrained --resume \
-		$(FROM_NOTHING)
-
 test: install-dev
 	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal
 
 test-slow: install-dev
 	$(BIN)/python -m pytest -m slow
+
+hostile: install-dev
+	$(BIN)/python -m tests.hostile.measure
 
 lint: install-dev
 	$(BIN)/python -m ruff check .
@@ -64,5 +51,11 @@ MASKS ?= ../shared/radiographs/lung_masks.csv
 lungs: install
 	$(BIN)/python -m trainer.training.lungs --data $(MASKS)
 
+# The models that ship; BACKBONE may be a folder that holds google/mobilenet_v2_1.0_224.
+RADIOGRAPHS ?= ../shared/radiographs
+BACKBONE ?= google/mobilenet_v2_1.0_224
+baselines: install
+	$(BIN)/python bench/baselines.py $(RADIOGRAPHS) --backbone $(BACKBONE)
+
 clean:
-	rm -rf .venv demo build *.egg-info
+	rm -rf .venv build *.egg-info

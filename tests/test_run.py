@@ -20,6 +20,7 @@ FILES = {
     "preprocessor_config.json",
     "configuration_cxr.py",
     "modeling_cxr.py",
+    "bounds_cxr.py",
     "dicom_cxr.py",
     "display_cxr.py",
     "folding_cxr.py",

@@ -1,5 +1,6 @@
 """Configuration of a chest X-ray classifier. Research demonstration, not a medical device."""
 
+import re
 from typing import Any
 
 from .versions_cxr import LOWEST  # noqa: F401  checks the versions
@@ -7,6 +8,7 @@ from .versions_cxr import LOWEST  # noqa: F401  checks the versions
 # isort: split
 from transformers import AutoConfig, PreTrainedConfig, __version__
 
+LARGEST, DEEPEST = 100_000, 1_000  # any number of a network's configuration, and of its layers
 CXR_VERSION = 2  # 2: views of the film
 POOLINGS = ("avg", "max", "avg+max+std")
 VIEWS = ("film", "lungs", "lungs-equalised")
@@ -57,8 +59,10 @@ class CxrConfig(PreTrainedConfig):
             raise ValueError(f"views={self.views!r}: expected some of {', '.join(VIEWS)}, film first")
         if self.lesions is not None and "lungs" not in (self.views or []):
             raise ValueError("lesions: they are looked for in the view `lungs`, which is not among the views")
+        _check_sizes("hidden_sizes", self.hidden_sizes)
         if not isinstance(self.backbone_config, PreTrainedConfig):
             settings = dict(self.backbone_config or {"model_type": "mobilenet_v2"})
+            _check_sizes("backbone_config", settings)
             kind = settings.pop("model_type", None)
             try:
                 self.backbone_config = AutoConfig.for_model(kind).from_dict(settings)
@@ -66,3 +70,17 @@ class CxrConfig(PreTrainedConfig):
                 reason = str(error).splitlines()[0][:100]
                 raise ValueError(f"transformers {__version__} makes no backbone {kind!r}: {reason}") from error
         super().__post_init__(**kwargs)
+
+
+def _check_sizes(name: str, value: Any) -> None:
+    """Refuse numbers that no network has, and a timm architecture that names another place than timm."""
+    if isinstance(value, dict):
+        for key, item in value.items():
+            _check_sizes(f"{name}.{key}", item)
+    elif isinstance(value, list):
+        for item in value:
+            _check_sizes(name, item)
+    elif isinstance(value, int) and abs(value) > (DEEPEST if name.endswith(("depths", "layers")) else LARGEST):
+        raise ValueError(f"{name}={value}: no network is as large")
+    elif name.endswith(".architecture") and not re.fullmatch(r"\w[\w.]*", str(value)):
+        raise ValueError(f"{name}={value}: not the name of an architecture of timm")

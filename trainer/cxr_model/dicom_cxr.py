@@ -11,6 +11,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from PIL import Image
 
+from .bounds_cxr import check_jpeg, check_jpeg2000, dicom_end, jpeg_size
 from .display_cxr import Header, grey_from_stored
 from .grey_cxr import Radiograph, RadiographError, array_to_grey, check_size, to_uint8
 
@@ -47,10 +48,8 @@ def read_dicom(file: BinaryIO) -> Radiograph:
     """
     if pydicom is None:
         raise ImportError("this is a DICOM file; reading it needs pydicom 3 or newer: pip install pydicom -U")
-    if b"1.2.840.10008.1.2.1.99" in file.read(2048):
-        raise RadiographError("deflated DICOM is not read (it can unpack without bound): store it uncompressed")
-    file.seek(0)
-    dataset = pydicom.dcmread(file, force=True)
+    content = file.read()
+    dataset = pydicom.dcmread(io.BytesIO(content[: dicom_end(content)]), force=True)
     if "TransferSyntaxUID" not in dataset.file_meta:  # a bare data set, without the header of a file
         syntaxes = (pydicom.uid.ExplicitVRLittleEndian, pydicom.uid.ImplicitVRLittleEndian)
         dataset.file_meta.TransferSyntaxUID = syntaxes[bool(dataset.original_encoding[0])]
@@ -124,7 +123,9 @@ def _settle_colour(header: Header, plane: int) -> None:
     if not photometric:
         raise RadiographError("its header holds no PhotometricInterpretation, which every DICOM image needs")
     if syntax.is_encapsulated:
-        held = _components(get_frame(dataset.PixelData, 0, number_of_frames=dataset.NumberOfFrames)) or samples
+        frame = get_frame(dataset.PixelData, 0, number_of_frames=dataset.NumberOfFrames)
+        _check_frame(frame, dataset)
+        held = _components(frame) or samples
     else:
         size, whole = len(dataset.PixelData), plane * dataset.NumberOfFrames
         held = 1 if samples == 3 and plane <= size <= plane + 1 else samples
@@ -150,6 +151,17 @@ def _settle_colour(header: Header, plane: int) -> None:
         header.left_out.add("PhotometricInterpretation")
         photometric = "MONOCHROME2" if held == 1 else "RGB"
     dataset.SamplesPerPixel, dataset.PhotometricInterpretation = held, photometric
+
+
+def _check_frame(frame: bytes, dataset: Any) -> None:
+    """Refuse a compressed frame that asks for more than the header says: its decoder would believe the frame."""
+    if frame[:2] == b"\xff\xd8":
+        check_jpeg(frame)
+        size, said = jpeg_size(frame), (int(dataset.Columns), int(dataset.Rows))
+        if size not in (None, said):
+            raise RadiographError(f"its compressed image is {size}, its header says {said}: export it again")
+    elif b"\xff\x4f\xff\x51" in frame[:200]:
+        check_jpeg2000(frame)
 
 
 def _components(frame: bytes) -> int:

@@ -29,16 +29,20 @@ def check_size(width: int, height: int) -> None:
 
 
 def to_uint8(values: np.ndarray, low: float, high: float) -> np.ndarray:
-    """Map low..high to 0..255, clipped and rounded."""
-    values = values.astype(np.float32 if values.itemsize <= 2 else np.float64)
-    scaled = (values - low) * (255 / max(high - low, 1e-30))
-    return np.rint(scaled.clip(0, 255)).astype(np.uint8)
+    """Map low..high to 0..255, clipped and rounded; some rows at a time, so that little memory is needed."""
+    result = np.empty(values.shape, np.uint8)
+    rows = max(1, SAMPLED * len(values) // max(values.size, 1))
+    for first in range(0, len(values), rows):
+        part: np.ndarray = values[first : first + rows].astype(np.float32 if values.itemsize <= 2 else np.float64)
+        scaled = (part - low) * (255 / max(high - low, 1e-30))
+        result[first : first + rows] = np.rint(scaled.clip(0, 255))
+    return result
 
 
 def value_range(values: np.ndarray) -> tuple[float, float]:
     """Black and white of values that come without: percentiles, not interpolated; one value moves them by one rank."""
     sample = values.reshape(-1)[:: 1 + values.size // SAMPLED]
-    if not np.isfinite(values).all():
+    if np.issubdtype(values.dtype, np.floating) and not np.isfinite(values).all():
         raise RadiographError("holds values that are no finite numbers: export it again, as integers")
     return float(np.percentile(sample, BLACK, method="higher")), float(np.percentile(sample, WHITE, method="lower"))
 

@@ -13,6 +13,7 @@ from transformers.image_processing_utils import BaseImageProcessor, get_size_dic
 from .grey_cxr import Radiograph
 from .reader_cxr import read_radiograph
 
+LARGEST = 2048  # pixels of a side of a model's input
 TINY, LONGEST = 64, 2.0  # pixels of the shorter side; ratio of the sides
 FLAT = 4.0  # standard deviation of a blank image, in grey levels
 TURNED, INVERTED = 0.1, -0.2  # correlation with the mean thumbnail: gained by a turn; of the image itself
@@ -46,6 +47,8 @@ class CxrImageProcessor(BaseImageProcessor):
         self.size = dict(get_size_dict(224 if size is None else size))
         if set(self.size) != {"height", "width"}:
             raise ValueError(f"size={size}: expected {{'height': H, 'width': W}}: the aspect ratio is not kept")
+        if not all(isinstance(side, int) and 1 <= side <= LARGEST for side in self.size.values()):
+            raise ValueError(f"size={size}: sides of 1 to {LARGEST} pixels are possible")
         self.resample = int(resample)
         self.rescale_factor = rescale_factor
         self.image_mean = list(image_mean)

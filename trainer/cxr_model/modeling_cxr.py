@@ -95,11 +95,11 @@ class CxrForImageClassification(PreTrainedModel):
 
     @classmethod
     def from_pretrained(cls, *args: Any, **kwargs: Any) -> Any:
-        """Load a run or a Hub repository. OSError: weights that are missing, left over, not finite or of other sizes,
-        unless `ignore_mismatched_sizes=True` asks for a new head.
+        """Load a run or a Hub repository, safetensors alone. OSError: weights that are missing, left over, not finite
+        or of other sizes, unless `ignore_mismatched_sizes=True` asks for a new head.
         """
         wants_info = kwargs.pop("output_loading_info", False)
-        model, info = super().from_pretrained(*args, output_loading_info=True, **kwargs)
+        model, info = super().from_pretrained(*args, **{**kwargs, "output_loading_info": True, "use_safetensors": True})
         name = args[0] if args else cls.__name__
         sizes = [] if kwargs.get("ignore_mismatched_sizes") else ["mismatched_keys"]
         kinds = [*sizes, "missing_keys", "unexpected_keys"]

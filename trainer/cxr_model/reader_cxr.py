@@ -8,6 +8,7 @@ import base64
 import io
 import os
 import re
+import stat
 import sys
 import warnings
 from typing import Any, BinaryIO
@@ -16,6 +17,7 @@ import numpy as np
 import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from .bounds_cxr import MAX_BYTES, check_image
 from .dicom_cxr import is_dicom, read_dicom
 from .grey_cxr import Radiograph, RadiographError, array_to_grey, check_size
 
@@ -51,7 +53,10 @@ def read_radiograph(source: Any) -> Radiograph:
             return _read_image(source)
         with _open(source) as file, warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return read_dicom(file) if is_dicom(file) else _read_image(Image.open(file, formats=FORMATS))
+            if is_dicom(file):
+                return read_dicom(file)
+            check_image(file)
+            return _read_image(Image.open(file, formats=FORMATS))
     except (RadiographError, ImportError) as error:
         raise type(error)(f"{name}: {error}") from error
     except UnidentifiedImageError as error:
@@ -77,13 +82,18 @@ def _open(source: Any) -> BinaryIO:
     if isinstance(source, str) and not os.path.exists(source) and (content := _from_base64(source)):
         return io.BytesIO(content)
     try:
+        status = os.stat(source)
+        if stat.S_ISDIR(status.st_mode):
+            raise RadiographError("a folder, not a file")
+        if not stat.S_ISREG(status.st_mode):  # to open a pipe would wait for whoever writes into it
+            raise RadiographError("not a regular file")
         file = open(source, "rb")  # noqa: SIM115  the caller closes it
     except OSError as error:
-        reasons = {IsADirectoryError: "a folder, not a file", PermissionError: "no permission to read it"}
-        raise RadiographError(reasons.get(type(error), str(error.strerror).lower())) from error
-    if os.fstat(file.fileno()).st_size == 0:
+        denied = isinstance(error, PermissionError)
+        raise RadiographError("no permission to read it" if denied else str(error.strerror).lower()) from error
+    if not 0 < status.st_size <= MAX_BYTES:
         file.close()
-        raise RadiographError("the file is empty")
+        raise RadiographError(f"larger than {MAX_BYTES:,} bytes" if status.st_size else "the file is empty")
     return file
 
 
@@ -99,7 +109,7 @@ def _from_base64(text: str) -> bytes:
 
 def _read_image(image: Image.Image) -> Radiograph:
     check_size(*image.size)
-    frames = getattr(image, "n_frames", 1) if image.format != "MPO" else 1
+    several = image.format != "MPO" and _has_second_frame(image)
     opened, tags = image.format is not None, getattr(image, "tag_v2", {})
     kind = SAMPLES.get((image.mode, int(np.ravel(tags.get(SAMPLE_FORMAT, 1))[0]))) if tags else None
     if tags.get(PLANAR) == 2 and max(np.ravel(tags.get(DEPTH, 8))) > 8:  # Pillow takes the halves of a sample for two
@@ -121,8 +131,22 @@ def _read_image(image: Image.Image) -> Radiograph:
             coloured = bool(np.ptp(small, axis=2).mean() > COLOURED)
     if not opened and image.mode == "RGB" and _is_clipped(grey):
         raise RadiographError("is all black or mostly white, as a deep film in 8 bits: give the file or name the model")
-    codes = {"multi-frame": frames > 1, "coloured": coloured}
+    codes = {"multi-frame": several, "coloured": coloured}
     return Radiograph(grey, tuple(code for code, present in codes.items() if present))
+
+
+def _has_second_frame(image: Image.Image) -> bool:
+    """Whether a file holds several images, without counting them: that takes a look at each."""
+    if image.format is None:
+        return False
+    try:
+        image.seek(1)
+    except (EOFError, OSError, ValueError, SyntaxError):  # also where only the second one is damaged
+        several = False
+    else:
+        several = True
+    image.seek(0)
+    return several
 
 
 def _is_clipped(grey: np.ndarray) -> bool:

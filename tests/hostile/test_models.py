@@ -1,0 +1,111 @@
+"""Poisoned models: refused in a sentence by the command line and by the Space, and no code of theirs runs."""
+
+import json
+import pickle
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from trainer.cli import main
+
+
+class Trap:
+    """A pickle that leaves a file where it is opened."""
+
+    def __init__(self, mark: Path) -> None:
+        self.mark = mark
+
+    def __reduce__(self):
+        return Path.touch, (self.mark,)
+
+
+def change(run: Path, name: str, **values: object) -> None:
+    content = json.loads((run / name).read_text())
+    (run / name).write_text(json.dumps({**content, **values}))
+
+
+def weights(run: Path, **tensors: torch.Tensor | None) -> None:
+    changed = {
+        **load_file(run / "model.safetensors"),
+        **{name.replace("__", "."): one for name, one in tensors.items()},
+    }
+    kept = {name: tensor for name, tensor in changed.items() if tensor is not None}
+    save_file(kept, run / "model.safetensors", metadata={"format": "pt"})
+
+
+def pickled(run: Path) -> None:
+    (run / "model.safetensors").unlink()
+    (run / "pytorch_model.bin").write_bytes(pickle.dumps({"classifier.bias": Trap(run.parent / "mark")}))
+
+
+def no_json(run: Path) -> None:
+    (run / "config.json").write_text("{" * 100_000)
+
+
+POISONS = {
+    "pickled weights": pickled,
+    "a config that is none": no_json,
+    "a huge head": lambda run: change(run, "config.json", hidden_sizes=[10**9]),
+    "a head of words": lambda run: change(run, "config.json", hidden_sizes=["../../etc/passwd"]),
+    "a huge backbone": lambda run: change(
+        run, "config.json", backbone_config={"model_type": "resnet", "depths": [10**7]}
+    ),
+    "a backbone from elsewhere": lambda run: change(
+        run, "config.json", backbone_config={"model_type": "timm_wrapper", "architecture": "hf-hub:evil/model"}
+    ),
+    "another backbone": lambda run: change(run, "config.json", backbone_config={"model_type": "resnet"}),
+    "swapped labels": lambda run: change(
+        run, "config.json", id2label={"0": "Tuberculosis", "1": "Normal"}, label2id={"Tuberculosis": 0, "Normal": 1}
+    ),
+    "a missing tensor": lambda run: weights(run, classifier__bias=None),
+    "a tensor too many": lambda run: weights(run, extra=torch.zeros(3)),
+    "another shape": lambda run: weights(run, classifier__weight=torch.zeros(1, 3)),
+    "no number": lambda run: weights(run, classifier__bias=torch.full((1,), float("nan"))),
+    "a huge input": lambda run: change(run, "preprocessor_config.json", size={"height": 100_000, "width": 100_000}),
+    "no input": lambda run: change(run, "preprocessor_config.json", size={"height": 0, "width": -5}),
+}
+
+
+@pytest.fixture
+def poisoned(run, tmp_path):
+    copy = tmp_path / "poisoned"
+    shutil.copytree(run, copy, ignore=shutil.ignore_patterns("checkpoints", "native"))
+    return copy
+
+
+@pytest.mark.parametrize("name", POISONS)
+def test_a_poisoned_model_is_refused_in_a_sentence(name, poisoned, film, phantoms, capsys):
+    POISONS[name](poisoned)
+    for words in (
+        ["predict", str(poisoned), str(film)],
+        ["evaluate", str(poisoned), "--data", str(phantoms)],
+    ):
+        assert main(words) == 2
+        said = capsys.readouterr().err
+        assert str(poisoned) in said
+        assert "Traceback" not in said
+    assert not (poisoned.parent / "mark").exists()
+
+
+@pytest.mark.parametrize("name", [name for name in POISONS if name != "swapped labels"])
+def test_the_space_refuses_it_too(name, poisoned, monkeypatch):
+    POISONS[name](poisoned)
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "space"))
+    from config import ModelError, ModelSource
+    from predictor import LOADED, Predictor
+
+    with pytest.raises(ModelError, match="tb model"):
+        Predictor(ModelSource("tb", str(poisoned)))
+    LOADED.clear()
+    assert not (poisoned.parent / "mark").exists()
+
+
+def test_code_of_elsewhere_that_a_model_names_is_not_asked_for(poisoned, film, capsys):
+    config = json.loads((poisoned / "config.json").read_text())
+    named = {kind: f"evil/model--{code}" for kind, code in config["auto_map"].items()}
+    change(poisoned, "config.json", auto_map=named)
+    assert main(["predict", str(poisoned), str(film), "--json"]) == 0
+    assert "scores" in json.loads(capsys.readouterr().out)
