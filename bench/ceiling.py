@@ -35,7 +35,7 @@ def measure(backbone: str, data: Path, batch: int, repeats: int) -> dict[str, An
     from trainer.training.loop import make_optimizer, train_epoch
 
     AcceleratorState._reset_state(reset_partial_state=True)
-    recipe = replace(get_recipe("tb"), batch_size=batch, backbone=backbone)
+    recipe = replace(get_recipe("tb-finetuned"), batch_size=batch, backbone=backbone)
     processor = build_processor(recipe)
     labelled, _ = load_for_training(str(data), TASKS[recipe.task], processor, None, False, lambda text: None)
     accelerator = Accelerator(cpu=best_device().type == "cpu", mixed_precision=choose_precision("auto")[0])

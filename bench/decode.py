@@ -43,7 +43,7 @@ def ours(folder: str) -> float:
     from trainer.recipes import get_recipe
     from trainer.training.build import build_processor
 
-    processor = build_processor(get_recipe("tb"))
+    processor = build_processor(get_recipe("tb-finetuned"))
     start = time.perf_counter()
     decode(read_manifest(folder).rows, processor)
     return time.perf_counter() - start

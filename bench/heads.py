@@ -1,6 +1,6 @@
 """Which head travels: whitened heads on features that are computed once, at home and in hospitals they have not seen.
 
-`python bench/heads.py tb-whitened --data tb.csv --backbone DIR [--features FILE]` computes the features of all splits
+`python bench/heads.py tb --data tb.csv --backbone DIR [--features FILE]` computes the features of all splits
 (and keeps them in FILE), then fits the recipe's head, and each of its variants, in seconds: other views, strides,
 strengths of whitening and ridges. For each: the cross-validated AUROC of training films within the collections that
 have several labels, by which to choose; AUROC on test within these, and on external, with 95 % intervals (of several

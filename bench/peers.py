@@ -75,7 +75,7 @@ def ours(job: Job, batch_norm: str = "frozen") -> dict[str, float | None]:
 
     trainer.finish.finish = clocked
     with tempfile.TemporaryDirectory() as folder:
-        words = ["train", "tb", "--data", job.data, "--output", f"{folder}/run", "--backbone", job.backbone]
+        words = ["train", "tb-finetuned", "--data", job.data, "--output", f"{folder}/run", "--backbone", job.backbone]
         words += [] if job.pretrained else ["--no-pretrained"]
         for name, value in settings.items():
             words += ["--set", f"{name}={value}"]

@@ -38,7 +38,7 @@ def child(folder: str) -> None:
     from trainer.training.loop import make_optimizer
 
     start = time.perf_counter()
-    recipe = get_recipe("covid")
+    recipe = get_recipe("covid-finetuned")
     processor = build_processor(recipe)
     values, found = torch.zeros(BATCH, 3, recipe.image_size, recipe.image_size), {}
     if folder:

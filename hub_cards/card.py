@@ -2,6 +2,7 @@
 
 import json
 from collections import Counter
+from hashlib import sha256
 from importlib.metadata import requires
 from pathlib import Path
 from typing import Any
@@ -54,7 +55,8 @@ def render_card(run: Path, repo_id: str = "THIS_REPOSITORY") -> str:
         front_matter=_front_matter(facts).to_yaml(),
         labels=recipe["labels"],
         question=QUESTIONS.get(recipe["task"], f"Which of {labels} does this chest radiograph show?"),
-        splits={name: splits[name] for name in ("test", "external", "validation") if name in splits},
+        splits={name: splits[name] for name in ("external", "test", "validation") if name in splits},
+        weights=_sha256(run / "model.safetensors"),
         figures=sorted(path.name for path in (run / "figures").glob("*.png") if path.stem != "example"),
     )
 
@@ -73,6 +75,10 @@ def _check_facts(run: Path, facts: dict[str, Any]) -> None:
         if value in (None, "", [], {}):
             name, _, rest = path.partition(".")
             raise ValueError(f"{run / name}.json does not say {rest}: a model card without it is worth nothing")
+
+
+def _sha256(file: Path) -> str | None:
+    return sha256(file.read_bytes()).hexdigest() if file.is_file() else None
 
 
 def _read_table(file: Path) -> pd.DataFrame:

@@ -13,11 +13,12 @@ class Answer:
     """`prediction` as the command line and the API give it; the others are None where the file could not be read.
 
     `size` is the width and height of what is shown, no side longer than SHOWN; `heat` float [h, w] in 0..1 has the
-    coarse grid of the network's last feature map, over the whole film; `film` is uint8 [H, W], or None where nobody
-    asked for it.
+    coarse grid of the network's last feature map, over the whole film; `lungs` uint8 [h, w] in 0..255 is where
+    the model sees lungs, None of a model that does not look; `film` is uint8 [H, W], or None where nobody asked for it.
     """
 
     prediction: dict[str, Any]
     size: tuple[int, int] | None = None
     heat: np.ndarray | None = None
     film: np.ndarray | None = None
+    lungs: np.ndarray | None = None

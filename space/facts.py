@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from config import ModelSource
 from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import EntryNotFoundError
@@ -28,6 +29,39 @@ def sensitivity_text(facts: dict[str, Any], decision: dict[str, Any]) -> str:
             value = point["on"]["validation"]["sensitivity"]["value"]
             return "" if value is None else f"which caught {number_text(value)} of {decision['label']} in validation"
     return ""
+
+
+def counts_text(facts: dict[str, Any], label: str) -> str:
+    """How often a model was right and wrong about a label, in its own test and elsewhere, in counts; empty where its
+    metrics do not say.
+
+    Hospitals that it has not seen are the external collections of which it learned nothing.
+    """
+    labels = facts.get("recipe", {}).get("labels", [])
+    splits = facts.get("metrics", {}).get("splits", {})
+    if label not in labels:
+        return ""
+    places = {"in its own test": [splits.get("test", {})]}
+    for part in splits.get("external", {}).get("collections", {}).values():
+        seen = part.get("trained", True)
+        where = "in other patients of a hospital it knew" if seen else "in hospitals it had never seen"
+        places.setdefault(where, []).append(part)
+    found = []
+    for where, parts in places.items():
+        tables = [np.array(part["confusion"]) for part in parts if "confusion" in part]
+        if tables:
+            found.append(f"{where} {_right_and_wrong(np.sum(tables, axis=0), labels.index(label), label)}")
+    return f"Trust it as far as this: {'; '.join(found)}. Its threshold is not set for your hospital." if found else ""
+
+
+def _right_and_wrong(confusion: np.ndarray, index: int, label: str) -> str:
+    """Of counts [C, C], a row a true label: the films of a label that were found, and the others taken for it."""
+    of_label, called = confusion[index], confusion[:, index]
+    text = [f"it found {of_label[index]} of {of_label.sum()} films of {label}"] if of_label.sum() else []
+    others = confusion.sum() - of_label.sum()
+    if others:
+        text.append(f"took {called.sum() - of_label[index]} of {others} others for it")
+    return " and ".join(text)
 
 
 def metric_text(metric: dict[str, Any] | None) -> str:

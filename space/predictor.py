@@ -14,11 +14,11 @@ import numpy as np
 import torch
 from answer import SHOWN, Answer
 from PIL import Image
-from safetensors import SafetensorError
 from transformers import AutoImageProcessor, AutoModelForImageClassification
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-Classified = tuple[dict[str, Any], np.ndarray]  # the decision for an image, and the heat map of its label, float [h, w]
+# The decision for an image, the heat map of its label, float [h, w], and its lungs, uint8 [h, w]
+Classified = tuple[dict[str, Any], np.ndarray, np.ndarray | None]
 Waiting = tuple[torch.Tensor, Future[Any]]
 
 
@@ -78,8 +78,8 @@ class Predictor:
             model, info = AutoModelForImageClassification.from_pretrained(
                 source.model, output_loading_info=True, **options
             )
-        except (OSError, ValueError, ImportError, SafetensorError) as error:
-            raise ModelError(f"{named} cannot be loaded: {error}") from error
+        except Exception as error:  # whatever a damaged or tampered file makes of it
+            raise ModelError(f"{named} cannot be loaded: {str(error)[:300] or type(error).__name__}") from error
         if info["missing_keys"]:
             raise ModelError(f"{named} lacks weights: {sorted(info['missing_keys'])[:3]}")
         weights = [tensor for tensor in model.state_dict().values() if tensor.is_floating_point()]
@@ -108,12 +108,12 @@ class Predictor:
         except (ValueError, ImportError) as error:
             what = "the bytes given" if isinstance(source, bytes) else source
             return Answer({"file": name, "error": str(error).removeprefix(f"{what}: ")})
-        decided, heat = self._pass(torch.from_numpy(self.processor.resize(radiograph.pixels).copy()))
+        decided, heat, lungs = self._pass(torch.from_numpy(self.processor.resize(radiograph.pixels).copy()))
         prediction = {"file": name, **decided, "warnings": [*radiograph.warnings, *decided["warnings"]]}
         image = Image.fromarray(radiograph.pixels)
         scale = min(1.0, SHOWN / max(image.size))
         size = max(1, round(scale * image.width)), max(1, round(scale * image.height))
-        return Answer(prediction, size, heat, np.asarray(image.resize(size)) if film else None)
+        return Answer(prediction, size, heat, np.asarray(image.resize(size)) if film else None, lungs)
 
     def _pass(self, grey: torch.Tensor) -> Classified:
         """ZeroGPU lends its GPU to the thread of a request only; elsewhere requests share their passes."""
@@ -125,14 +125,17 @@ LOADED: dict[str, Predictor] = {}
 
 
 def _classify(task: str, grey: torch.Tensor) -> list[Classified]:
-    """Answers for images uint8 [B, H, W]: scores, familiarity and heat maps from one forward pass."""
+    """Answers for images uint8 [B, H, W]: scores, familiarity, heat maps and lungs from one forward pass."""
     predictor = LOADED[task]
     values = predictor.processor.to_pixel_values(grey.to(DEVICE))
     with torch.inference_mode():
         output = predictor.model(values.contiguous(memory_format=torch.channels_last))
     decided = predictor.model.decide(output)
     chosen = torch.tensor([predictor.labels.index(one["label"]) for one in decided], device=DEVICE)
-    return list(zip(decided, predictor.model.heatmap(output, chosen).cpu().numpy(), strict=True))
+    heat = predictor.model.heatmap(output, chosen).cpu().numpy()
+    lungs = output.get("lungs")
+    fields = [None] * len(decided) if lungs is None else (255 * lungs).byte().cpu().numpy()
+    return list(zip(decided, heat, fields, strict=True))
 
 
 # On ZeroGPU the call runs in another process, to which its arguments are sent: a name, not a model.

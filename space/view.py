@@ -9,8 +9,8 @@ import numpy as np
 import pandas as pd
 from answer import Answer
 from batch import to_table
-from facts import sensitivity_text
-from PIL import Image
+from facts import counts_text, sensitivity_text
+from PIL import Image, ImageFilter
 
 DISCLAIMER = "Research demonstration, not a medical device. Never use it for a diagnosis. No image is kept."
 WARNINGS = {
@@ -31,6 +31,7 @@ WARNINGS = {
 UNTRUSTED = {"unfamiliar", "blank", "not-chest", "no-lungs"}  # such an image gets no answer
 # Dark violet, red, orange, pale yellow: brighter means more, in colour and in print; cold places stay clear.
 STOPS = np.array([[40, 10, 84], [150, 38, 103], [229, 92, 48], [251, 180, 26], [252, 255, 164]])
+LINE = (94, 234, 212, 255)  # light green, on black and on grey
 HEAT_SIDE = 256  # pixels: many more than the grid that is shown has
 LEVELS = np.linspace(0, 1, 256)
 COLOURS = [np.interp(LEVELS, np.linspace(0, 1, len(STOPS)), STOPS[:, channel]) for channel in range(3)]
@@ -79,6 +80,7 @@ CSS = """
 .cxr-film img {width: 100%; display: block}
 .file-preview .download {display: none} /* a file is deleted soon after its answer, and the visitor has it */
 .cxr-film img + img {position: absolute; inset: 0; height: 100%; opacity: var(--heat, .55)}
+.cxr-film img.cxr-lungs {opacity: 1}
 """
 
 
@@ -106,7 +108,10 @@ def _answer(prediction: dict[str, Any], facts: dict[str, Any]) -> str:
         return f'{notes}<p class="cxr-answer">No answer for this image.</p>'
     score = _short(prediction["scores"][prediction["label"]])
     detail = html.escape(_threshold(prediction["decision"], prediction["scores"], facts))
-    return f'{notes}<p class="cxr-answer">Suggests {html.escape(prediction["label"])}: {score}</p><p>{detail}</p>'
+    sought = (prediction["decision"] or {}).get("label") or prediction["label"]
+    trust = html.escape(counts_text(facts, sought))
+    answer = f'<p class="cxr-answer">Suggests {html.escape(prediction["label"])}: {score}</p><p>{detail}</p>'
+    return f"{notes}{answer}<p>{trust}</p>" if trust else f"{notes}{answer}"
 
 
 def film_html(answer: Answer) -> str:
@@ -119,7 +124,9 @@ def film_html(answer: Answer) -> str:
     label = html.escape(answer.prediction["label"])
     under = f'<img alt="the radiograph as the model\'s reader sees it" src="{film}">'
     over = f'<img alt="heat map: where the image speaks for {label}" src="{heat_address(answer)}">'
-    return f'<div class="cxr-film">{under}{over}</div>'
+    outline = '<img class="cxr-lungs" alt="outline of the lungs that the model sees" src="{}">'
+    lungs = "" if answer.lungs is None else outline.format(_outline_address(answer.lungs, answer.size))
+    return f'<div class="cxr-film">{under}{over}{lungs}</div>'
 
 
 def _threshold(decision: dict[str, Any] | None, scores: dict[str, float], facts: dict[str, Any]) -> str:
@@ -149,6 +156,16 @@ def heat_address(answer: Answer) -> str:
     smooth = Image.fromarray(answer.heat.astype(np.float32)).resize((width, height), Image.Resampling.BICUBIC)
     image = Image.fromarray((255 * np.asarray(smooth)).clip(0, 255).astype(np.uint8))
     image.putpalette(PALETTE, "RGBA")
+    return _png_address(image)
+
+
+def _outline_address(lungs: np.ndarray, size: tuple[int, int] | None) -> str:
+    """The edge of the lungs uint8 [h, w] in the shape of the film: PNG, clear but for a line, a data address."""
+    assert size is not None
+    inside = Image.fromarray(lungs).resize(size, Image.Resampling.BICUBIC).point(lambda value: 255 * (value > 127))
+    line = np.asarray(inside) - np.asarray(inside.filter(ImageFilter.MinFilter(5)))
+    image = Image.fromarray(line).convert("P")
+    image.putpalette(np.array([[0, 0, 0, 0], *[LINE] * 255], np.uint8).tobytes(), "RGBA")
     return _png_address(image)
 
 

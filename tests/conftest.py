@@ -115,14 +115,14 @@ def phantoms() -> Path:
 @pytest.fixture(scope="session")
 def run(phantoms) -> Path:
     """A finished run of two epochs on phantoms."""
-    return train_once("run", "tb", phantoms, *QUICK)
+    return train_once("run", "tb-finetuned", phantoms, *QUICK)
 
 
 @pytest.fixture(scope="session")
 def covid_run() -> Path:
     """A run of four classes, one epoch on phantoms."""
     data = made_once("covid-phantoms", lambda folder: write_phantoms(folder, "covid", 48, seed=3))
-    return train_once("covid-run", "covid", data, *QUICK, "--set", "epochs=1")
+    return train_once("covid-run", "covid-finetuned", data, *QUICK, "--set", "epochs=1")
 
 
 @pytest.fixture(scope="session")
@@ -144,7 +144,7 @@ def marked_phantoms():
 def marked_run(marked_phantoms) -> Path:
     """A run that has learned what it was shown: the mark; a tracker watched it."""
     data = made_once("marked-phantoms", lambda folder: marked_phantoms(folder, 1))
-    return train_once("marked-run", "tb", data, *LEARNING, "--set", "epochs=8", "--report-to", "tensorboard")
+    return train_once("marked-run", "tb-finetuned", data, *LEARNING, "--set", "epochs=8", "--report-to", "tensorboard")
 
 
 @pytest.fixture(scope="session")

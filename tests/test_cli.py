@@ -29,7 +29,7 @@ from trainer.tasks import TASKS
 
 
 def training(data: Path, output: Path, *more: str) -> list[str]:
-    return ["train", "tb", "--data", str(data), "--output", str(output), *QUICK, *more]
+    return ["train", "tb-finetuned", "--data", str(data), "--output", str(output), *QUICK, *more]
 
 
 def test_the_light_commands_import_nothing_heavy():
@@ -72,18 +72,18 @@ def test_recipes_as_json(capsys):
     assert main(["recipes", "--json"]) == 0
     recipes = {recipe["name"]: recipe for recipe in json.loads(capsys.readouterr().out)}
     assert recipes["tb"]["backbone"] == "google/mobilenet_v2_1.0_224"
-    assert recipes["tb"]["unfreeze"] == "all"
+    assert (recipes["tb"]["unfreeze"], recipes["tb-finetuned"]["unfreeze"]) == ("none", "all")
 
 
 @pytest.mark.parametrize(
     ("words", "said"),
     [
         (["train", "nope", "--data", "x", "--output", "y"], "no recipe 'nope'"),
-        (["train", "tb", "--data", "nowhere", "--output", "y", "--no-pretrained"], "nowhere"),
-        (["train", "tb", "--data", "x", "--output", "y", "--set", "epochs=many"], "epochs=many"),
-        (["train", "tb", "--data", "x", "--output", "y", "--set", "pooling=sum"], "avg, max"),
-        (["train", "tb", "--data", "x", "--output", "y", "--set", "nothing=1"], "key one of"),
-        (["train", "tb", "--data", "x", "--output", "y", "--set", "dropout=1.5"], "between 0 and 1"),
+        (["train", "tb-finetuned", "--data", "nowhere", "--output", "y", "--no-pretrained"], "nowhere"),
+        (["train", "tb-finetuned", "--data", "x", "--output", "y", "--set", "epochs=many"], "epochs=many"),
+        (["train", "tb-finetuned", "--data", "x", "--output", "y", "--set", "pooling=sum"], "avg, max"),
+        (["train", "tb-finetuned", "--data", "x", "--output", "y", "--set", "nothing=1"], "key one of"),
+        (["train", "tb-finetuned", "--data", "x", "--output", "y", "--set", "dropout=1.5"], "between 0 and 1"),
         (["data", "phantom", "--output", "z", "--count", "1"], "at least 2"),
         (["predict", "no/such", "film.png"], "no such folder"),
         (["predict", ".", "film.png"], "no model can be loaded"),
@@ -97,7 +97,7 @@ def test_wrong_use_is_exit_2_and_says_why(words, said, capsys, tmp_path, monkeyp
 
 
 def test_an_unreachable_backbone_stops_with_the_cure(phantoms, tmp_path, capsys):
-    assert main(["train", "tb", "--data", str(phantoms), "--output", str(tmp_path / "run")]) == 2
+    assert main(["train", "tb-finetuned", "--data", str(phantoms), "--output", str(tmp_path / "run")]) == 2
     said = capsys.readouterr().err
     assert "google/mobilenet_v2_1.0_224" in said
     assert "--backbone" in said
@@ -194,7 +194,7 @@ def test_names_that_are_no_utf_8_are_printed_and_a_run_has_none(run, film, tmp_p
         assert rb"film-\udce9.png: " in terminal.getvalue()
     monkeypatch.undo()
     output = str(tmp_path / os.fsdecode(b"run-\xe9"))
-    assert main(["train", "tb", "--data", "nowhere", "--output", output]) == 2
+    assert main(["train", "tb-finetuned", "--data", "nowhere", "--output", output]) == 2
     assert r"run-\xe9': the name is not UTF-8; rename it" in capsys.readouterr().err
 
 

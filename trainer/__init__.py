@@ -2,7 +2,7 @@
 
 from trainer import get_recipe, train, load_run, evaluate, predict
 
-run = train(get_recipe("tb", epochs=3), "my-films", "runs/tb")
+run = train(get_recipe("tb"), "my-films.csv", "runs/tb")
 print(run.metrics("test"), run.predictions())
 print(evaluate(load_run("runs/tb"), "other-hospital.csv", split="external"))
 print(list(predict(run, ["film.dcm"])))

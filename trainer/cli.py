@@ -15,7 +15,7 @@ from trainer.hardware import keep_freed_memory
 COMMANDS = (train, evaluate, audit, predict, compare, export, publish, recipes, data)
 EXAMPLES = f"""examples:
   cxr data phantom --output phantoms                     drawn radiographs, to try everything without data
-  cxr train tb --data phantoms --output runs/tb --no-pretrained
+  cxr train tb-finetuned --data phantoms --output runs/tb --no-pretrained
   cxr train tb --data my-folder --output runs/mine       my-folder/<class>/*.png (or .jpg, .tif, .dcm)
   cxr evaluate runs/tb --data other.csv --split external
   cxr predict runs/tb film.dcm

@@ -53,7 +53,8 @@ def finish(
     best = for_inference(best, processor)
     others = [split for split in ("test", "external") if len(labelled.indices(split))]
     parts = {"validation": validation, **{split: score(best, processor, labelled, split) for split in others}}
-    metrics = assess(best, parts, points)
+    trained = set(labelled.rows["collection"].iloc[labelled.indices("train")])
+    metrics = assess(best, parts, points, trained)
     for split, part in parts.items():
         run.write_figure(f"confusion-{split}", figures.confusion(metrics["splits"][split], best.labels, split))
         thresholds = figures.thresholds(part, best.labels, metrics["operating_points"], split)

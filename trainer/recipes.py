@@ -198,7 +198,7 @@ RECIPES = _read_table()
 
 
 def get_recipe(name: str, **changes: Any) -> Recipe:
-    """The recipe of that name, with some fields changed: `get_recipe("tb", epochs=3)`.
+    """The recipe of that name, with some fields changed: `get_recipe("tb-finetuned", epochs=3)`.
 
     Raises:
         UsageError: there is none; the message lists them.

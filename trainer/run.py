@@ -11,6 +11,7 @@ import pandas as pd
 
 from trainer.errors import UsageError, hub_errors
 from trainer.files import atomic_write, read_json, write_json, write_table, write_text, writing_errors
+from trainer.shipped import unpack_shipped
 
 
 class Run:
@@ -91,10 +92,13 @@ class Run:
         )
 
     def write_model(self, model: Any, processor: Any, folder: str = ".") -> None:
-        """Write the weights, both configurations, and the code that travels with them, where there is any."""
+        """Write the weights, both configurations, and the code that travels with them, where there is any.
+
+        What half precision holds exactly is stored so; loaded it has the precision of the configuration again.
+        """
         with writing_errors(self.path), tempfile.TemporaryDirectory(dir=self.path, prefix=".model-") as temporary:
-            for part in (model, processor):
-                part.save_pretrained(temporary)
+            model.save_pretrained(temporary, state_dict=_smallest(model.state_dict()))
+            processor.save_pretrained(temporary)
             (self.path / folder).mkdir(exist_ok=True)
             for file in Path(temporary).iterdir():
                 os.replace(file, self.path / folder / file.name)
@@ -107,25 +111,43 @@ class Run:
         """
         if not self.path.is_dir():  # a name would be looked for on the Hub
             raise UsageError(f"{self.path}: no such folder; of a model on the Hub: hf download ID --local-dir RUN")
-        from safetensors import SafetensorError
-
         from trainer.cxr_model import CxrForImageClassification, CxrImageProcessor
 
         try:
             model = CxrForImageClassification.from_pretrained(self.path).eval()
-            return model, CxrImageProcessor.from_pretrained(self.path)
-        except (OSError, ValueError, SafetensorError) as error:
-            raise UsageError(f"{self.path}: no model can be loaded from here ({error})") from error
+            processor = CxrImageProcessor.from_pretrained(self.path)
+        except Exception as error:  # whatever a damaged or tampered file makes of it
+            reason = str(error).strip()[:300] or type(error).__name__
+            raise UsageError(f"{self.path}: no model can be loaded from here ({reason})") from error
+        known = self.read_json("recipe.json").get("labels") if self.has("recipe.json") else None
+        if known and tuple(known) != model.labels:
+            raise UsageError(f"{self.path}: recipe.json names the labels {known}, config.json {list(model.labels)}")
+        return model, processor
 
 
-def load_run(reference: str) -> Run:
-    """A run by its folder, else by its Hub id `org/name[@revision]`: that is read from the cache, never changed.
+def _smallest(weights: dict[str, Any]) -> dict[str, Any]:
+    """Tensors by name, in half precision where nothing is lost by it."""
+
+    def smaller(tensor: Any) -> Any:
+        half = tensor.half() if tensor.is_floating_point() else tensor
+        return half if (half.to(tensor.dtype) == tensor).all() else tensor
+
+    return {name: smaller(tensor) for name, tensor in weights.items()}
+
+
+def load_run(reference: str, hub: bool = True) -> Run:
+    """A run by its folder, by the name of a model that ships (`tb`), or by its Hub id `org/name[@revision]`: the last
+    two are read from a cache. Without `hub` nothing is looked for there.
 
     Raises:
         UsageError: there is no such folder, and no such repository that this account may read.
-        WorkError: the Hub cannot be reached, or went away half-way.
+        WorkError: the Hub cannot be reached, or went away half-way; or the cache cannot be written.
     """
     if Path(reference).is_dir():
+        return Run(reference)
+    if folder := unpack_shipped(reference):
+        return Run(folder)
+    if not hub:
         return Run(reference)
     from huggingface_hub import snapshot_download
 

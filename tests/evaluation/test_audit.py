@@ -46,10 +46,10 @@ def test_a_planted_mark_is_found_out(marked_run, marked_phantoms, tmp_path, caps
 
 @pytest.mark.slow
 def test_a_model_of_clean_phantoms_reads_their_lungs(tmp_path):
-    write_phantoms(tmp_path / "train", "tb", 900, 1)
+    write_phantoms(tmp_path / "train", "tb-finetuned", 900, 1)
     write_phantoms(tmp_path / "asked", "tb", 300, 2)
     run = tmp_path / "run"
-    words = ["train", "tb", "--data", str(tmp_path / "train"), "--output", str(run), "--set", "epochs=12"]
+    words = ["train", "tb-finetuned", "--data", str(tmp_path / "train"), "--output", str(run), "--set", "epochs=12"]
     assert main([*words, *LEARNING]) == 0
     assert main(["audit", str(run), "--data", str(tmp_path / "asked")]) == 0
     audit = json.loads((run / "metrics.json").read_text())["audit"]

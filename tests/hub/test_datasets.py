@@ -55,7 +55,7 @@ def test_a_folder_is_published_in_one_commit_and_a_training_from_its_id_publishe
     assert loaded.stdout.strip().splitlines()[-1] == (
         '{"splits": {"train": 25}, "names": ["Normal", "Tuberculosis"], "mode": "L", "columns": ["image", "label", "group", "collection"]}'
     )
-    words = ("train", "tb", "--data", "org/films", "--output", tmp_path / "run", *QUICK, "--set", "epochs=1")
+    words = ("train", "tb-finetuned", "--data", "org/films", "--output", tmp_path / "run", *QUICK, "--set", "epochs=1")
     words += ("--push-to-hub", "org/trained")
     refused = cxr(*words)
     assert (refused.returncode, "--licence" in refused.stderr, (tmp_path / "run").exists()) == (2, True, False)

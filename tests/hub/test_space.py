@@ -11,7 +11,8 @@ from gradio_client import Client, handle_file
 from tests.hub.test_models import LICENCE, finished  # noqa: F401  a fixture
 from tests.space.conftest import FRONT_MATTER, serve
 from trainer.commands.predict import predict
-from trainer.run import Run
+from trainer.run import Run, load_run
+from trainer.tasks import TASKS
 
 
 def test_a_pushed_space_is_pinned_and_answers(hub, cxr, finished, film, tmp_path):  # noqa: F811
@@ -53,3 +54,24 @@ def test_a_space_without_a_model_is_refused(hub, cxr):
     assert (none.returncode, "--tb" in none.stderr) == (2, True)
     unknown = cxr("push-space", "--repo-id", "org/app", "--tb", "org/nothing")
     assert (unknown.returncode, "Traceback" in unknown.stderr, hub.commits) == (1, False, {})
+
+
+def test_the_models_that_ship_go_to_the_hub_and_are_served_from_there(hub, cxr, film, tmp_path):
+    words = ["push-space", "--repo-id", "org/app"]
+    for task in TASKS:
+        pushed = cxr("push", task, "--repo-id", f"org/{task}")  # the licence ships with them
+        assert pushed.returncode == 0, pushed.stderr[-3000:]
+        words += [f"--{task}", f"org/{task}"]
+    assert cxr(*words).returncode == 0
+    folder = tmp_path / "space"
+    folder.mkdir()
+    (tmp_path / "uploads").mkdir()
+    for name, content in hub.files("spaces", "org/app").items():
+        (folder / name).write_bytes(content)
+    cold = {"HF_ENDPOINT": hub.endpoint, "HF_HOME": str(tmp_path / "visitor"), "HF_HUB_OFFLINE": "0"}
+    with serve(folder, cold, tmp_path / "uploads") as address:
+        client = Client(address, verbose=False)
+        for task in TASKS:
+            answer = client.predict(handle_file(film), api_name=f"/predict_{task.replace('-', '_')}")
+            (home,) = predict(load_run(task), [str(film)])
+            assert answer["scores"] == pytest.approx(home["scores"], abs=1e-4)

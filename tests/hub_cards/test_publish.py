@@ -71,7 +71,17 @@ def test_a_licence_the_hub_does_not_know_is_told_before_anything_is_made(hub, fi
         said = refused(capsys, *words, "--licence", "foo")
         assert "--licence foo" in said
         assert "cc-by-4.0" in said  # the ids that it knows
-    words = ("train", "tb", "--data", phantoms, "--output", tmp_path / "new", *QUICK, "--push-to-hub", "org/tb")
+    words = (
+        "train",
+        "tb-finetuned",
+        "--data",
+        phantoms,
+        "--output",
+        tmp_path / "new",
+        *QUICK,
+        "--push-to-hub",
+        "org/tb",
+    )
     assert "--licence foo" in refused(capsys, *words, "--licence", "foo")
     assert not (tmp_path / "new").exists()
     assert hub.commits == {}
@@ -151,7 +161,7 @@ def test_a_token_that_may_not_write_is_told_before_hours_of_training(
     token, owner, said, hub, phantoms, tmp_path, capsys
 ):
     hub.tokens[TOKEN] = token
-    train = ("train", "tb", "--data", phantoms, "--output", tmp_path / "new", *QUICK)
+    train = ("train", "tb-finetuned", "--data", phantoms, "--output", tmp_path / "new", *QUICK)
     for words in (
         (*train, "--licence", "mit", "--push-to-hub", f"{owner}/tb"),
         ("push-space", "--repo-id", f"{owner}/app", "--tb", "org/tb"),
@@ -311,4 +321,4 @@ def test_a_backbone_that_is_gated_private_or_missing_is_told_with_the_cure(hub):
     hub.point(OTHER)
     for name, sentence in expected.items():
         with pytest.raises(UsageError, match=f"backbone org/{name} cannot be loaded: {sentence}"):
-            load_backbone(get_recipe("tb"), f"org/{name}", True)
+            load_backbone(get_recipe("tb-finetuned"), f"org/{name}", True)

@@ -171,6 +171,22 @@ def served(facts, folder: Path) -> SimpleNamespace:
     return SimpleNamespace(task="tb", source=source, facts=facts.read_facts(source))
 
 
+def test_an_answer_tells_how_often_the_model_was_right_and_wrong(parts):
+    facts, _ = parts
+    collection = {"trained": False, "confusion": [[53, 6], [8, 31]]}
+    splits = {"test": {"confusion": [[90, 10], [5, 45]]}, "external": {"collections": {"there": collection}}}
+    known = {"recipe": {"labels": ["Normal", "Tuberculosis"]}, "metrics": {"splits": splits}}
+    text = facts.counts_text(known, "Tuberculosis")
+    assert "in its own test it found 45 of 50 films of Tuberculosis and took 10 of 100 others for it" in text
+    assert "in hospitals it had never seen it found 31 of 39 films of Tuberculosis and took 6 of 59" in text
+    assert "not set for your hospital" in text
+    collection["trained"] = True
+    assert "never seen" not in facts.counts_text(known, "Tuberculosis")
+    splits["external"]["collections"]["elsewhere"] = {"trained": False, "confusion": [[0, 0], [1, 3]]}
+    assert "had never seen it found 3 of 4 films of Tuberculosis. Its" in facts.counts_text(known, "Tuberculosis")
+    assert facts.counts_text({}, "Tuberculosis") == facts.counts_text(known, "Covid") == ""
+
+
 def test_a_tab_tells_figures_licence_and_citation(parts, run, tmp_path):
     facts, results = parts
     copy = tmp_path / "run"

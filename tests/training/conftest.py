@@ -15,7 +15,7 @@ from trainer.training.build import build_model, load_backbone
 from trainer.training.feed import PixelFeed, TrainingData
 
 PLAIN = replace(
-    get_recipe("tb"),
+    get_recipe("tb-finetuned"),
     augment="none",
     input_dropout=0.0,
     image_size=32,

@@ -17,7 +17,7 @@ from trainer.recipes import get_recipe
 from trainer.training.build import build_model, build_processor, load_backbone
 from trainer.training.loop import check_passes
 
-RECIPE = get_recipe("tb", image_size=64)
+RECIPE = get_recipe("tb-finetuned", image_size=64)
 LABELS = ("Normal", "Tuberculosis")
 VIT = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
 RESNET = {
@@ -60,7 +60,7 @@ def test_a_run_is_a_backbone_and_its_head_stays_where_the_labels_do(old, run, ca
             and torch.equal(state["classifier.weight"], weights["classifier.weight"])
         )
         assert kept == ("its head is kept" in capsys.readouterr().out)
-    other = build_model(get_recipe("tb", image_size=64, hidden_sizes=[8]), LABELS, backbone)
+    other = build_model(get_recipe("tb-finetuned", image_size=64, hidden_sizes=[8]), LABELS, backbone)
     assert other.classifier.in_features == 8  # another head is made anew
 
 
@@ -85,7 +85,7 @@ def test_training_goes_on_from_a_run_and_counts_what_it_has_seen(run, phantoms, 
     listed["label"] = [Path(file).parent.name for file in listed["file"]]
     listed["split"] = [("train", "test", "validation", "test", "train")[index % 5] for index in range(len(listed))]
     listed.to_csv(tmp_path / "data.csv", index=False)
-    words = ["train", "tb", "--data", str(tmp_path / "data.csv"), "--output", str(tmp_path / "new")]
+    words = ["train", "tb-finetuned", "--data", str(tmp_path / "data.csv"), "--output", str(tmp_path / "new")]
     words += ["--backbone", str(run), *QUICK[3:], "--set", "epochs=1"]
     assert main([*words, "--strict"]) == 1
     assert "trained or tuned the backbone's run" in capsys.readouterr().err
@@ -160,7 +160,7 @@ def test_a_backbone_that_does_not_fit_is_one_sentence_before_any_work(config, sa
 
 @pytest.mark.parametrize("more", [[], ["--no-pretrained"]])
 def test_a_file_is_no_backbone_and_neither_is_an_empty_word(more, capsys):
-    words = ["train", "tb", "--data", "nowhere", "--output", "nowhere-run", *more, "--backbone"]
+    words = ["train", "tb-finetuned", "--data", "nowhere", "--output", "nowhere-run", *more, "--backbone"]
     assert main([*words, str(TINY / "config.json")]) == 2
     assert "config.json: this is a file; give the folder that holds it" in capsys.readouterr().err
     assert main([*words, ""]) == 2  # not the recipe's own without a word
@@ -170,7 +170,9 @@ def test_a_file_is_no_backbone_and_neither_is_an_empty_word(more, capsys):
 @pytest.mark.parametrize("name", ["org/nothing", "runs/of/mine", "my backbone"])
 @pytest.mark.parametrize("more", [[], ["--no-pretrained"]])
 def test_a_backbone_that_is_nowhere_is_named_with_the_cure(name, more, capsys):
-    assert main(["train", "tb", "--data", "nowhere", "--output", "nowhere-run", "--backbone", name, *more]) == 2
+    assert (
+        main(["train", "tb-finetuned", "--data", "nowhere", "--output", "nowhere-run", "--backbone", name, *more]) == 2
+    )
     message = capsys.readouterr().err
     assert name in message
     assert "--backbone" in message
@@ -198,7 +200,7 @@ def test_a_run_that_was_stopped_is_no_backbone(run, tmp_path):
     ],
 )
 def test_a_pass_without_enough_images_is_refused_with_the_number_that_works(settings, images, processes, said):
-    recipe = get_recipe("tb", **{"image_size": 64, "batch_size": 8, **settings})
+    recipe = get_recipe("tb-finetuned", **{"image_size": 64, "batch_size": 8, **settings})
     model = build_model(recipe, LABELS, load_backbone(recipe, str(TINY), False))
     if said is None:
         check_passes(recipe, model, images, processes)
@@ -206,12 +208,14 @@ def test_a_pass_without_enough_images_is_refused_with_the_number_that_works(sett
     with pytest.raises(UsageError, match=said):
         check_passes(recipe, model, images, processes)
     if "gradient_accumulation=" in said:
-        fitting = get_recipe("tb", **{**settings, "batch_size": 8, "gradient_accumulation": int(said.split("=")[1])})
+        fitting = get_recipe(
+            "tb-finetuned", **{**settings, "batch_size": 8, "gradient_accumulation": int(said.split("=")[1])}
+        )
         check_passes(fitting, model, images, processes)
 
 
 def test_too_many_passes_leave_no_folder_behind(phantoms, tmp_path, capsys):
-    words = ["train", "tb", "--data", str(phantoms), "--output", str(tmp_path / "run"), *QUICK]
+    words = ["train", "tb-finetuned", "--data", str(phantoms), "--output", str(tmp_path / "run"), *QUICK]
     assert main([*words, "--set", "gradient_accumulation=64"]) == 2
     assert "gradient_accumulation=64, 35 training images" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()

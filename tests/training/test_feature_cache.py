@@ -245,4 +245,4 @@ def test_views():
     assert count_views(BASE) == 1
     assert count_views(RECIPES["tb-resnet50"]) == 4
     assert count_views(RECIPES["three-class-mobilenetv3small"]) == 2
-    assert count_views(RECIPES["tb"]) == 0
+    assert count_views(RECIPES["tb-finetuned"]) == 0

@@ -38,7 +38,7 @@ def test_a_lesion_is_told_by_its_look_and_place_whatever_the_collection_looks_li
     parts = [films(generator, 20, each, lesion, ill=False)[0] for each in (np.zeros(SIZE), 5 * np.eye(SIZE)[9])]
     healthy = Cells(*(np.concatenate([part.features for part in parts]), np.ones((40, SIDE**2), bool)), parts[0].box)
     names = np.repeat(["one", "other"], 20)
-    weights, of_place = fit_cells(ill, masks, healthy, names, get_recipe("tb-whitened", ridge=0.1))
+    weights, of_place = fit_cells(ill, masks, healthy, names, get_recipe("tb", ridge=0.1))
     found = ill.features @ weights
     inside = masks[:, :: GRID // SIDE, :: GRID // SIDE].reshape(60, -1)
     assert found[inside].mean() - found[~inside].mean() > 2 * found[~inside].std()
@@ -60,7 +60,7 @@ def test_cells_outside_of_the_lungs_are_the_lowest():
 def run(phantoms, tmp_path_factory) -> Run:
     """A run with a lesion head, of phantoms, whose masks lie beside them."""
     output = tmp_path_factory.mktemp("lesions") / "run"
-    words = ["train", "tb-whitened", "--data", str(phantoms), "--output", str(output), "--no-pretrained"]
+    words = ["train", "tb", "--data", str(phantoms), "--output", str(output), "--no-pretrained"]
     for setting in SETTINGS:
         words += ["--set", setting]
     assert main([*words, "--backbone", str(SMALL)]) == 0
@@ -91,7 +91,7 @@ def test_onnx_answers_alike(run):
 def test_without_boxes_there_is_no_lesion_head(phantoms, tmp_path):
     copy = tmp_path / "copy"
     copy.symlink_to(phantoms)
-    words = ["train", "tb-whitened", "--data", str(copy), "--output", str(tmp_path / "run"), "--no-pretrained"]
+    words = ["train", "tb", "--data", str(copy), "--output", str(tmp_path / "run"), "--no-pretrained"]
     for setting in SETTINGS:
         words += ["--set", setting]
     assert main([*words, "--backbone", str(SMALL)]) == 0
@@ -100,7 +100,7 @@ def test_without_boxes_there_is_no_lesion_head(phantoms, tmp_path):
 
 
 def test_without_the_view_of_the_lungs_there_is_no_lesion_head(phantoms, tmp_path):
-    words = ["train", "tb-whitened", "--data", str(phantoms), "--output", str(tmp_path / "run"), "--no-pretrained"]
+    words = ["train", "tb", "--data", str(phantoms), "--output", str(tmp_path / "run"), "--no-pretrained"]
     for setting in (*SETTINGS, 'views=["film"]'):
         words += ["--set", setting]
     assert main([*words, "--backbone", str(SMALL)]) == 0

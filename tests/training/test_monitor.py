@@ -150,7 +150,7 @@ def test_moving_statistics_go_on_from_a_checkpoint(feed, tmp_path):
 def test_the_recipe_of_an_older_run_is_that_of_today():
     """`batch_norm` was whether the head has BatchNorm, and `views` in how many ways an image is augmented."""
     later = {"head_batch_norm", "batch_norm", "monitor", "augmented_views", "views", "level", "strides", "head"}
-    for name in ("tb", "tb-vgg16", "three-class-mobilenetv3small"):
+    for name in ("tb-finetuned", "tb-vgg16", "three-class-mobilenetv3small"):
         today = asdict(get_recipe(name))
         old = {key: value for key, value in today.items() if key not in later | {"whitening", "ridge"}}
         before = {**old, "batch_norm": today["head_batch_norm"], "views": today["augmented_views"]}
@@ -159,7 +159,7 @@ def test_the_recipe_of_an_older_run_is_that_of_today():
 
 
 def test_an_older_run_that_was_stopped_goes_on(phantoms, tmp_path, monkeypatch):
-    words = ["train", "tb", "--data", str(phantoms), "--output", str(tmp_path / "run"), *QUICK]
+    words = ["train", "tb-finetuned", "--data", str(phantoms), "--output", str(tmp_path / "run"), *QUICK]
     save = Checkpoints.save
 
     def stop(*words) -> None:

@@ -50,7 +50,7 @@ def manifest(phantoms, tmp_path_factory) -> Path:
 @pytest.mark.parametrize("by", ["fork", pytest.param("accelerate launch", marks=pytest.mark.slow)])
 def test_two_processes_reach_the_losses_of_one_with_twice_the_batch(by, manifest, loaded_python, tmp_path):
     one, two = tmp_path / "one", tmp_path / "two"
-    train = ["trainer", "train", "tb", "--data", str(manifest), *WORDS]
+    train = ["trainer", "train", "tb-finetuned", "--data", str(manifest), *WORDS]
     loaded_python.run(["-m", *train, "--output", one, "--set", "batch_size=8"], tmp_path).check_returncode()
     together = [*train, "--output", str(two), "--set", "batch_size=4"]
     if by == "fork":

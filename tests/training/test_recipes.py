@@ -93,7 +93,7 @@ def _settle(model, pixels: torch.Tensor) -> None:
 
 def test_the_table_holds_the_sources_fourteen_and_two_of_our_own_for_each_task():
     assert len(SOURCES) == 14
-    own = {*TASKS, *(f"{task}-whitened" for task in TASKS)}
+    own = {*TASKS, *(f"{task}-finetuned" for task in TASKS)}
     assert set(RECIPES) - {recipe.name for recipe in SOURCES} == own
     assert {task: sum(recipe.task == task for recipe in SOURCES) for task in TASKS} == {
         "tb": 10,
@@ -205,10 +205,10 @@ def _has_declared_types(recipe: Recipe) -> bool:
 )
 def test_any_value_of_any_field_gives_a_recipe_or_says_what_is_expected(name, value):
     for change in (
-        lambda: override(get_recipe("tb"), [f"{name}={json.dumps(value)}"]),
-        lambda: replace(get_recipe("tb"), **{name: value}),
+        lambda: override(get_recipe("tb-finetuned"), [f"{name}={json.dumps(value)}"]),
+        lambda: replace(get_recipe("tb-finetuned"), **{name: value}),
     ):
-        said, changed = "", get_recipe("tb")
+        said, changed = "", get_recipe("tb-finetuned")
         try:
             changed = change()
         except UsageError as error:
@@ -248,13 +248,13 @@ def test_any_value_of_any_field_gives_a_recipe_or_says_what_is_expected(name, va
 )
 def test_a_value_that_a_field_cannot_have_is_refused(setting, expected):
     with pytest.raises(UsageError) as refused:
-        override(get_recipe("tb"), [setting])
+        override(get_recipe("tb-finetuned"), [setting])
     assert str(refused.value).startswith(f"{setting.partition('=')[0]}=")
     assert expected in str(refused.value)
 
 
 def test_trainings_that_differ_in_their_seed_are_tested_on_the_same_pictures(phantoms):
-    recipes = [override(get_recipe("tb"), ["image_size=64", f"seed={seed}"]) for seed in (0, 1, 2)]
+    recipes = [override(get_recipe("tb-finetuned"), ["image_size=64", f"seed={seed}"]) for seed in (0, 1, 2)]
     splits = [
         load_for_training(str(phantoms), TASKS["tb"], build_processor(recipe), None, False, print)[0]
         .rows["split"]
@@ -278,10 +278,10 @@ def test_trainings_that_differ_in_their_seed_are_tested_on_the_same_pictures(pha
 )
 def test_views_and_heads_that_do_not_exist_are_refused(settings, sentence):
     with pytest.raises(UsageError, match=sentence):
-        get_recipe("tb-whitened", **settings)
+        get_recipe("tb", **settings)
 
 
 def test_a_stride_that_a_backbone_does_not_have_is_named():
-    recipe = get_recipe("tb-whitened", strides=[4, 64], image_size=64)
+    recipe = get_recipe("tb", strides=[4, 64], image_size=64)
     with pytest.raises(UsageError, match=r"no map of stride 64, only \[.*16, 32\]"):
         load_backbone(recipe, str(TINY), False)

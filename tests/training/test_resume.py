@@ -37,7 +37,7 @@ WORDS = (
 
 
 def command(data: Path, output: Path, *more: str) -> list[str]:
-    return ["train", "tb", "--data", str(data), "--output", str(output), *WORDS, *more]
+    return ["train", "tb-finetuned", "--data", str(data), "--output", str(output), *WORDS, *more]
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,7 @@ from trainer.run import Run
 from trainer.training.whitened import count_alike, fit_head, fit_views, sample_healthy
 from trainer.training.whitening import fit_whitening
 
-RECIPE = get_recipe("tb", head="whitened")
+RECIPE = get_recipe("tb-finetuned", head="whitened")
 
 
 def hospitals(generator, shifts, size=60, features=40, signal=1.0):
@@ -85,27 +85,21 @@ def test_collections_of_one_label_teach_no_label():
     assert "learned from 60 films of hospital-0" in said[0]
 
 
+def settings(**changes: object) -> list[str]:
+    """The words of a training of a head in closed form, in seconds."""
+    chosen = {
+        "head": "whitened", "views": ["film", "lungs", "lungs-equalised"], "strides": [16, 32], "pooling": "avg+max+std",
+        "level": 48, "image_size": 96, "unfreeze": "none", "mixed_precision": "no", **changes,
+    }  # fmt: skip
+    texts = [f"{name}={value if isinstance(value, str) else json.dumps(value)}" for name, value in chosen.items()]
+    return ["--no-pretrained", "--backbone", str(TINY), *(word for text in texts for word in ("--set", text))]
+
+
 @pytest.fixture(scope="module")
 def whitened(phantoms, tmp_path_factory):
     """A run whose head was fitted on what a model that looks for lungs makes of phantoms."""
     output = tmp_path_factory.mktemp("whitened") / "run"
-    words = [
-        "train",
-        "tb",
-        "--data",
-        str(phantoms),
-        "--output",
-        str(output),
-        "--no-pretrained",
-        "--backbone",
-        str(TINY),
-    ]
-    settings = {
-        "head": "whitened", "views": json.dumps(["film", "lungs", "lungs-equalised"]), "strides": "[16, 32]",
-        "pooling": "avg+max+std", "level": 48, "image_size": 96, "unfreeze": "none", "mixed_precision": "no",
-    }  # fmt: skip
-    for name, value in settings.items():
-        words += ["--set", f"{name}={value}"]
+    words = ["train", "tb-finetuned", "--data", str(phantoms), "--output", str(output), *settings()]
     assert main(words) == 0
     return output, words
 

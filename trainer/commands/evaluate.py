@@ -44,13 +44,15 @@ def evaluate(
     if not all(0 < prevalence < 1 for prevalence in prevalences):
         raise UsageError("--prevalence: a proportion between 0 and 1, e.g. .02")
     model, processor = run.load_model()
-    labelled, counts = load_for_model(data, split, model.labels, processor, run.manifest(), log)
+    manifest = run.manifest()
+    labelled, counts = load_for_model(data, split, model.labels, processor, manifest, log)
     points = run.read_json("metrics.json").get("operating_points", []) if run.has("metrics.json") else []
     model = for_inference(model, processor)
     scored = score(model, processor, labelled, split)
-    report = {**assess(model, {split: scored}, points, tuple(prevalences) or PREVALENCES), **counts}
+    trained = () if manifest is None else set(manifest["collection"][manifest["split"] == "train"])
+    report = {**assess(model, {split: scored}, points, trained, tuple(prevalences) or PREVALENCES), **counts}
     if other_diseases:
-        others = load_other_diseases(other_diseases, model.labels, processor, run.manifest(), log)
+        others = load_other_diseases(other_diseases, model.labels, processor, manifest, log)
         report["other_diseases"] = report_other_diseases(model, processor, others)
     return report
 

@@ -15,9 +15,9 @@ def add_parser(commands: Commands) -> None:
 def main(options: argparse.Namespace) -> int:
     """Write RUN/onnx/model.onnx."""
     from trainer.export import export_onnx
-    from trainer.run import Run
+    from trainer.run import load_run
 
-    run = Run(options.model)
+    run = load_run(options.model, hub=False)
     difference = export_onnx(run)
     print(f"{run.path / 'onnx' / 'model.onnx'}: logits within {difference:.1e} of PyTorch's")
     return 0

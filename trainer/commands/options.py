@@ -49,9 +49,10 @@ file,label[,split,group,collection], or org/name[@revision] of a Hub dataset"""
 LICENCE_HELP = "under which it may be used, e.g. cc-by-nc-4.0; nothing is published without"
 REPO_HELP = "the repository on the Hub; made where there is none"
 PRIVATE_HELP = "in a private repository, never in a public one (default: as its owner set)"
-RUN_FOLDER_HELP = "a run's folder; of a model on the Hub: hf download ID --local-dir RUN"
+RUN_HELP = "a run's folder, tb, covid or three-class (the models that ship), or org/name[@revision] on the Hub"
+RUN_FOLDER_HELP = "a run's folder, or a model that ships, as tb; of one on the Hub: hf download ID --local-dir RUN"
 OUTPUT_HELP = "write the result as JSON there; the run stays as it is"
-RUN = parent("model", metavar="RUN", help="a run's folder, or org/name[@revision] on the Hub")
+RUN = parent("model", metavar="RUN", help=RUN_HELP)
 RUN_FOLDER = parent("model", metavar="RUN", help=RUN_FOLDER_HELP)
 DATA = parent("--data", required=True, help=DATA_HELP)
 DATA_ARGUMENT = parent("data", metavar="DATA", help="a folder or a manifest, as for cxr train")

@@ -154,9 +154,10 @@ def add_parser(commands: Commands) -> None:
 
 def main(options: argparse.Namespace) -> int:
     """Publish and print the address."""
-    from trainer.run import Run
+    from trainer.run import load_run
 
-    push(Run(options.model), options.repo_id, options.licence, options.private, options.revision, options.dry_run)
+    run = load_run(options.model, hub=False)
+    push(run, options.repo_id, options.licence, options.private, options.revision, options.dry_run)
     return 0
 
 

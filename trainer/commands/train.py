@@ -41,7 +41,7 @@ def train(recipe: "Recipe", data: str, output: str, options: TrainOptions | None
     Research demonstration, not a medical device.
 
     Args:
-        recipe: `get_recipe("tb")`, or one made from another: `get_recipe("tb", epochs=3)`.
+        recipe: `get_recipe("tb")`, or one made from another: `get_recipe("tb-finetuned", epochs=3)`.
         data: a folder of class folders, a manifest or a Hub dataset.
         output: the folder of the run.
 
@@ -246,7 +246,7 @@ def _finish(
 
 def add_parser(commands: Commands) -> None:
     """cxr train"""
-    example = "cxr train tb --data my-films --output runs/tb --set epochs=3"
+    example = "cxr train tb --data my-films.csv --output runs/tb --set whitening=1"
     parser = add_command(commands, "train", "train a recipe on some data", DATA, LICENCE, PRIVATE, example=example)
     add = parser.add_argument
     add("recipe", help="its name; see cxr recipes")

@@ -1,5 +1,6 @@
 """A split as a model scores it, and what metrics.json says of it: overall, for each class, within each collection."""
 
+from collections.abc import Collection
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -51,16 +52,18 @@ def assess(
     model: CxrForImageClassification,
     parts: dict[str, Scored],
     points: list[dict[str, Any]],
+    trained: Collection[str] = (),
     prevalences: tuple[float, ...] = PREVALENCES,
 ) -> dict[str, Any]:
     """metrics.json of splits that a model scored.
 
     Args:
         points: the model's operating points, chosen on validation.
+        trained: the collections that the model learned from.
         prevalences: for predictive values.
     """
     decision, calibration = model.config.operating_point, model.config.calibration
-    splits = {name: split_report(part, model.labels, decision) for name, part in parts.items()}
+    splits = {name: split_report(part, model.labels, decision, trained) for name, part in parts.items()}
     report: dict[str, Any] = {"schema": 1, "decision": decision, "splits": splits}
     if calibration:
         calibrated = {name: _calibration(part, calibration["temperature"]) for name, part in parts.items()}
@@ -77,12 +80,15 @@ def assess(
     return report
 
 
-def split_report(part: Scored, labels: tuple[str, ...], decision: dict[str, Any] | None) -> dict[str, Any]:
+def split_report(
+    part: Scored, labels: tuple[str, ...], decision: dict[str, Any] | None, trained: Collection[str] = ()
+) -> dict[str, Any]:
     """{"n", "groups", "collections", "metrics", "per_class", "confusion"} of a split, with 95 % intervals.
 
     Args:
         labels: in the order of the scores.
         decision: the operating point that ships, or None where the highest score decides.
+        trained: the collections that the model learned from; the films of others are of hospitals it has not seen.
     """
     decisions, collections = decided(part.scores, labels, decision), part.rows["collection"].to_numpy()
 
@@ -97,7 +103,8 @@ def split_report(part: Scored, labels: tuple[str, ...], decision: dict[str, Any]
     for name in sorted(set(collections) - {""}):
         inside = within(collections == name)
         sizes = {label: metrics["n"] for label, metrics in inside["per_class"].items()}
-        parts[name] = {"n": inside["n"], "groups": inside["groups"], "labels": sizes, "metrics": inside["metrics"]}
+        counts = {key: inside[key] for key in ("n", "groups", "metrics", "confusion")}
+        parts[name] = {**counts, "labels": sizes, "trained": name in trained}
     return {**within(np.ones(len(decisions), bool)), "collections": parts}
 
 

@@ -120,6 +120,8 @@ def build_model(
         log("note: the backbone's run has the same labels: its head is kept, too")
     if not backbone.pretrained:
         _initialise(model.backbone)
+    if recipe.head == "whitened":  # its head is fitted to what ships: half as large a file
+        model.backbone.half().float()
     from_scratch = not backbone.pretrained and recipe.unfreeze == "all"
     model.update_statistics = from_scratch or recipe.batch_norm == "moving"
     _freeze(model, recipe.unfreeze)

@@ -49,7 +49,7 @@ def describe_training(data: str, labelled: LabelledImages, accelerator: Accelera
         "precision": accelerator.mixed_precision,
         "data_fingerprint": data_fingerprint(labelled.rows),
         "dataset": None if Path(data).expanduser().exists() else data.partition("@")[0],
-        "data_sources": read_terms(labelled.rows["file"]),
+        "data_sources": read_terms([*labelled.rows["file"], *([data] if Path(data).is_file() else [])]),
     }
 
 

@@ -154,7 +154,9 @@ def _read_collections(files: Files) -> dict[str, str]:
 
 
 def read_terms(files: Iterable[str]) -> list[dict[str, Any]]:
-    """The public sets that these images were laid out from, with licence and citation; empty for a user's own."""
+    """The public sets that these images (or a manifest of them) were laid out from, with licence and citation; empty
+    for a user's own.
+    """
     folders = {folder for file in files for folder in Path(file).parents[:3]}  # above <split>/<label>/ or one of them
     terms: dict[str, dict[str, Any]] = {}
     for file in sorted(folder / TERMS for folder in folders):
