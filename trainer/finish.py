@@ -110,12 +110,19 @@ def fit_decisions(
 
 
 def _example(run: Run, model: CxrForImageClassification, processor: CxrImageProcessor) -> dict[str, Any]:
-    """A phantom for the card, figures/example.png, and its scores: no radiograph of anybody is published."""
     label = next((label for label in reversed(model.labels) if label in FINDINGS), "Normal")
-    pixels = draw_phantom(label, np.random.default_rng(0)).pixels
+    return write_example(run, model, processor, label)
+
+
+def write_example(
+    run: Run, model: CxrForImageClassification, processor: CxrImageProcessor, label: str, seed: int = 0, blur: float = 0
+) -> dict[str, Any]:
+    """A phantom for the card, figures/example.png, and its scores: no radiograph of anybody is published."""
+    pixels = draw_phantom(label, np.random.default_rng(seed), blur).pixels
     with atomic_write(run.path / "figures" / "example.png") as file:
         Image.fromarray(pixels).save(file, "PNG")
-    return {"drawn": label, "scores": predict_image(model, processor, pixels)["scores"]}
+    scores = predict_image(model, processor, pixels)["scores"]
+    return {"drawn": label, "seed": seed, "blur": blur, "scores": scores}
 
 
 def _prediction_table(part: Scored, labels: tuple[str, ...], decision: dict[str, Any] | None) -> pd.DataFrame:

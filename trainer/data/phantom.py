@@ -6,7 +6,7 @@ contrast, blur, grain, borders and marker vary from image to image and never wit
 
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -41,12 +41,16 @@ class Chest:
     height: Array  # 0 at the apex, 1 at the dome of the diaphragm
 
 
-def draw_phantom(label: str, rng: np.random.Generator) -> Phantom:
-    """Draw one phantom of a task's label; the same generator state gives the same image."""
+def draw_phantom(label: str, rng: np.random.Generator, blur: float = 0.0) -> Phantom:
+    """Draw one phantom of a task's label; the same generator state gives the same image.
+
+    `blur`: pixels by which the finished image is blurred, as films in low resolution are.
+    """
     chest = _draw_chest(rng)
     opacity = FINDINGS[label](chest, rng) * chest.lungs
     mask = _resize(opacity, SIZE) > 0.25 * max(float(opacity.max()), 1e-6)
-    return _expose(_resize(chest.attenuation + opacity, SIZE), mask, _resize(chest.lungs, SIZE) > 0.5, rng)
+    phantom = _expose(_resize(chest.attenuation + opacity, SIZE), mask, _resize(chest.lungs, SIZE) > 0.5, rng)
+    return replace(phantom, pixels=gaussian_filter(phantom.pixels, blur)) if blur else phantom
 
 
 def write_phantoms(output: Path, task: str, count: int, seed: int) -> dict[str, int]:
