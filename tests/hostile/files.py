@@ -254,6 +254,11 @@ def jpeg_scans_small() -> bytes:
 
 
 @kind
+def jpeg_scans_large() -> bytes:
+    return many_scans(8_000, 8_000, 40)
+
+
+@kind
 def jpeg_claims_65500() -> bytes:
     return jpeg_header(65_500, 65_500)
 

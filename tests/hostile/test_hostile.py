@@ -8,17 +8,28 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 
-from tests.hostile.files import KINDS, VALID
+from tests.hostile.files import FILM, KINDS, VALID, jpeg_header, saved
 from trainer.cli import main
-from trainer.cxr_model import RadiographError, read_radiograph
+from trainer.cxr_model import RadiographError, read_radiograph, reader_cxr
+from trainer.cxr_model.bounds_cxr import jpeg_size
 
 READ = {  # odd, but films
     *("one-pixel", "one-row", "png-animated", "jpeg-exif-bomb", "gif-frames", "dicom-deflated", "tiff-lab"),
     *("dicom-many-frames", "dicom-lut-lies", "dicom-huge-numbers"),
 }
 HEAVY = {  # seconds to make or to read: in `make hostile`
-    *("png-bomb", "png-large", "png-large-16", "png-many-chunks", "jpeg-large", "jpeg-cmyk-large", "jpeg-scans"),
+    *(
+        "png-bomb",
+        "png-large",
+        "png-large-16",
+        "png-many-chunks",
+        "jpeg-large",
+        "jpeg-cmyk-large",
+        "jpeg-scans",
+        "jpeg-scans-large",
+    ),
     *("webp-large", "jpeg2000-large", "tiff-deflate-bomb", "dicom-rle-bomb", "dicom-large-rgb", "dicom-large-16"),
     *("dicom-deflate-bomb", "dicom-jpeg-scans", "tiff-pages", "tiff-long-entry", "png-text-bomb", "png-icc-bomb"),
 }
@@ -46,6 +57,23 @@ def test_one_of_each_kind(name):
 @pytest.mark.parametrize("name", sorted(VALID))
 def test_the_valid_files_that_they_are_made_of_are_read(name):
     assert read_radiograph(VALID[name]()).pixels.shape == (64, 48)
+
+
+@pytest.mark.parametrize("file_format", ["JPEG", "JPEG2000"])
+def test_what_is_larger_than_any_model_needs_is_read_at_half_its_sides(file_format, monkeypatch):
+    film = Image.fromarray(np.linspace(20, 230, 64 * 48).reshape(64, 48).astype(np.uint8))
+    whole = read_radiograph(saved(film, file_format)).pixels
+    monkeypatch.setattr(reader_cxr, "LARGE", 64 * 48 - 1)
+    small = read_radiograph(saved(film, file_format)).pixels
+    assert small.shape == (32, 24)
+    assert np.abs(small.astype(int) - whole.reshape(32, 2, 24, 2).mean(axis=(1, 3))).max() < 12
+
+
+def test_a_thumbnail_in_the_exif_of_a_jpeg_is_not_its_size():
+    inner = jpeg_header(9, 9)
+    whole = saved(Image.fromarray(FILM), "JPEG", exif=b"Exif\0\0" + inner)
+    assert jpeg_size(whole) == (48, 64)
+    assert read_radiograph(whole).pixels.shape == (64, 48)
 
 
 @given(st.binary(max_size=2000))

@@ -4,7 +4,6 @@ device.
 A header may claim anything: each check compares it with the size of the file and with what radiographs have.
 """
 
-import re
 import struct
 import zlib
 from typing import Any, BinaryIO
@@ -13,13 +12,14 @@ from .grey_cxr import RadiographError, check_size
 
 MAX_BYTES = 1 << 29
 MAX_SCANS = 100  # of a progressive JPEG; cameras and scanners write ten
+MAX_SCANNED = 1_000_000_000  # pixels in all scans of a JPEG
 MAX_STRIPS = 100_000  # strips or tiles of a TIFF page, tiles of a JPEG 2000 image
 MAX_ENTRIES = 1_000  # tags of a TIFF page
 MAX_PARTS = 100_000  # elements and items of a DICOM file, fragments of its pixels
 MAX_DEPTH = 32  # of sequences in each other
 MAX_RATIO = 2_000  # pixels for each byte of a JPEG 2000 image; an empty film has 1,000
 SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}  # TIFF
-FRAME = re.compile(rb"\xff[\xc0-\xc3\xc5-\xc7\xc9-\xcb\xcd-\xcf\xf7]..(.)(....)", re.DOTALL)  # start of a JPEG frame
+FRAMES = {*range(0xC0, 0xD0), 0xF7} - {0xC4, 0xC8, 0xCC}  # markers that begin a JPEG or JPEG-LS frame
 LONG_VRS = (b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV")
 UNDEFINED = 0xFFFFFFFF
 ITEM, ENDS = (0xFFFE, 0xE000), ((0xFFFE, 0xE00D), (0xFFFE, 0xE0DD))
@@ -48,17 +48,22 @@ def check_image(file: BinaryIO) -> None:
 
 def check_jpeg(content: bytes) -> None:
     """Refuse a JPEG stream of many scans: each costs a pass over the whole image."""
-    if content.count(b"\xff\xda") > MAX_SCANS:
-        raise RadiographError(f"a JPEG of more than {MAX_SCANS} scans is not read: save it anew")
+    scans, (width, height) = content.count(b"\xff\xda"), jpeg_size(content) or (0, 0)
+    if scans > MAX_SCANS or scans * width * height > MAX_SCANNED:
+        raise RadiographError(f"a JPEG of {width} x {height} pixels in {scans:,} scans is not read: save it anew")
 
 
 def jpeg_size(content: bytes) -> tuple[int, int] | None:
-    """Width and height by the first frame header of a JPEG or JPEG-LS stream; None where there is none."""
-    found = FRAME.search(content[: 1 << 16])
-    if not found:
-        return None
-    height, width = struct.unpack(">HH", found.group(2))
-    return width, height
+    """Width and height by the frame header of a JPEG or JPEG-LS stream; None where there is none."""
+    place = 2
+    while content[place : place + 1] == b"\xff" and place + 9 <= len(content):
+        marker, length = content[place + 1], int.from_bytes(content[place + 2 : place + 4], "big")
+        if marker in FRAMES:
+            return int.from_bytes(content[place + 7 : place + 9], "big"), int.from_bytes(
+                content[place + 5 : place + 7], "big"
+            )
+        place += 1 if marker == 0xFF else 2 + length
+    return None
 
 
 def check_jpeg2000(content: bytes) -> None:

@@ -27,6 +27,7 @@ SAMPLE_FORMAT, PHOTOMETRIC, PLANAR, DEPTH = 339, 262, 284, 258  # TIFF tags
 SAMPLES = {("I", 1): np.uint32, ("L", 2): np.int8}  # what a TIFF file's samples are where Pillow takes them otherwise
 COLOURED = 12.0  # grey levels between the channels of a coloured image, more than a JPEG makes of grey
 MOST_WHITE = 0.5  # proportion of what is not black
+LARGE = 30_000_000  # pixels, more than a detector has
 SHORTEST_BASE64 = 64  # characters; no image file is shorter
 
 
@@ -109,6 +110,7 @@ def _from_base64(text: str) -> bytes:
 
 def _read_image(image: Image.Image) -> Radiograph:
     check_size(*image.size)
+    _read_smaller(image)
     several = image.format != "MPO" and _has_second_frame(image)
     opened, tags = image.format is not None, getattr(image, "tag_v2", {})
     kind = SAMPLES.get((image.mode, int(np.ravel(tags.get(SAMPLE_FORMAT, 1))[0]))) if tags else None
@@ -133,6 +135,15 @@ def _read_image(image: Image.Image) -> Radiograph:
         raise RadiographError("is all black or mostly white, as a deep film in 8 bits: give the file or name the model")
     codes = {"multi-frame": several, "coloured": coloured}
     return Radiograph(grey, tuple(code for code, present in codes.items() if present))
+
+
+def _read_smaller(image: Any) -> None:
+    """Have a very large image decoded at half of its sides, where its format can: no model needs more."""
+    if image.width * image.height > LARGE:
+        if image.format == "JPEG":
+            image.draft(None, (image.width // 2, image.height // 2))
+        elif image.format == "JPEG2000":
+            image.reduce = 1
 
 
 def _has_second_frame(image: Image.Image) -> bool:
