@@ -31,7 +31,7 @@ WARNINGS = {
 UNTRUSTED = {"unfamiliar", "blank", "not-chest", "no-lungs"}  # such an image gets no answer
 # Dark violet, red, orange, pale yellow: brighter means more, in colour and in print; cold places stay clear.
 STOPS = np.array([[40, 10, 84], [150, 38, 103], [229, 92, 48], [251, 180, 26], [252, 255, 164]])
-LINE = (94, 234, 212, 255)  # light green, on black and on grey
+OUTLINE_SIDE, LINE = 768, (94, 234, 212, 255)  # light green shows on black and on grey
 HEAT_SIDE = 256  # pixels: many more than the grid that is shown has
 LEVELS = np.linspace(0, 1, 256)
 COLOURS = [np.interp(LEVELS, np.linspace(0, 1, len(STOPS)), STOPS[:, channel]) for channel in range(3)]
@@ -160,9 +160,13 @@ def heat_address(answer: Answer) -> str:
 
 
 def _outline_address(lungs: np.ndarray, size: tuple[int, int] | None) -> str:
-    """The edge of the lungs uint8 [h, w] in the shape of the film: PNG, clear but for a line, a data address."""
+    """The edge of the lungs uint8 [h, w] in the shape of the film, its longer side OUTLINE_SIDE pixels: PNG, clear but
+    for a line, a data address.
+    """
     assert size is not None
-    inside = Image.fromarray(lungs).resize(size, Image.Resampling.BICUBIC).point(lambda value: 255 * (value > 127))
+    width, height = (max(1, round(OUTLINE_SIDE / max(size) * side)) for side in size)
+    large = Image.fromarray(lungs).resize((width, height), Image.Resampling.BICUBIC)
+    inside = large.point(lambda value: 255 * (value > 127))
     line = np.asarray(inside) - np.asarray(inside.filter(ImageFilter.MinFilter(5)))
     image = Image.fromarray(line).convert("P")
     image.putpalette(np.array([[0, 0, 0, 0], *[LINE] * 255], np.uint8).tobytes(), "RGBA")
