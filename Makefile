@@ -49,13 +49,13 @@ lint: install-dev
 # The lung network that ships: outlines made by hand, a CSV with file,mask,collection,split,heart.
 MASKS ?= ../shared/radiographs/lung_masks.csv
 lungs: install
-	$(BIN)/python -m trainer.training.lungs --data $(MASKS)
+	$(BIN)/python -m trainer.training.lungs --data "$(MASKS)"
 
 # The models that ship; BACKBONE may be a folder that holds google/mobilenet_v2_1.0_224.
 RADIOGRAPHS ?= ../shared/radiographs
 BACKBONE ?= google/mobilenet_v2_1.0_224
 baselines: install
-	$(BIN)/python bench/baselines.py $(RADIOGRAPHS) --backbone $(BACKBONE)
+	$(BIN)/python bench/baselines.py "$(RADIOGRAPHS)" --backbone "$(BACKBONE)"
 
 clean:
 	rm -rf .venv build *.egg-info

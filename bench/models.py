@@ -14,14 +14,15 @@ from typing import Any
 import numpy as np
 from harness import ROOT, describe_machine
 
-from hub_cards.formatting import format_metric, headline
+from hub_cards.formatting import figure_name, format_metric, headline
 
 MODELS = ROOT / "space" / "models"
 HEAD = """# The models that ship
 
 Made by `python bench/models.py --write docs/models.md` from the models' own files. Research demonstrations, not medical
-devices. {note} Figures with 95 % intervals: sensitivity and specificity at the threshold that ships, accuracy of the
-highest score.
+devices. {note}
+
+Figures with 95 % intervals: sensitivity and specificity at the threshold that ships, accuracy of the highest score.
 """
 
 
@@ -37,7 +38,7 @@ def describe(task: str, folder: Path) -> list[str]:
         keys = headline(part["metrics"])
         lines += [
             f"### {named}: n = {part['n']}\n",
-            f"| collection | n | {' | '.join(recipe['labels'])} | learned from | {' | '.join(keys)} |",
+            f"| collection | n | {' | '.join([*recipe['labels'], 'learned from', *map(figure_name, keys)])} |",
         ]
         lines.append("|---" * (3 + len(recipe["labels"]) + len(keys)) + "|")
         rows = {**part["collections"], "all": {**part, "trained": None}}

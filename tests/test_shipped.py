@@ -69,7 +69,7 @@ def test_no_radiograph_and_no_file_name_ships(task):
         if file.suffix in (".json", ".csv", ".md"):
             text = file.read_text()
             assert not re.search(r"\w\.(jpe?g|dcm|tiff?)\b", text.replace("radiograph.png", "")), file
-            assert not re.search(r"(/home|/root|/work|/tmp|\.\./)", text), file
+            assert not re.search(r"(?<![\w/:.<)])/\w+/\w|\.\./", text), file  # a path
     drawn = Image.open(MODELS / task / "figures" / "example.png")
     said = json.loads((MODELS / task / "metrics.json").read_text())["example"]
     again = draw_phantom(said["drawn"], np.random.default_rng(said["seed"]), said["blur"]).pixels
