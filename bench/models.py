@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from harness import ROOT, describe_machine
+from harness import describe_machine
 
 from hub_cards.formatting import figure_name, format_metric, headline
+from trainer.shipped import MODELS
 
-MODELS = ROOT / "space" / "models"
 HEAD = """# The models that ship
 
 Made by `python bench/models.py --write docs/models.md` from the models' own files. Research demonstrations, not medical

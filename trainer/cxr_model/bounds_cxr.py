@@ -59,9 +59,8 @@ def jpeg_size(content: bytes) -> tuple[int, int] | None:
     while content[place : place + 1] == b"\xff" and place + 9 <= len(content):
         marker, length = content[place + 1], int.from_bytes(content[place + 2 : place + 4], "big")
         if marker in FRAMES:
-            return int.from_bytes(content[place + 7 : place + 9], "big"), int.from_bytes(
-                content[place + 5 : place + 7], "big"
-            )
+            height, width = struct.unpack(">HH", content[place + 5 : place + 9])
+            return width, height
         place += 1 if marker == 0xFF else 2 + length
     return None
 
