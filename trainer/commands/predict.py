@@ -26,13 +26,14 @@ def predict(run: "Run", files: Sequence[str]) -> Iterator[dict[str, Any]]:
         UsageError: no model can be loaded from there.
     """
     from trainer.cxr_model import RadiographError
+    from trainer.data.pixels import DECODE
     from trainer.inference import for_inference, predict_image
 
     model, processor = run.load_model()
     model = for_inference(model, processor)
     for file in files:
         try:
-            radiograph = processor.read(file)
+            radiograph = processor.read(file, DECODE)
         except (RadiographError, ImportError) as error:
             yield {"file": file, "error": str(error)}
             continue

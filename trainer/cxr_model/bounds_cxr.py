@@ -37,13 +37,23 @@ def check_image(file: BinaryIO) -> None:
     file.seek(0)
     if start[:2] == b"\xff\xd8":
         check_jpeg(file.read())
-    elif start[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
+    elif is_tiff(start):
         _check_tiff(file)
-    elif start[:4] == b"\xff\x4f\xff\x51" or start[4:8] == b"jP  ":
+    elif is_jpeg2000(start):
         check_jpeg2000(file.read())
     elif start[:2] in (b"P1", b"P2", b"P3"):
         raise RadiographError("numbers as text are not read: save it as PNG")
     file.seek(0)
+
+
+def is_tiff(start: bytes) -> bool:
+    """Whether a file that starts so is TIFF."""
+    return start[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+
+
+def is_jpeg2000(start: bytes) -> bool:
+    """Whether a file that starts so is JPEG 2000."""
+    return start[:4] == b"\xff\x4f\xff\x51" or start[4:8] == b"jP  "
 
 
 def check_jpeg(content: bytes) -> None:
@@ -108,7 +118,7 @@ def dicom_end(content: bytes) -> int:
     Raises:
         RadiographError: it has more elements, items or levels, or longer values, than a film has, or unpacks to more.
     """
-    syntax, begin = _transfer_syntax(content)
+    syntax, begin = transfer_syntax(content)
     if syntax.endswith(".1.99"):
         _end_of_pixels(memoryview(_inflate(content[begin:])), True, "<")
         return len(content)
@@ -117,7 +127,7 @@ def dicom_end(content: bytes) -> int:
     return begin + _end_of_pixels(memoryview(content)[begin:], explicit, order)
 
 
-def _transfer_syntax(content: bytes) -> tuple[str, int]:
+def transfer_syntax(content: bytes) -> tuple[str, int]:
     """How a DICOM file is written, empty where it does not say, and where its data set begins."""
     data, syntax = memoryview(content), ""
     place = 132 if content[128:132] == b"DICM" else 0

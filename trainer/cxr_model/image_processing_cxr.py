@@ -11,7 +11,8 @@ from transformers import BatchFeature
 from transformers.image_processing_utils import BaseImageProcessor, get_size_dict
 
 from .grey_cxr import Radiograph
-from .reader_cxr import read_radiograph
+from .process_cxr import ReaderProcess
+from .reader_cxr import Decode, read_radiograph
 
 LARGEST = 2048  # pixels of a side of a model's input
 TINY, LONGEST = 64, 2.0  # pixels of the shorter side; ratio of the sides
@@ -56,11 +57,16 @@ class CxrImageProcessor(BaseImageProcessor):
         self.mean_thumbnail = None if mean_thumbnail is None else list(mean_thumbnail)
         self.adults = adults
 
-    def read(self, source: Any) -> Radiograph:
+    def read(self, source: Any, decode: Decode | None = None) -> Radiograph:
         """`read_radiograph`, with the warnings `tiny`, `extreme-aspect`, `blank`, `inverted` and `rotated`."""
-        radiograph = read_radiograph(source)
+        radiograph = read_radiograph(source, decode)
         of_file = [code for code in radiograph.warnings if code != "child" or self.adults]
         return replace(radiograph, warnings=(*of_file, *self._doubts(radiograph.pixels)))
+
+    @staticmethod
+    def reader_process() -> ReaderProcess:
+        """A `decode` for `read` that refuses what takes too long or too much memory, for files of anybody."""
+        return ReaderProcess()
 
     def _doubts(self, pixels: np.ndarray) -> list[str]:
         short, long = sorted(pixels.shape)

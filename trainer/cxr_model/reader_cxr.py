@@ -11,10 +11,10 @@ import re
 import stat
 import sys
 import warnings
+from collections.abc import Callable
 from typing import Any, BinaryIO
 
 import numpy as np
-import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from .bounds_cxr import MAX_BYTES, check_image
@@ -28,10 +28,11 @@ SAMPLES = {("I", 1): np.uint32, ("L", 2): np.int8}  # what a TIFF file's samples
 COLOURED = 12.0  # grey levels between the channels of a coloured image, more than a JPEG makes of grey
 MOST_WHITE = 0.5  # proportion of what is not black
 LARGE = 30_000_000  # pixels, more than a detector has
+Decode = Callable[[BinaryIO], Radiograph]
 SHORTEST_BASE64 = 64  # characters; no image file is shorter
 
 
-def read_radiograph(source: Any) -> Radiograph:
+def read_radiograph(source: Any, decode: Decode | None = None) -> Radiograph:
     """Read one radiograph.
 
     Args:
@@ -39,6 +40,7 @@ def read_radiograph(source: Any) -> Radiograph:
             [1 | 3, H, W] of uint8, deeper integers or floats from 0 up. Files: PNG, JPEG, TIFF, BMP, WebP, GIF (8 or 16
             bit, grey, RGB(A), palette, CMYK, EXIF-rotated) and DICOM, also as a base64 string or a data: URL. A web
             address is refused.
+        decode: what reads an open file; by default `decode_file`, in this process.
 
     Raises:
         RadiographError: not a radiograph that can be read, or not in the memory there is; names the file and the cure.
@@ -46,18 +48,14 @@ def read_radiograph(source: Any) -> Radiograph:
     """
     name = _name(source)
     try:
-        if isinstance(source, torch.Tensor):
+        if hasattr(source, "cpu"):  # a tensor of torch
             source = source.detach().cpu().numpy()
         if isinstance(source, np.ndarray):
             return Radiograph(array_to_grey(source))
         if isinstance(source, Image.Image):
             return _read_image(source)
-        with _open(source) as file, warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            if is_dicom(file):
-                return read_dicom(file)
-            check_image(file)
-            return _read_image(Image.open(file, formats=FORMATS))
+        with _open(source) as file:
+            return (decode or decode_file)(file)
     except (RadiographError, ImportError) as error:
         raise type(error)(f"{name}: {error}") from error
     except UnidentifiedImageError as error:
@@ -66,6 +64,16 @@ def read_radiograph(source: Any) -> Radiograph:
         raise RadiographError(f"{name}: reading it needs more memory than there is; scale it down") from None
     except Exception as error:  # decoders raise anything on a damaged file, and may quote its header
         raise RadiographError(f"{name}: damaged or unsupported ({type(error).__name__})") from None
+
+
+def decode_file(file: BinaryIO) -> Radiograph:
+    """The radiograph in an open file; raises whatever its decoder does."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        if is_dicom(file):
+            return read_dicom(file)
+        check_image(file)
+        return _read_image(Image.open(file, formats=FORMATS))
 
 
 def _name(source: Any) -> str:

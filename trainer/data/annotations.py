@@ -7,7 +7,9 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
+from trainer.cxr_model import RadiographError, read_radiograph
 from trainer.data.metadata import read_table
+from trainer.data.pixels import DECODE
 from trainer.errors import UsageError
 
 LUNGS, LESIONS = "lung_masks.csv", "lesion_boxes.csv"  # looked for beside the data and in the folder above
@@ -90,7 +92,7 @@ def _join(table: Path, file: str) -> str:
 
 def _load(file: str, height: int, width: int) -> np.ndarray:
     try:
-        with Image.open(file) as mask:
-            return np.asarray(mask.convert("L").resize((width, height))) > 127
-    except OSError as error:
-        raise UsageError(f"{file}: a mask that cannot be read ({error})") from error
+        mask = Image.fromarray(read_radiograph(file, DECODE).pixels)
+    except RadiographError as error:
+        raise UsageError(f"a mask that cannot be read: {error}") from error
+    return np.asarray(mask.resize((width, height))) > 127

@@ -12,7 +12,7 @@ from tqdm.auto import tqdm
 
 from trainer.cxr_model import CxrImageProcessor, RadiographError, thumbnail
 from trainer.data.copies import SIDE, Copies, find_copies
-from trainer.data.pixels import add_comparison
+from trainer.data.pixels import DECODE, add_comparison
 from trainer.hardware import available_cores
 
 SMALL = CxrImageProcessor(size={"height": SIDE, "width": SIDE})
@@ -40,7 +40,7 @@ def inspect_files(files: Iterable[str]) -> list[FileInfo]:
 
 def _inspect(file: str) -> FileInfo:
     try:
-        radiograph = SMALL.read(file)
+        radiograph = SMALL.read(file, DECODE)
     except (RadiographError, ImportError) as error:
         return FileInfo(error=str(error).removeprefix(f"{file}: "))
     height, width = radiograph.pixels.shape

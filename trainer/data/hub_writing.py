@@ -11,6 +11,7 @@ from PIL import Image
 from tqdm.auto import tqdm
 
 from trainer.cxr_model import RadiographError, read_radiograph
+from trainer.data.pixels import DECODE
 
 SHARD = 1000  # images in a parquet file
 
@@ -59,5 +60,5 @@ def write_parquet(rows: pd.DataFrame, folder: Path, salt: bytes) -> tuple[dict[s
 
 def _png(file: str) -> bytes:
     stream = io.BytesIO()
-    Image.fromarray(read_radiograph(file).pixels).save(stream, "PNG")
+    Image.fromarray(read_radiograph(file, DECODE).pixels).save(stream, "PNG")
     return stream.getvalue()

@@ -13,13 +13,14 @@ import pandas as pd
 import pyarrow as pa
 import torch
 
-from trainer.cxr_model import CxrImageProcessor, RadiographError, image_processing_cxr, thumbnail
+from trainer.cxr_model import CxrImageProcessor, RadiographError, ReaderProcess, image_processing_cxr, thumbnail
 from trainer.errors import WorkError
 from trainer.files import writing_errors
 from trainer.hardware import available_cores
 
 MAX_DAMAGED, MAX_DAMAGED_PROPORTION = 3, 0.05  # files that are set aside, whichever is more
 READER = CxrImageProcessor()  # without a mean thumbnail: what it doubts of a file is the same for every model
+DECODE = ReaderProcess()  # of everything that reads files of others
 CHEST_LIKE = 0.1  # correlation of a collection's component with the simplest chest; eleven collections have .19 to .67
 INVERTED, UNLIKE = -0.4, 0.1  # likeness to most images: of 1,500 chest radiographs 1 % had less than .36, one than .1
 
@@ -133,7 +134,7 @@ def _decode_batch(table: pa.Table, processor: CxrImageProcessor) -> pa.Table:
     warnings, errors = [""] * len(table), [""] * len(table)
     for row, file in enumerate(table.column("file").to_pylist()):
         try:
-            radiograph = READER.read(file)
+            radiograph = READER.read(file, DECODE)
         except (RadiographError, ImportError) as error:
             errors[row] = str(error)
             continue

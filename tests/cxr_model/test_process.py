@@ -1,0 +1,151 @@
+"""Decoders in a process of their own: the same answers; what ends it costs one file; only `cxr` and the Space start it."""
+
+import os
+import subprocess
+import sys
+import threading
+
+import numpy as np
+import pytest
+
+from tests.hostile.files import VALID
+from trainer.cxr_model import CxrImageProcessor, RadiographError, ReaderProcess, process_cxr, read_radiograph
+
+# The child of this module, with a decoder that does what a file's last bytes say.
+CHILD = """
+import importlib, os, sys, time, types
+package = sys.modules["reader"] = types.ModuleType("reader")
+package.__path__ = [sys.argv[1]]
+process, reader = (importlib.import_module(f"reader.{name}_cxr") for name in ("process", "reader"))
+process.SECONDS, known = 0.5, reader.decode_file
+def decode_file(file):
+    last = file.read()[-8:]
+    file.seek(0)
+    if last == b"__aborts":
+        os.abort()
+    while last == b"___loops":
+        pass
+    if last == b"_sleeps_":
+        time.sleep(600)
+    if last == b"_prints_":
+        os.write(1, b"a codec's own words")
+    if last == b"__memory":
+        bytearray(3_000_000_000)
+    return known(file)
+reader.decode_file = decode_file
+process.serve()
+"""
+REFUSED = {
+    "__aborts": "its decoder failed",
+    "___loops": "takes more than",
+    "_sleeps_": "takes more than",
+    "__memory": "more memory than there is",
+}
+
+
+@pytest.fixture
+def process():
+    process = ReaderProcess()
+    yield process
+    process.close()
+
+
+@pytest.fixture
+def faulty(process, monkeypatch):
+    """A process whose decoder fails where a file tells it to."""
+    monkeypatch.setattr(process_cxr, "CHILD", CHILD)
+    monkeypatch.setattr(process_cxr, "WAIT", 2.0)
+    return process
+
+
+def child_of(process):
+    return process._process and process._process.pid
+
+
+@pytest.mark.parametrize("name", sorted(VALID))
+def test_it_reads_what_the_reader_reads(name, process, tmp_path):
+    (tmp_path / "film").write_bytes(VALID[name]())
+    for source in (tmp_path / "film", VALID[name]()):
+        here, there = read_radiograph(source), read_radiograph(source, process)
+        assert np.array_equal(here.pixels, there.pixels)
+        assert here.warnings == there.warnings
+
+
+def test_an_error_is_the_reader_s_own_and_names_the_file_as_given(process, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "cut.tif").write_bytes(VALID["tiff"]()[:900])
+    for source in ("cut.tif", VALID["tiff"]()[:900]):
+        with pytest.raises(RadiographError) as here:
+            read_radiograph(source)
+        with pytest.raises(RadiographError) as there:
+            read_radiograph(source, process)
+        assert str(here.value) == str(there.value)
+
+
+@pytest.mark.parametrize("fault", sorted(REFUSED))
+def test_what_ends_a_decoder_costs_one_file(fault, faulty):
+    with pytest.raises(RadiographError, match=REFUSED[fault]):
+        read_radiograph(VALID["tiff"]() + fault.encode(), faulty)
+    assert read_radiograph(VALID["tiff"](), faulty).pixels.shape == (64, 48)
+
+
+def test_what_a_codec_prints_is_no_answer(faulty):
+    assert read_radiograph(VALID["tiff"]() + b"_prints_", faulty).pixels.shape == (64, 48)
+
+
+def test_files_of_many_threads_do_not_mix(faulty):
+    films = {name: VALID["tiff"]() + name.encode() for name in ("________", "__aborts")}
+    outcomes = []
+
+    def read(name):
+        try:
+            outcomes.append((name, read_radiograph(films[name], faulty).pixels.shape))
+        except RadiographError:
+            outcomes.append((name, None))
+
+    threads = [threading.Thread(target=read, args=(name,)) for name in films for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(outcomes) == [*[("________", (64, 48))] * 4, *[("__aborts", None)] * 4]
+
+
+def test_good_png_and_jpeg_and_uncompressed_dicom_start_nothing(process):
+    for name in ("png", "png-16", "jpeg", "progressive", "bmp", "webp", "gif", "pgm", "dicom"):
+        read_radiograph(VALID[name](), process)
+    assert child_of(process) is None
+    read_radiograph(VALID["dicom-jpeg"](), process)
+    assert child_of(process)
+
+
+def test_a_model_s_own_processor_starts_nothing(monkeypatch):
+    monkeypatch.setattr(process_cxr, "_start", lambda: pytest.fail("a process was started"))
+    for name in ("tiff", "jpeg2000", "dicom-jpeg2000"):
+        assert CxrImageProcessor()(VALID[name](), return_tensors="pt")["pixel_values"].shape == (1, 3, 224, 224)
+
+
+def read_in(process):
+    read_radiograph(VALID["tiff"](), process)
+    return child_of(process)
+
+
+def test_a_fork_has_a_process_of_its_own():
+    code = (
+        "import os, sys; from tests.cxr_model.test_process import ReaderProcess, read_in\n"
+        "process = ReaderProcess(); own = read_in(process); pid = os.fork()\n"
+        "if pid == 0: os._exit(read_in(process) == own)\n"
+        "assert os.waitpid(pid, 0)[1] == 0; assert read_in(process) == own"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_it_does_not_outlive_who_started_it():
+    code = "from trainer.cxr_model import ReaderProcess; p = ReaderProcess(); p.start(); print(p._process.pid)"
+    answer = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    (child,) = answer.stdout.split()
+    for _ in range(50):
+        if not os.path.exists(f"/proc/{child}"):
+            return
+        threading.Event().wait(0.1)
+    pytest.fail("it is still there")
