@@ -1,6 +1,6 @@
-"""How fast the Space answers, and whether it stays up: against a bare script and against gr.Interface.from_pipeline.
+"""How fast the Space answers: against a bare script and against gr.Interface.from_pipeline.
 
-`python bench/serve.py RUN FILE [--clients 32] [--soak 600] [--json FILE]`. RUN is a class model that transformers' own
+`python bench/serve.py RUN FILE [--clients 32] [--json FILE]`. RUN is a class model that transformers' own
 pipeline loads too (its `native` folder), FILE a radiograph. Each server has a process of its own; the two take turns.
 Requests go over HTTP as README's curl lines send them: upload, question, answer; each client has one connection and one
 session.
@@ -11,11 +11,9 @@ each. Then
    what of it is Gradio's: the same request to a server that does nothing, and both by gradio_client, which opens three
    connections a request.
 3. Many clients at once: requests a second, ours and gr.Interface.from_pipeline with the same network.
-4. With --soak SECONDS: sixteen clients send good and hostile files; failed good requests, memory, what is left on disk.
 """
 
 import argparse
-import io
 import json
 import os
 import secrets
@@ -27,14 +25,12 @@ import sys
 import tempfile
 import threading
 import time
-import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import httpx
-import psutil
 from gradio_client import Client, handle_file
 from harness import describe_machine, write_report
 
@@ -205,65 +201,6 @@ def throughput(
     return rate, failed
 
 
-def hostile_files(folder: Path, good: Path) -> list[Path]:
-    """What a server should survive: not an image, cut off, a decompression bomb, an archive, nothing at all."""
-    from PIL import Image
-
-    content = good.read_bytes()
-    (folder / "text.png").write_text("not an image")
-    (folder / "cut.png").write_bytes(content[: len(content) // 2])
-    (folder / "empty.dcm").write_bytes(b"")
-    Image.new("1", (60_000, 60_000)).save(folder / "bomb.png")
-    with zipfile.ZipFile(folder / "archive.zip", "w", zipfile.ZIP_DEFLATED) as archive:
-        archive.writestr("zeros.png", bytes(50_000_000))
-    buffer = io.BytesIO()
-    Image.new("RGB", (30, 4000), (255, 0, 0)).save(buffer, "JPEG")
-    (folder / "odd.jpg").write_bytes(buffer.getvalue())
-    return sorted(folder.iterdir())
-
-
-def soak(address: str, process: subprocess.Popen[bytes], uploads: Path, good: Path, seconds: float) -> dict[str, Any]:
-    """Sixteen clients, three good files in four; then two minutes of nothing."""
-    end, counts = time.monotonic() + seconds, {"good": 0, "failed": 0, "hostile": 0}
-    memory: list[tuple[float, int]] = []
-    watched = psutil.Process(process.pid)
-    with tempfile.TemporaryDirectory() as place:
-        bad = hostile_files(Path(place), good)
-
-        def work(number: int) -> None:
-            turn = number
-            with connect(address) as http:
-                while time.monotonic() < end:
-                    turn += 1
-                    hostile = turn % 4 == 0
-                    try:
-                        failed = "scores" not in ask(
-                            http, bad[turn // 4 % len(bad)] if hostile else good, turn % 2 == 0
-                        )
-                    except (httpx.HTTPError, RuntimeError, ValueError):  # the server refused or broke
-                        failed = True
-                    counts["hostile" if hostile else "failed" if failed else "good"] += 1
-
-        threads = [threading.Thread(target=work, args=(number,)) for number in range(16)]
-        for thread in threads:
-            thread.start()
-        begun = time.monotonic()
-        while time.monotonic() < end:
-            memory.append(
-                (
-                    time.monotonic() - begun,
-                    sum(one.memory_info().rss for one in (watched, *watched.children(recursive=True))),
-                )
-            )
-            time.sleep(5)
-        for thread in threads:
-            thread.join()
-    early = next(size for when, size in memory if when >= min(120, seconds / 5))
-    time.sleep(125)
-    left = [str(path.relative_to(uploads)) for path in uploads.glob("*/**/*")]  # what lies in the server's own folder
-    return {**counts, "rss_mb": round(memory[-1][1] / 1e6), "rss_against_minute_2": memory[-1][1] / early, "left": left}
-
-
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -272,7 +209,6 @@ def main() -> None:
     parser.add_argument("--clients", type=int, default=32)
     parser.add_argument("--each", type=int, default=5, help="requests of each client (default 5)")
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--soak", type=float, default=0, metavar="SECONDS")
     parser.add_argument("--json", type=Path, metavar="FILE")
     options = parser.parse_args()
     run, file = options.run.resolve(), options.file.resolve()
@@ -283,7 +219,7 @@ def main() -> None:
         (Path(place) / "peer.py").write_text(PEER)
         (Path(place) / "nothing.py").write_text(NOTHING)
         settings = {"CXR_TB": str(run), "PYTHONPATH": ""}
-        with serve(["app.py"], folder, uploads, settings) as (ours, process, begun):
+        with serve(["app.py"], folder, uploads, settings) as (ours, _, begun):
             with connect(ours) as http:
                 ask(http, file, False)
             results["first_answer_s"] = time.perf_counter() - begun
@@ -323,9 +259,6 @@ def main() -> None:
                 f"{options.clients} clients, requests/s: {shown}: {results['throughput_ratio']:.2f}x, {errors} errors",
                 flush=True,
             )
-            if options.soak:
-                results["soak"] = soak(ours, process, uploads, file, options.soak)
-                print(f"soak: {results['soak']}", flush=True)
         results["left_after_stop"] = len(list(uploads.glob("cxr-space-*")))
         print(f"folders left after the stop: {results['left_after_stop']}", flush=True)
     write_report(options.json, machine=describe_machine(), results=results)

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
-from uploads import OFFERED, UPLOADS
+from uploads import OFFERED, UPLOADS, name_uploads_apart
 
 # isort: split
 import gradio as gr
@@ -204,7 +204,7 @@ def _stored(item: str | dict[str, Any]) -> str:
     text = str(item.get("path") if isinstance(item, dict) else item)
     try:
         if text.startswith("data:"):
-            return str(processing_utils.save_base64_to_cache(text, str(UPLOADS.folder)))
+            return str(processing_utils.save_base64_to_cache(text, str(UPLOADS.new_folder())))
         path = Path(unquote(text.rpartition("/file=")[2])).resolve()
         return str(UPLOADS.folder / path.relative_to(UPLOADS.folder))
     except ValueError:  # no base64, or a path of elsewhere
@@ -214,4 +214,5 @@ def _stored(item: str | dict[str, Any]) -> str:
 def serve(predictors: list[Served], failed: dict[str, str]) -> None:
     """Serve until the process is ended."""
     UPLOADS.keep_clean()
+    name_uploads_apart()
     build(predictors, failed).queue(max_size=128, default_concurrency_limit=2).launch(**LAUNCH)

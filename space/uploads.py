@@ -1,10 +1,11 @@
-"""What visitors send. It lies in a folder of this process alone, and is deleted soon after its answer.
+"""What visitors send. It lies in a folder of this process alone, and is deleted with its answer.
 
 Import it before gradio, which asks where temporary files go while it is imported.
 """
 
 import atexit
 import os
+import secrets
 import shutil
 import sys
 import tempfile
@@ -14,11 +15,12 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 EVERY = 15  # seconds between two looks at the folder
-ANSWERED = 60  # seconds a file stays after its answer
-OFFERED = 600  # seconds it stays after an answer where the page offers to ask again
+OFFERED = 600  # seconds a file stays after an answer where the page offers to ask again
 UNASKED = 600  # seconds it stays without a question: so long may a queue be
+EMPTY = 60  # seconds an empty file stays: gradio leaves one with each request
 
 
 class Uploads:
@@ -30,8 +32,8 @@ class Uploads:
         self._used: Counter[Path] = Counter()
 
     @contextmanager
-    def use(self, paths: Iterable[str], stay: float = ANSWERED) -> Iterator[None]:
-        """Within it these files stay, however long it takes; so many seconds after it they are due."""
+    def use(self, paths: Iterable[str], stay: float = 0) -> Iterator[None]:
+        """Within it these files stay, however long it takes; then they are deleted, or due so many seconds later."""
         files = [Path(path) for path in paths]
         with self._lock:
             self._used.update(files)
@@ -44,12 +46,14 @@ class Uploads:
                 for file in files:
                     with suppress(FileNotFoundError):
                         os.utime(file, (due, due - UNASKED))
+                        if not stay and file not in self._used:
+                            file.unlink()
+                            self._remove_folder(file.parent)
 
     def sweep(self, now: float | None = None) -> None:
         """Delete what is due, and folders that are empty. `now`: seconds since 1970, by default the time it is.
 
-        A file is due so long after the time of its last change, which `use` sets. Gradio leaves an empty file with each
-        request: nothing waits for one. A folder is named by a digest of a file: a new one is about to be filled.
+        A file is due so long after the time of its last change, which `use` sets. A new folder is about to be filled.
         """
         now = time.time() if now is None else now
         for path in sorted(self.folder.rglob("*"), reverse=True):  # what lies in a folder comes before it
@@ -57,10 +61,19 @@ class Uploads:
                 info = path.stat()
                 if path.is_dir():
                     if now > info.st_ctime + EVERY and not any(path.iterdir()):
-                        with suppress(OSError):  # filled meanwhile
-                            path.rmdir()
-                elif path not in self._used and now > info.st_mtime + (UNASKED if info.st_size else ANSWERED):
+                        self._remove_folder(path)
+                elif path not in self._used and now > info.st_mtime + (UNASKED if info.st_size else EMPTY):
                     path.unlink()
+
+    def _remove_folder(self, path: Path) -> None:
+        """Delete a folder within, unless something lies in it."""
+        if path != self.folder:
+            with suppress(OSError):
+                path.rmdir()
+
+    def new_folder(self) -> Path:
+        """A path within that no other file has."""
+        return self.folder / secrets.token_hex(16)
 
     def keep_clean(self) -> None:
         """Sweep from now on, as long as the process lives."""
@@ -84,6 +97,21 @@ def _own_folder() -> Path:
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     os.environ["GRADIO_TEMP_DIR"] = str(folder)
     return folder
+
+
+def name_uploads_apart() -> None:
+    """Have gradio put every upload into a folder of its own, not into one named by the file's digest: what one visitor
+    sent may go with its answer while another waits for one about the same film.
+    """
+    from gradio import route_utils
+
+    begin = route_utils.GradioUploadFile.__init__
+
+    def begin_apart(upload: Any, *words: Any, **named: Any) -> None:
+        begin(upload, *words, **named)
+        upload.sha.update(secrets.token_bytes(16))
+
+    route_utils.GradioUploadFile.__init__ = begin_apart
 
 
 UPLOADS = Uploads(_own_folder())

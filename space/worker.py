@@ -6,6 +6,7 @@ import platform
 import signal
 import sys
 import threading
+import time
 import traceback
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -21,13 +22,16 @@ from facts import read_facts, read_figure
 MAX_IN_FLIGHT = 16  # requests that are worked on at the same time: they share forward passes
 Request = tuple[str, str | bytes, str, bool]  # task; path or content; name of the file; whether to give the image too
 Loaded = tuple[dict[str, list[str]], dict[str, str]]  # labels of each task that loaded; why another did not
-DELETED = "this file is no longer here: what is sent is deleted soon after its answer; add it again"
+DELETED = "this file is no longer here: what is sent is deleted with its answer; add it again"
 CRASHED = "the reader stopped while it worked on this file and no other; others are answered as before"
 FAULT = "this file could not be answered: the fault is ours, and in the log"
 UNLOADED = "the models cannot be loaded at the moment; try it again later"
 # glibc's M_ARENA_MAX, M_MMAP_THRESHOLD and M_TRIM_THRESHOLD: a pass in a thread would give its memory back, and ask
-# for it anew page by page. What is free beyond 512 MiB goes back.
+# for it anew page by page. What is free beyond 512 MiB goes back at once, the rest after RELEASE seconds.
+RELEASE = 3
 ALLOCATOR = ((-8, 1), (-3, 1 << 28), (-1, 1 << 29))
+
+_asked = threading.Event()  # since memory was released the last time
 
 
 class Served:
@@ -178,6 +182,17 @@ def _keep_memory() -> None:
             print("this glibc refuses the memory thresholds: answers take longer", file=sys.stderr)
 
 
+def _release_memory() -> None:
+    """Give back, after the models are loaded and from time to time, what large files took."""
+    if platform.libc_ver()[0] != "glibc":
+        return
+    while True:
+        ctypes.CDLL(None).malloc_trim(0)
+        _asked.clear()
+        _asked.wait()
+        time.sleep(RELEASE)
+
+
 def _answer(request: Request) -> Answer:
     from predictor import LOADED
 
@@ -195,6 +210,7 @@ def _work(pipes: tuple[Connection, ...], sources: list[ModelSource]) -> None:
     torch.set_num_threads(max(1, torch.get_num_threads() - 1))
     pipes[0].send(load_predictors(sources))
     gc.enable()
+    threading.Thread(target=_release_memory, daemon=True, name="memory").start()
     with ThreadPoolExecutor(MAX_IN_FLIGHT) as pool:
         list(pool.map(_serve, pipes))
 
@@ -204,6 +220,7 @@ def _serve(pipe: Connection) -> None:
     with suppress(EOFError, OSError):
         while True:
             request: Request = pipe.recv()
+            _asked.set()
             try:
                 answer = _answer(request)
             except Exception:  # whatever it is, somebody waits for an answer
