@@ -1,5 +1,9 @@
-"""How cards are written: their templates, and a metric of metrics.json, always with its interval."""
+"""How cards are written: their templates, and a metric of metrics.json, always with its interval.
 
+Whatever a template puts in is text: markup in a label, a licence or a title is shown, not followed.
+"""
+
+import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +17,15 @@ NAMES = {
     "macro_f1": "mean F1",
 }
 NAMES |= {"hits": "highest point in the finding", "inside": "proportion of the map in it"}
+
+
+# What a terminal obeys and nobody sees: control characters, marks that turn the direction, halves of characters.
+UNPRINTABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+MARKUP = re.compile(r"[\\`*\[\]|~&$]|(?<!\w)_|_(?!\w)")
+
+
+class Markdown(str):
+    """Text that is Markdown already, for a template to put in as it is."""
 
 
 def headline(metrics: Iterable[str]) -> tuple[str, ...]:
@@ -53,8 +66,34 @@ def format_table(rows: dict[str, dict[str, Any]], title: str, keys: Sequence[str
     lines = [[title, *map(figure_name, keys)], ["---"] * (len(keys) + 1)]
     for name, row in rows.items():
         cells = {**row, **row.get("metrics", {})}
-        lines.append([name, *(str(cells[key]) if key == "n" else format_metric(cells[key]) for key in keys)])
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+        values = (str(cells[key]) if key == "n" else format_metric(cells[key]) for key in keys)
+        lines.append([escape_markdown(name), *values])
+    return Markdown("\n".join(f"| {' | '.join(line)} |" for line in lines))
+
+
+def printable(text: str) -> str:
+    """Text with what a terminal would obey as escape sequences; lines stay lines."""
+    return UNPRINTABLE.sub(lambda found: ascii(found[0])[1:-1], text)
+
+
+def escape_markdown(value: Any) -> Any:
+    """A string as Markdown that shows it, on one line; what is Markdown already, or no string, as it is."""
+    if isinstance(value, Markdown) or not isinstance(value, str):
+        return value
+    line = " ".join(value.split()) if "\n" in value else value
+    return Markdown(MARKUP.sub(r"\\\g<0>", printable(line)).replace("<", "&lt;"))
+
+
+def format_code(text: str) -> Markdown:
+    """Text between backticks, on one line."""
+    return Markdown("`" + printable(" ".join(text.split())).replace("`", "'").replace("|", "\\|") + "`")
+
+
+def format_source(source: dict[str, Any]) -> Markdown:
+    """Title with a link to its page, licence and citation of a set of images."""
+    title, page = escape_markdown(source["title"]), str(source["page"])
+    link = f"[{title}]({page})" if re.fullmatch(r"https?://[^\s()<>\\]+", page) else title
+    return Markdown(f"{link}, licence: {escape_markdown(source['licence'])}. {escape_markdown(source['citation'])}")
 
 
 def render(template: str, **values: Any) -> str:
@@ -62,7 +101,10 @@ def render(template: str, **values: Any) -> str:
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     loader = FileSystemLoader(Path(__file__).parent / "templates")
-    environment = Environment(loader=loader, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment = Environment(
+        loader=loader, undefined=StrictUndefined, finalize=escape_markdown, trim_blocks=True, lstrip_blocks=True
+    )
     environment.filters |= {"figure": format_metric, "number": format_number, "name": figure_name}
-    environment.filters |= {"headline": headline, "table": format_table}
+    environment.filters |= {"headline": headline, "table": format_table, "source": format_source}
+    environment.filters |= {"markdown": Markdown, "code": format_code}
     return environment.get_template(template).render(**values)

@@ -49,3 +49,14 @@ def test_a_tasks_own_labels_keep_their_order(name):
 def test_of_several_each_is_looked_for_in_which_something_was_found():
     assert positive_indices(("Edema", "No_finding", "Nodule")) == [0, 2]
     assert positive_indices(("Edema", "NORMAL", "Nodule")) == [0, 2]
+
+
+@pytest.mark.parametrize("name", ["=1+1", "@SUM(1)", "+cmd|' /C calc'!A0", " =HYPERLINK(1)"])
+def test_a_class_that_a_spreadsheet_would_run_is_refused(name):
+    with pytest.raises(UsageError, match="rename it"):
+        choose_labels(TASKS["tb"], ["healthy", name])
+
+
+def test_classes_that_are_numbers_or_signs_are_names():
+    assert choose_labels(TASKS["tb"], ["-1", "+1"], "+1")[0].labels == ("-1", "+1")
+    assert choose_labels(TASKS["tb"], ["-ve", "+ve"], "+ve")[0].labels == ("-ve", "+ve")

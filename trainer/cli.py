@@ -5,10 +5,13 @@ import io
 import os
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import redirect_stdout
 
+from hub_cards.formatting import printable
 from trainer import __version__
 from trainer.commands import audit, compare, data, evaluate, export, predict, publish, recipes, train
 from trainer.commands.options import DISCLAIMER
+from trainer.commands.tables import Terminal
 from trainer.errors import UsageError, WorkError
 from trainer.hardware import keep_freed_memory
 
@@ -37,18 +40,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         _check_words(words, options.name)
         command: Callable[[argparse.Namespace], int] = options.main
-        code = command(options)
+        with redirect_stdout(Terminal(sys.stdout)):
+            code = command(options)
         if os.environ.get("RANK", "0") == "0":
             print(DISCLAIMER, file=sys.stderr)
         return code
     except UsageError as error:
-        print(f"cxr: {error}", file=sys.stderr)
+        print(printable(f"cxr: {error}"), file=sys.stderr)
         return 2
     except BrokenPipeError:
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115  the reader went away, as `| head` does
         return 0
     except (WorkError, OSError) as error:
-        print(f"cxr: {error}", file=sys.stderr)
+        print(printable(f"cxr: {error}"), file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("cxr: stopped; a training goes on with the same command and --resume", file=sys.stderr)

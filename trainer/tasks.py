@@ -1,5 +1,6 @@
 """The questions that can be asked of one frontal chest radiograph, and how folder names are matched to their labels."""
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -25,6 +26,8 @@ TASKS = {
 NEGATIVE = {"normal", "normals", "healthy", "health", "negative", "neg", "control", "controls"}
 NEGATIVE |= {"nofinding", "nofindings", "clear", "none", "unremarkable"}
 
+FORMULA = re.compile(r"\s*([=@]|[+-].*[(|!])")  # what a spreadsheet runs; -1 and +ve are names
+
 
 def normalise_label(name: str) -> str:
     """A label without case, space, `_` and `-`: what two names must share to be the same label."""
@@ -49,7 +52,7 @@ def choose_labels(task: Task, classes: Iterable[str], positive: str | None = Non
         The task, or one made of the data's own classes where those are not the task's; and {class name: label}.
 
     Raises:
-        UsageError: fewer than two classes, classes of the task that are missing, a `positive` that is no class, or none
+        UsageError: fewer than two classes, one that is a formula, classes of the task that are missing, a `positive` that is no class, or none
             where both classes or neither `is_negative`.
     """
     keys = {name: normalise_label(name) for name in sorted(set(classes))}
@@ -59,6 +62,8 @@ def choose_labels(task: Task, classes: Iterable[str], positive: str | None = Non
             fixed = f"the labels of task {task.name} are fixed: {', '.join(task.labels)}"
             raise UsageError(f"--positive {positive}: {fixed}")
         return task, {name: known[key] for name, key in keys.items()}
+    if formulas := [name for name in names if FORMULA.match(name)]:
+        raise UsageError(f"a class named {formulas[0]}: a spreadsheet would run it as a formula; rename it")
     if len(set(keys.values())) != len(names):
         raise UsageError(f"two classes have the same name but for case, space, '_' or '-': {', '.join(names)}")
     if names and set(keys.values()) < set(known):

@@ -64,7 +64,11 @@ def main(options: argparse.Namespace) -> int:
 def to_text(prediction: dict[str, Any]) -> str:
     """One line: the label, the scores, the warnings; or the error."""
     if "error" in prediction:
-        return f"error: {prediction['error']}"
+        return _one_line(f"error: {prediction['error']}")
     scores = "  ".join(f"{label} {format_number(score)}" for label, score in prediction["scores"].items())
     warnings = f"  [{', '.join(prediction['warnings'])}]" if prediction["warnings"] else ""
-    return f"{prediction['file']}: {prediction['label']}  ({scores}){warnings}"
+    return _one_line(f"{prediction['file']}: {prediction['label']}  ({scores}){warnings}")
+
+
+def _one_line(text: str) -> str:
+    return text.replace("\n", "\\n")

@@ -1,13 +1,28 @@
-"""Metrics as lines of text, for several commands."""
+"""What several commands print: metrics as lines of text, and nothing that a terminal would obey."""
 
 import argparse
 import json
 from collections.abc import Callable
 from typing import Any
 
-from hub_cards.formatting import figure_name, format_metric, format_number, headline
+from hub_cards.formatting import figure_name, format_metric, format_number, headline, printable
 
 CALIBRATION = ("ece", "brier", "nll")
+
+
+class Terminal:
+    """Standard output without what a terminal would obey: names of files and classes may hold anything."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        """Write text, what is not printable as escape sequences."""
+        self._stream.write(printable(text))
+        return len(text)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
 
 
 def print_report(report: dict[str, Any], options: argparse.Namespace, to_text: Callable[[dict[str, Any]], str]) -> None:

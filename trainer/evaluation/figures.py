@@ -41,7 +41,7 @@ def confusion(report: dict[str, Any], labels: tuple[str, ...], split: str) -> Fi
     figure.suptitle(f"{split}, n = {report['n']}")
     panels = ((counts, "d", "counts"), (proportions, ".3f", "proportion of the true class"))
     for axes, (values, form, title) in zip(figure.subplots(1, 2), panels, strict=True):
-        display = ConfusionMatrixDisplay(values, display_labels=labels)
+        display = ConfusionMatrixDisplay(values, display_labels=list(map(_as_text, labels)))
         display.plot(ax=axes, cmap="Blues", values_format=form, xticks_rotation=25, colorbar=False)
         axes.set(title=title, xlabel="decided", ylabel="true")
     return figure
@@ -70,7 +70,7 @@ def thresholds(part: Scored, labels: tuple[str, ...], points: list[dict[str, Any
         if positive.all() or not positive.any():
             continue
         rates = roc_curve(positive, part.scores[:, index])[:2]
-        (line,) = axes.plot(*rates, label=f"{labels[index]} (n = {positive.sum()})")
+        (line,) = axes.plot(*rates, label=f"{_as_text(labels[index])} (n = {positive.sum()})")
         for point in points:
             if point["label"] == labels[index] and split in point["on"]:
                 metrics = point["on"][split]
@@ -81,6 +81,11 @@ def thresholds(part: Scored, labels: tuple[str, ...], points: list[dict[str, Any
     axes.plot([0, 1], [0, 1], **REFERENCE)
     _finish(axes, f"ROC, {split}, n = {len(part.truth)}", "1 - specificity", "sensitivity")
     return figure
+
+
+def _as_text(label: str) -> str:
+    """A label that matplotlib does not take for a formula."""
+    return label.replace("$", r"\$")
 
 
 def _finish(axes: Axes, title: str, xlabel: str = "", ylabel: str = "") -> None:
