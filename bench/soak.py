@@ -39,6 +39,7 @@ class Counts:
 
 def write_hostile_files(folder: Path) -> list[Path]:
     """One file of each kind, and two mutations of each valid one."""
+    from tests.hostile import more_files  # noqa: F401  it names more kinds
     from tests.hostile.files import KINDS, VALID, mutations
 
     folder.mkdir()

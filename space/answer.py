@@ -8,6 +8,11 @@ import numpy as np
 SHOWN = 768  # longest side of what is shown, in pixels
 
 
+def printable(name: str) -> str:
+    """The name of a file without characters that nobody sees, or that turn the direction of what follows."""
+    return "".join(character for character in name if character.isprintable())
+
+
 @dataclass(frozen=True)
 class Answer:
     """`prediction` as the command line and the API give it; the others are None where the file could not be read.

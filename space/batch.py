@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from answer import printable
 from worker import Served
 
 MOST_FILES = 500
@@ -105,6 +106,7 @@ def _entries(paths: list[str]) -> Iterator[Entry]:
     for path in paths:
         prefix = f"{Path(path).name}/" if len(archives) > 1 else ""
         for entry in _members(path, prefix) if path in archives else [Entry(Path(path).name, path)]:
+            entry.name = printable(entry.name)
             number, name = 1, entry.name
             while entry.name in names:
                 number += 1

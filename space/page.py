@@ -205,7 +205,8 @@ def _stored(item: str | dict[str, Any]) -> str:
     try:
         if text.startswith("data:"):
             return str(processing_utils.save_base64_to_cache(text, str(UPLOADS.new_folder())))
-        path = Path(unquote(text.rpartition("/file=")[2])).resolve()
+        _, address, rest = text.rpartition("/file=")
+        path = Path(unquote(rest) if address else rest).resolve()
         return str(UPLOADS.folder / path.relative_to(UPLOADS.folder))
     except ValueError:  # no base64, or a path of elsewhere
         raise gr.Error(EXPECTED, print_exception=False) from None

@@ -15,7 +15,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from queue import SimpleQueue
 
-from answer import Answer
+from answer import Answer, printable
 from config import ZERO_GPU, ModelError, ModelSource
 from facts import read_facts, read_figure
 
@@ -45,7 +45,7 @@ class Served:
         """The answer for a file, or its bytes and a name; `film`: with the image, too."""
         if isinstance(source, str):
             source = str(source)  # gradio's own kind of string would take gradio along to the other process
-            name = name or Path(source).name
+            name = name or printable(Path(source).name)
             if not Path(source).exists():
                 return Answer({"file": name, "error": DELETED})
         return self._models.predict((self.task, source, name, film))

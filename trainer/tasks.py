@@ -52,8 +52,8 @@ def choose_labels(task: Task, classes: Iterable[str], positive: str | None = Non
         The task, or one made of the data's own classes where those are not the task's; and {class name: label}.
 
     Raises:
-        UsageError: fewer than two classes, one that is a formula, classes of the task that are missing, a `positive` that is no class, or none
-            where both classes or neither `is_negative`.
+        UsageError: fewer than two classes, one that is a formula, classes of the task that are missing, a `positive`
+            that is no class, or none where both classes or neither `is_negative`.
     """
     keys = {name: normalise_label(name) for name in sorted(set(classes))}
     names, known = list(keys), {normalise_label(label): label for label in task.labels}

@@ -12,6 +12,7 @@ import tempfile
 import time
 from pathlib import Path
 
+from tests.hostile import more_files  # noqa: F401  it names more kinds
 from tests.hostile.files import KINDS, VALID, mutations
 
 SLOW, HANGS, MUCH, MOST = 5.0, 20.0, 1.5e9, 6 << 30

@@ -1,8 +1,11 @@
 """One hostile file of each kind: refused in a sentence that names it, or read; `make hostile` has all, timed."""
 
+import json
 import os
 import re
+import shutil
 import socket
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,6 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from tests.conftest import QUICK
+from tests.hostile import more_files  # noqa: F401  it names more kinds
 from tests.hostile.files import FILM, KINDS, VALID, jpeg_header, saved
 from trainer.cli import main
 from trainer.cxr_model import RadiographError, read_radiograph, reader_cxr
@@ -17,7 +22,12 @@ from trainer.cxr_model.bounds_cxr import jpeg_size
 
 READ = {  # odd, but films
     *("one-pixel", "one-row", "png-animated", "jpeg-exif-bomb", "gif-frames", "dicom-deflated", "tiff-lab"),
-    *("dicom-many-frames", "dicom-lut-lies", "dicom-huge-numbers"),
+    *("dicom-many-frames", "dicom-lut-lies", "dicom-huge-numbers", "exif-directory-that-is-its-own-next"),
+    *("exif-counts-that-lie", "exif-turned-nine-ways", "exif-in-png-that-is-cut-off", "icc-of-255-parts"),
+    *("icc-that-lies", "jpeg-comment-of-html", "jpeg-of-60000-tables", "jpeg-of-many-images"),
+    *("png-without-its-palette", "png-frames-that-lie", "png-chunk-longer-than-the-file", "webp-animated"),
+    *("gif-and-archive", "gif-frame-outside-its-screen", "tiff-fax-bomb", "dicom-and-tiff", "dicom-and-program"),
+    *("dicom-of-64-bits", "dicom-in-dicom", "dicom-text-of-a-megabyte", "dicom-of-the-wrong-codec"),
 }
 HEAVY = {  # seconds to make or to read: in `make hostile`
     *(
@@ -96,6 +106,41 @@ def test_only_regular_files_are_opened(tmp_path):
         for name in (tmp_path / "pipe.png", tmp_path / "socket.png", "/dev/zero"):
             with pytest.raises(RadiographError, match="not a regular file"):
                 read_radiograph(name)
+
+
+@pytest.fixture(scope="module")
+def among_films(phantoms, tmp_path_factory):
+    """The phantoms, and beside them a file of each kind that is not heavy; all called radiographs."""
+    folder = tmp_path_factory.mktemp("hostile") / "films"
+    shutil.copytree(phantoms, folder)
+    for name in set(KINDS) - HEAVY:
+        (folder / "Normal" / f"{name}.png").write_bytes(KINDS[name]())
+    return folder
+
+
+def test_check_names_each_that_cannot_be_read_and_finds_the_films(among_films, capsys):
+    assert main(["data", "check", str(among_films), "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    refused = {Path(case["file"]).stem for case in report["unreadable"]}
+    without_image = {Path(file).stem for file in report["not_images"]}  # as a report or an index is
+    assert refused | without_image == set(KINDS) - HEAVY - READ
+    assert report["images"] == 48 + len(set(KINDS) - HEAVY) - len(without_image)
+    assert not any("Traceback" in case["error"] or "\n" in case["error"] for case in report["unreadable"])
+
+
+def test_training_and_evaluation_set_a_few_aside(phantoms, tmp_path, capsys):
+    films = tmp_path / "films"
+    shutil.copytree(phantoms, films)
+    for name in ("dicom-jpeg-ls-claims-65500", "tiff-strips", "jpeg2000-lies"):
+        (films / "Normal" / f"{name}.png").write_bytes(KINDS[name]())
+    assert main(["train", "tb-finetuned", "--data", str(films), "--output", str(tmp_path / "run"), *QUICK]) == 0
+    assert "3 files cannot be read and are set aside" in capsys.readouterr().out
+    assert main(["evaluate", str(tmp_path / "run"), "--data", str(films), "--split", "external"]) == 0
+
+
+def test_too_many_end_a_training_with_their_names(among_films, tmp_path, capsys):
+    assert main(["train", "tb-finetuned", "--data", str(among_films), "--output", str(tmp_path / "run"), *QUICK]) == 1
+    assert "files cannot be read (at most 5% or 3 files may be)" in capsys.readouterr().err
 
 
 def test_predict_answers_the_films_between_hostile_ones(run, film, tmp_path, capsys):

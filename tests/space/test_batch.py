@@ -215,3 +215,11 @@ def test_those_that_wait_share_a_pass_and_an_error_is_theirs_alone(parts):
     assert found[-1] == "no"
     ask(5)
     assert found[5] == 20
+
+
+def test_names_within_archives_show_what_they_are(parts, tmp_path):
+    with zipfile.ZipFile(tmp_path / "films.zip", "w") as archive:
+        for name in ("a\x1b[2J\u202egnp.exe.png", "a[2Jgnp.exe.png", "two\nlines.png"):
+            archive.writestr(name, b"film")
+    answers = parts[0].predict_files(Echo(), [str(tmp_path / "films.zip")])
+    assert [row["file"] for row in answers] == ["a[2Jgnp.exe.png", "a[2Jgnp.exe.png (2)", "twolines.png"]

@@ -370,3 +370,22 @@ def test_no_image_of_a_visitor_comes_into_the_log(space, film, space_uploads):
     log = (space_uploads.parent / "space.log").read_text()
     assert "base64" in log  # gradio's own traceback
     assert image[100:300] not in log
+
+
+def test_hostile_files_are_answered_in_a_sentence_and_good_ones_beside_them(space, films, tmp_path):
+    from tests.hostile.files import KINDS
+
+    client = Client(space, verbose=False)
+    for name in (
+        "dicom-jpeg-ls-claims-65500",
+        "jpeg2000-lies",
+        "tiff-strips",
+        "dicom-deep-sequence",
+        "gif-claims-65535",
+    ):
+        (tmp_path / f"{name}.png").write_bytes(KINDS[name]())
+        answer = client.predict(handle_file(tmp_path / f"{name}.png"), api_name="/predict_tb")
+        assert set(answer) == {"file", "error"}
+        assert "fault is ours" not in answer["error"]
+        assert str(tmp_path.parent) not in answer["error"]
+        assert "scores" in client.predict(handle_file(films["png"]), api_name="/predict_tb")

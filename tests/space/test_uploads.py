@@ -2,7 +2,9 @@
 
 import asyncio
 import base64
+import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -198,3 +200,29 @@ def test_a_space_that_runs_keeps_nothing(space, space_uploads, films):
     assert kept(space_uploads) == []
     assert "scores" in client.predict(handle_file(films["png"]), api_name="/predict_tb")
     assert httpx.get(space).status_code == 200
+
+
+NAMES = (
+    "../../../up.png",
+    "/etc/passwd",
+    "..\\..\\up.png",
+    "x" * 300 + ".png",
+    "\x1b[2J\u202e.png",
+    "=1+1.png",
+    "a\r\nb.png",
+)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_name_of_an_upload_leads_nowhere_and_is_text(name, space, space_uploads, films):
+    with httpx.Client(base_url=space, timeout=60) as http:
+        sent = http.post("/gradio_api/upload", files={"files": (name, films["png"].read_bytes())})
+        assert sent.status_code == 200
+        (path,) = sent.json()
+        assert space_uploads.resolve() in Path(path).resolve().parents
+        event = http.post("/gradio_api/call/predict_tb", json={"data": [path, False]}).json()["event_id"]
+        answer = http.get(f"/gradio_api/call/predict_tb/{event}").text
+    assert '"scores"' in answer
+    told = json.loads(answer.partition("data: ")[2])[0]["file"]
+    assert not re.search(r"[\x00-\x1f\u202e]|/|\\", told)
+    assert kept(space_uploads) == []

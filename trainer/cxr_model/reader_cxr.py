@@ -19,7 +19,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from .bounds_cxr import MAX_BYTES, check_image
 from .dicom_cxr import is_dicom, read_dicom
-from .grey_cxr import Radiograph, RadiographError, array_to_grey, check_size
+from .grey_cxr import MAX_PIXELS, Radiograph, RadiographError, array_to_grey, check_size
 
 FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "WEBP", "GIF", "JPEG2000", "PPM")
 DEEP_MODES = ("I;16", "I;16L", "I;16B", "I;16N", "I", "F")
@@ -60,6 +60,8 @@ def read_radiograph(source: Any, decode: Decode | None = None) -> Radiograph:
         raise type(error)(f"{name}: {error}") from error
     except UnidentifiedImageError as error:
         raise RadiographError(f"{name}: not an image that can be read: save it as PNG, JPEG or 16-bit TIFF") from error
+    except Image.DecompressionBombError as error:
+        raise RadiographError(f"{name}: has more than {MAX_PIXELS:,} pixels: scale it down") from error
     except MemoryError:  # one file's fault: it ends no batch
         raise RadiographError(f"{name}: reading it needs more memory than there is; scale it down") from None
     except Exception as error:  # decoders raise anything on a damaged file, and may quote its header
