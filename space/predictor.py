@@ -1,10 +1,12 @@
 """One model: a file in, a prediction and its heat map out. Nothing is kept."""
 
+import json
 import queue
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from config import ZERO_GPU, ModelError, ModelSource
@@ -16,6 +18,7 @@ import torch
 from answer import SHOWN, Answer
 from PIL import Image
 from transformers import AutoImageProcessor, AutoModelForImageClassification
+from transformers.utils import cached_file
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 # The decision for an image, the heat map of its label, float [h, w], and its lungs, uint8 [h, w]
@@ -75,6 +78,7 @@ class Predictor:
         self.task, named = source.task, f"the {source.task} model {source.model}"
         options: dict[str, Any] = {"revision": source.revision, "trust_remote_code": True}
         try:
+            _check_code(source)
             self.processor = AutoImageProcessor.from_pretrained(source.model, **options)
             model, info = AutoModelForImageClassification.from_pretrained(
                 source.model, output_loading_info=True, **options
@@ -125,6 +129,22 @@ class Predictor:
         """ZeroGPU lends its GPU to the thread of a request only; elsewhere requests share their passes."""
         result: Classified = classify(self.task, grey.unsqueeze(0))[0] if ZERO_GPU else self._shared(grey)
         return result
+
+
+def _check_code(source: ModelSource) -> None:
+    """Refuse, with ValueError, a model that names code of another repository: models.toml names what is trusted."""
+    named: list[Any] = []
+
+    def note(one: dict[str, Any]) -> dict[str, Any]:
+        named.append(one.get("auto_map"))
+        return one
+
+    for file in ("config.json", "preprocessor_config.json", "processor_config.json"):
+        path = cached_file(source.model, file, revision=source.revision, _raise_exceptions_for_missing_entries=False)
+        content = Path(path).read_text(encoding="utf-8") if path else "{}"
+        json.loads(content, object_hook=note)
+    if "--" in json.dumps(named):
+        raise ValueError("its configuration names code of another repository")
 
 
 LOADED: dict[str, Predictor] = {}

@@ -114,6 +114,9 @@ class Run:
         from trainer.cxr_model import CxrForImageClassification, CxrImageProcessor
 
         try:
+            for file in ("config.json", "preprocessor_config.json"):
+                if self.has(file) and "--" in str(self.read_json(file).get("auto_map")):
+                    raise ValueError(f"{file} names code of another repository")
             model = CxrForImageClassification.from_pretrained(self.path).eval()
             processor = CxrImageProcessor.from_pretrained(self.path)
         except Exception as error:  # whatever a damaged or tampered file makes of it

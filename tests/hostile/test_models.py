@@ -64,6 +64,12 @@ POISONS = {
     "a tensor too many": lambda run: weights(run, extra=torch.zeros(3)),
     "another shape": lambda run: weights(run, classifier__weight=torch.zeros(1, 3)),
     "no number": lambda run: weights(run, classifier__bias=torch.full((1,), float("nan"))),
+    "code of elsewhere": lambda run: change(
+        run, "config.json", auto_map={"AutoModelForImageClassification": "evil/model--modeling_cxr.Evil"}
+    ),
+    "code of elsewhere for the processor": lambda run: change(
+        run, "preprocessor_config.json", auto_map={"AutoImageProcessor": ["evil/model--processing.Evil", None]}
+    ),
     "a huge input": lambda run: change(run, "preprocessor_config.json", size={"height": 100_000, "width": 100_000}),
     "no input": lambda run: change(run, "preprocessor_config.json", size={"height": 0, "width": -5}),
 }
@@ -82,6 +88,7 @@ def test_a_poisoned_model_is_refused_in_a_sentence(name, poisoned, film, phantom
     for words in (
         ["predict", str(poisoned), str(film)],
         ["evaluate", str(poisoned), "--data", str(phantoms)],
+        ["push", str(poisoned), "--repo-id", "me/model", "--licence", "mit", "--dry-run"],
     ):
         assert main(words) == 2
         said = capsys.readouterr().err
@@ -101,11 +108,3 @@ def test_the_space_refuses_it_too(name, poisoned, monkeypatch):
         Predictor(ModelSource("tb", str(poisoned)))
     LOADED.clear()
     assert not (poisoned.parent / "mark").exists()
-
-
-def test_code_of_elsewhere_that_a_model_names_is_not_asked_for(poisoned, film, capsys):
-    config = json.loads((poisoned / "config.json").read_text())
-    named = {kind: f"evil/model--{code}" for kind, code in config["auto_map"].items()}
-    change(poisoned, "config.json", auto_map=named)
-    assert main(["predict", str(poisoned), str(film), "--json"]) == 0
-    assert "scores" in json.loads(capsys.readouterr().out)
