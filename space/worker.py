@@ -31,7 +31,7 @@ UNLOADED = "the models cannot be loaded at the moment; try it again later"
 RELEASE = 3
 ALLOCATOR = ((-8, 1), (-3, 1 << 28), (-1, 1 << 29))
 
-_asked = threading.Event()  # since memory was released the last time
+_answered = threading.Event()  # since memory was released the last time
 
 
 class Served:
@@ -187,9 +187,9 @@ def _release_memory() -> None:
     if platform.libc_ver()[0] != "glibc":
         return
     while True:
+        _answered.clear()
         ctypes.CDLL(None).malloc_trim(0)
-        _asked.clear()
-        _asked.wait()
+        _answered.wait()
         time.sleep(RELEASE)
 
 
@@ -220,10 +220,11 @@ def _serve(pipe: Connection) -> None:
     with suppress(EOFError, OSError):
         while True:
             request: Request = pipe.recv()
-            _asked.set()
             try:
                 answer = _answer(request)
             except Exception:  # whatever it is, somebody waits for an answer
                 traceback.print_exc()
                 answer = Answer({"file": request[2], "error": FAULT})
             pipe.send(answer)
+            del answer
+            _answered.set()
