@@ -51,7 +51,9 @@ def counts_text(facts: dict[str, Any], label: str) -> str:
         tables = [np.array(part["confusion"]) for part in parts if "confusion" in part]
         if tables:
             found.append(f"{where} {_right_and_wrong(np.sum(tables, axis=0), labels.index(label), label)}")
-    return f"Trust it as far as this: {'; '.join(found)}. Its threshold is not set for your hospital." if found else ""
+    local = facts.get("metrics", {}).get("adaptation")
+    whose = f"was set by {local['n']} films of one hospital" if local else "is not set for your hospital"
+    return f"Trust it as far as this: {'; '.join(found)}. Its threshold {whose}." if found else ""
 
 
 def _right_and_wrong(confusion: np.ndarray, index: int, label: str) -> str:

@@ -16,7 +16,7 @@ LAYERS = (
     ("data", "run"),
     ("export", "inference"),
     ("training", "evaluation"),
-    ("finish",),
+    ("finish", "adaptation"),
     ("commands",),
     ("cli",),
     ("__main__",),

@@ -17,6 +17,7 @@ API = {
     "TrainOptions": "commands.train",
     "evaluate": "commands.evaluate",
     "audit": "commands.audit",
+    "adapt": "commands.adapt",
     "predict": "commands.predict",
     "compare": "commands.compare",
     "push": "commands.publish",

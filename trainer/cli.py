@@ -9,13 +9,13 @@ from contextlib import redirect_stdout
 
 from hub_cards.formatting import printable
 from trainer import __version__
-from trainer.commands import audit, compare, data, evaluate, export, predict, publish, recipes, train
+from trainer.commands import adapt, audit, compare, data, evaluate, export, predict, publish, recipes, train
 from trainer.commands.options import DISCLAIMER
 from trainer.commands.tables import Terminal
 from trainer.errors import UsageError, WorkError
 from trainer.hardware import keep_freed_memory
 
-COMMANDS = (train, evaluate, audit, predict, compare, export, publish, recipes, data)
+COMMANDS = (train, evaluate, audit, adapt, predict, compare, export, publish, recipes, data)
 EXAMPLES = f"""examples:
   cxr data phantom --output phantoms                     drawn radiographs, to try everything without data
   cxr train tb-finetuned --data phantoms --output runs/tb --no-pretrained

@@ -108,14 +108,14 @@ def _check_labels(labelled: LabelledImages, data: str) -> None:
 
 def load_for_model(
     data: str,
-    split: str,
+    split: str | None,
     labels: tuple[str, ...],
     processor: CxrImageProcessor,
     learned: pd.DataFrame | None,
     log: Callable[[str], None],
     choose: Callable[[pd.DataFrame], pd.DataFrame] = lambda rows: rows,
 ) -> tuple[LabelledImages, dict[str, int | None]]:
-    """A split of some data for a trained model, or all of it where the data has no splits.
+    """A split of some data for a trained model, or all of it where the data has no splits or `split` is None.
 
     Files that the model trained on or was tuned on (train and validation of its run, by sha256) are no test and are
     left out, except where that very split is asked for.
@@ -135,7 +135,8 @@ def load_for_model(
     manifest = read_manifest(data)
     _log(manifest.notes, log)
     rows = manifest.rows
-    if (rows["split"] == "").all():
+    if split is None or (rows["split"] == "").all():
+        split = split or "external"
         rows["split"] = split
     rows = rows[rows["split"] == split].reset_index(drop=True)
     if rows.empty:
