@@ -108,10 +108,10 @@ def test_only_regular_files_are_opened(tmp_path):
                 read_radiograph(name)
 
 
-@pytest.fixture(scope="module")
-def among_films(phantoms, tmp_path_factory):
+@pytest.fixture
+def among_films(phantoms, tmp_path):
     """The phantoms, and beside them a file of each kind that is not heavy; all called radiographs."""
-    folder = tmp_path_factory.mktemp("hostile") / "films"
+    folder = tmp_path / "films"
     shutil.copytree(phantoms, folder)
     for name in set(KINDS) - HEAVY:
         (folder / "Normal" / f"{name}.png").write_bytes(KINDS[name]())
@@ -138,8 +138,12 @@ def test_training_and_evaluation_set_a_few_aside(phantoms, tmp_path, capsys):
     assert main(["evaluate", str(tmp_path / "run"), "--data", str(films), "--split", "external"]) == 0
 
 
-def test_too_many_end_a_training_with_their_names(among_films, tmp_path, capsys):
-    assert main(["train", "tb-finetuned", "--data", str(among_films), "--output", str(tmp_path / "run"), *QUICK]) == 1
+def test_too_many_end_a_training_with_their_names(phantoms, tmp_path, capsys):
+    films = tmp_path / "films"
+    shutil.copytree(phantoms, films)
+    for name in ("tiff-strips", "jpeg2000-lies", "text", "one-byte"):
+        (films / "Normal" / f"{name}.png").write_bytes(KINDS[name]())
+    assert main(["train", "tb-finetuned", "--data", str(films), "--output", str(tmp_path / "run"), *QUICK]) == 1
     assert "files cannot be read (at most 5% or 3 files may be)" in capsys.readouterr().err
 
 

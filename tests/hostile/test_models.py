@@ -88,7 +88,6 @@ def test_a_poisoned_model_is_refused_in_a_sentence(name, poisoned, film, phantom
     for words in (
         ["predict", str(poisoned), str(film)],
         ["evaluate", str(poisoned), "--data", str(phantoms)],
-        ["push", str(poisoned), "--repo-id", "me/model", "--licence", "mit", "--dry-run"],
     ):
         assert main(words) == 2
         said = capsys.readouterr().err
@@ -108,3 +107,10 @@ def test_the_space_refuses_it_too(name, poisoned, monkeypatch):
         Predictor(ModelSource("tb", str(poisoned)))
     LOADED.clear()
     assert not (poisoned.parent / "mark").exists()
+
+
+@pytest.mark.parametrize("name", ["pickled weights", "code of elsewhere", "no number"])
+def test_it_is_not_published(name, poisoned, capsys):
+    POISONS[name](poisoned)
+    assert main(["push", str(poisoned), "--repo-id", "me/model", "--licence", "mit", "--dry-run"]) == 2
+    assert "no model can be loaded from here" in capsys.readouterr().err
