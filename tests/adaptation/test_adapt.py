@@ -116,3 +116,11 @@ def test_what_cannot_be_adapted_is_told(covid_run, marked_run, hospital, tmp_pat
     assert "models of two labels" in capsys.readouterr().err
     assert main(["adapt", str(marked_run), "--data", str(hospital), "--output", str(tmp_path)]) == 2
     assert "give a new folder" in capsys.readouterr().err
+
+
+def test_a_threshold_changes_no_score(marked_run, hospital, tmp_path):
+    run, report = adapt(load_run(str(marked_run)), str(hospital), str(tmp_path / "new"), specificity=0.99)
+    assert report["method"] == "threshold"
+    assert report["after"]["brier"] == report["before"]["brier"]
+    scores = [load_run(str(path)).predictions()["p:Tuberculosis"].to_numpy() for path in (marked_run, run.path)]
+    assert np.allclose(*scores)

@@ -40,6 +40,12 @@ def test_healthy_films_alone_keep_a_specificity_and_say_how_sure_they_are():
     assert 0.90 < np.mean(inside) <= 1
 
 
+def test_where_healthy_films_score_highest_a_specificity_is_kept_all_the_same():
+    scores, positive = np.array([0.1, 0.5, 0.8, 0.9]), np.array([False, True, True, False])
+    threshold = fit_threshold(positive, scores, local_aim(None, 0.95))
+    assert 0.9 < threshold < 1
+
+
 @given(st.integers(20, 200), st.floats(0.05, 0.95))
 def test_healthy_films_are_below_it_as_often_as_asked_for(count, specificity):
     scores = np.random.default_rng(count).random(count)

@@ -64,8 +64,8 @@ def fit_threshold(positive: np.ndarray, scores: np.ndarray, aim: Aim) -> float:
     """
     if positive.any():
         threshold = choose_threshold(positive, scores, aim, np.zeros(len(scores), str))
-        assert threshold is not None  # one of the two rates is free
-        return threshold
+        above_all = (float(scores.max()) + 1) / 2  # where healthy films have the highest scores
+        return above_all if threshold is None else threshold
     ordered = np.sort(scores)
     below = min(int(np.ceil(aim.specificity * len(ordered) - 1e-9)), len(ordered) - 1)
     return float((ordered[below - 1] + ordered[below]) / 2)

@@ -127,6 +127,8 @@ def _by_both(films: "Films", aim: "Aim", known: "Change", prevalence: float | No
         method, reason = "calibration", "scores for a prevalence that is given take slope and intercept of these films"
     change = fit(films, method, aim, known, prevalence)
     before, after = (metrics(films, tests[name]) for name in ("none", method))
+    if method == "threshold":  # which changes no score
+        after |= {name: before[name] for name in ("brier", "nll")}
     needed = films_needed(after["sensitivity"]["value"], float(films.positive.mean()))
     table = {"population": population(films, change, prevalence)} if prevalence else {}
     report = {"method": method, "aim": aim.words, "reason": reason, "auroc": auroc(films)}
