@@ -59,8 +59,9 @@ def named(phantoms, tmp_path):
 
 
 def said(capsys) -> str:
-    out, _ = capsys.readouterr()
+    out, err = capsys.readouterr()
     assert not OBEYED.findall(out)
+    assert not {"\x07", "\u202e"} & set(OBEYED.findall(err))
     return out
 
 

@@ -6,8 +6,7 @@ import numpy as np
 
 from trainer.adaptation.fits import Change
 from trainer.adaptation.selection import Films, OutOfFold, interval, rate
-from trainer.evaluation.intervals import Z, bootstrap, percentile_interval
-from trainer.evaluation.metrics import weighted_pairs
+from trainer.evaluation.intervals import Metric, Z, intervals
 
 RATES = ("sensitivity", "specificity")
 SENSITIVITIES = (0.8, 0.85, 0.9, 0.95, 1.0)  # of the table for a population
@@ -26,17 +25,11 @@ def metrics(films: Films, test: OutOfFold) -> dict[str, Any]:
     }
 
 
-def auroc(films: Films) -> dict[str, Any]:
+def auroc(films: Films) -> Metric:
     """The AUROC, which no threshold, slope or intercept changes."""
-
-    def area(weights: np.ndarray) -> np.ndarray:
-        right, pairs = weighted_pairs(films.positive, films.margins, weights)
-        areas: np.ndarray = np.divide(right, pairs, out=np.full(len(pairs), np.nan), where=pairs > 0)
-        return areas
-
-    value = float(area(np.ones((1, len(films.groups))))[0])
-    smallest = min(len(np.unique(films.groups[side])) for side in (films.positive, ~films.positive))
-    return percentile_interval(value, bootstrap(area, films.groups), "cluster bootstrap", smallest)
+    truth, margins = films.positive.astype(int), films.margins
+    found: Metric = intervals(truth, truth, np.stack([-margins, margins], axis=1), films.groups)["metrics"]["auroc"]
+    return found
 
 
 def population(films: Films, change: Change, prevalence: float) -> list[dict[str, Any]]:

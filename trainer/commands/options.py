@@ -5,6 +5,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from hub_cards.formatting import printable
+
 Commands = Any  # what `add_subparsers` returns: argparse names its type privately
 DISCLAIMER = "Research demonstration, not a medical device: never use it for a diagnosis."
 TASKS = ("tb", "covid", "three-class")
@@ -29,7 +31,7 @@ def add_command(
 
 def log(message: str) -> None:
     """What a user should know while a command works: to standard error."""
-    print(message, file=sys.stderr)
+    print(printable(message), file=sys.stderr)
 
 
 def parent(*names: str, **settings: Any) -> argparse.ArgumentParser:
