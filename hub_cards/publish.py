@@ -9,8 +9,6 @@ from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, Re
 from huggingface_hub.errors import HFValidationError, LocalTokenNotFoundError, RepositoryNotFoundError
 from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]  # it is exported, not by __all__
 
-from hub_cards.card import render_card
-
 # What a model repository holds. Checkpoints, skipped.csv and whatever else lies in the folder stay there.
 CONTRACT = (
     *("config.json", "model.safetensors", "preprocessor_config.json", "*_cxr.py"),
@@ -81,6 +79,8 @@ def contract_files(run: Path) -> list[str]:
 
 def publish_run(run: Path, repo_id: str, private: bool, revision: str | None) -> Published:
     """Bring a model repository to what the run holds; see `publish_files`."""
+    from hub_cards.card import render_card
+
     files: dict[str, Path | bytes] = {name: run / name for name in contract_files(run)}
     files["README.md"] = render_card(run, repo_id).encode()
     return publish_files(repo_id, "model", files, private, "A run of cxr-hub", CONTRACT, revision)

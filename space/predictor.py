@@ -20,6 +20,7 @@ from PIL import Image
 from transformers import AutoImageProcessor, AutoModelForImageClassification
 from transformers.utils import cached_file
 
+MAX_CONFIGURATION = 2**20  # bytes
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 # The decision for an image, the heat map of its label, float [h, w], and its lungs, uint8 [h, w]
 Classified = tuple[dict[str, Any], np.ndarray, np.ndarray | None]
@@ -141,8 +142,11 @@ def _check_code(source: ModelSource) -> None:
 
     for file in ("config.json", "preprocessor_config.json", "processor_config.json"):
         path = cached_file(source.model, file, revision=source.revision, _raise_exceptions_for_missing_entries=False)
-        content = Path(path).read_text(encoding="utf-8") if path else "{}"
-        json.loads(content, object_hook=note)
+        if path is None:
+            continue
+        if Path(path).stat().st_size > MAX_CONFIGURATION:
+            raise ValueError(f"its {file} is larger than any configuration")
+        json.loads(Path(path).read_text(encoding="utf-8"), object_hook=note)
     if "--" in json.dumps(named):
         raise ValueError("its configuration names code of another repository")
 

@@ -31,6 +31,7 @@ FILES = {
     "process_cxr.py",
     "reader_cxr.py",
     "versions_cxr.py",
+    "weights_cxr.py",
     "pipeline_cxr.py",
     "recipe.json",
     "metrics.json",

@@ -6,11 +6,12 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
-
-import pandas as pd
+from typing import TYPE_CHECKING, Any
 
 from trainer.errors import WorkError, reason_of
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 @contextmanager
@@ -54,7 +55,7 @@ def write_json(target: Path, content: Any) -> None:
     write_text(target, json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
-def write_table(target: Path, table: pd.DataFrame) -> None:
+def write_table(target: Path, table: "pd.DataFrame") -> None:
     """Write a CSV."""
     with atomic_write(target) as file:
         table.to_csv(file, index=False)

@@ -5,13 +5,16 @@ import secrets
 import tempfile
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
-
-import pandas as pd
+from typing import TYPE_CHECKING, Any
 
 from trainer.errors import UsageError, hub_errors
 from trainer.files import atomic_write, read_json, write_json, write_table, write_text, writing_errors
 from trainer.shipped import unpack_shipped
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+MAX_CONFIGURATION = 2**20  # bytes
 
 
 class Run:
@@ -41,20 +44,24 @@ class Run:
         """The content of one of the run's JSON files; see `files.read_json`."""
         return read_json(self.path / name)
 
-    def read_table(self, name: str) -> pd.DataFrame:
+    def read_table(self, name: str) -> "pd.DataFrame":
         """One of the run's CSV files; text stays text."""
+        import pandas as pd
+
         table = pd.read_csv(self.path / name, dtype=str, keep_default_na=False)
         return table.astype({column: float for column in map(str, table) if column.startswith("p:")})
 
-    def metrics(self, split: str = "test") -> pd.DataFrame:
+    def metrics(self, split: str = "test") -> "pd.DataFrame":
         """The metrics of a split: a row each, columns value, low, high (95 % interval), method."""
+        import pandas as pd
+
         return pd.DataFrame(self.read_json("metrics.json")["splits"][split]["metrics"]).T
 
-    def manifest(self) -> pd.DataFrame | None:
+    def manifest(self) -> "pd.DataFrame | None":
         """manifest.csv: sha256, label, split, group, collection; None where the run has none."""
         return self.read_table("manifest.csv") if self.has("manifest.csv") else None
 
-    def predictions(self) -> pd.DataFrame:
+    def predictions(self) -> "pd.DataFrame":
         """predictions.csv: a row an image, with its label, prediction, decision and scores."""
         return self.read_table("predictions.csv")
 
@@ -62,7 +69,7 @@ class Run:
         """Write a JSON file into the run."""
         write_json(self.path / name, content)
 
-    def write_table(self, name: str, table: pd.DataFrame) -> None:
+    def write_table(self, name: str, table: "pd.DataFrame") -> None:
         """Write a CSV into the run."""
         write_table(self.path / name, table)
 
@@ -82,7 +89,7 @@ class Run:
 
         write_text(self.path / "README.md", render_card(self.path))
 
-    def write_manifest(self, rows: pd.DataFrame) -> None:
+    def write_manifest(self, rows: "pd.DataFrame") -> None:
         """Write manifest.csv as it may be published: no file names, groups under salted names."""
         salt = secrets.token_bytes(16)
         names = {group: sha256(salt + group.encode()).hexdigest()[:12] for group in sorted(set(rows["group"]))}
@@ -111,12 +118,16 @@ class Run:
         """
         if not self.path.is_dir():  # a name would be looked for on the Hub
             raise UsageError(f"{self.path}: no such folder; of a model on the Hub: hf download ID --local-dir RUN")
-        from trainer.cxr_model import CxrForImageClassification, CxrImageProcessor
-
         try:
             for file in ("config.json", "preprocessor_config.json"):
+                if self.has(file) and (self.path / file).stat().st_size > MAX_CONFIGURATION:
+                    raise ValueError(f"{file} is larger than any configuration")
                 if self.has(file) and "--" in str(self.read_json(file).get("auto_map")):
                     raise ValueError(f"{file} names code of another repository")
+            if not self.has("model.safetensors"):
+                raise ValueError("it holds no model.safetensors")
+            from trainer.cxr_model import CxrForImageClassification, CxrImageProcessor
+
             model = CxrForImageClassification.from_pretrained(self.path).eval()
             processor = CxrImageProcessor.from_pretrained(self.path)
         except Exception as error:  # whatever a damaged or tampered file makes of it

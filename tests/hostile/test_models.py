@@ -3,6 +3,8 @@
 import json
 import pickle
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -49,6 +51,9 @@ POISONS = {
     "pickled weights": pickled,
     "a config that is none": no_json,
     "a huge head": lambda run: change(run, "config.json", hidden_sizes=[10**9]),
+    "a large head": lambda run: change(run, "config.json", hidden_sizes=[60_000, 60_000]),
+    "a head of many layers": lambda run: change(run, "config.json", hidden_sizes=[1] * 10_000),
+    "a configuration of 3 MB": lambda run: change(run, "config.json", note="x" * 3_000_000),
     "a head of words": lambda run: change(run, "config.json", hidden_sizes=["../../etc/passwd"]),
     "a huge backbone": lambda run: change(
         run, "config.json", backbone_config={"model_type": "resnet", "depths": [10**7]}
@@ -94,6 +99,13 @@ def test_a_poisoned_model_is_refused_in_a_sentence(name, poisoned, film, phantom
         assert str(poisoned) in said
         assert "Traceback" not in said
     assert not (poisoned.parent / "mark").exists()
+
+
+def test_what_the_configuration_betrays_is_refused_before_anything_is_loaded(poisoned):
+    POISONS["code of elsewhere"](poisoned)
+    words = f"['predict', {str(poisoned)!r}, 'film.png']"
+    code = f"import sys; from trainer.cli import main; assert main({words}) == 2; assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[2])
 
 
 @pytest.mark.parametrize("name", [name for name in POISONS if name != "swapped labels"])

@@ -37,13 +37,14 @@ def evaluate(
     Raises:
         UsageError: no such split, nothing in it that is new to the model, or classes that it does not know.
     """
+    if not all(0 < prevalence < 1 for prevalence in prevalences):
+        raise UsageError("--prevalence: a proportion between 0 and 1, e.g. .02")
+    model, processor = run.load_model()  # first: a model that is refused needs nothing else
+
     from trainer.data.labelled import load_for_model, load_other_diseases
     from trainer.evaluation.report import PREVALENCES, assess, report_other_diseases, score
     from trainer.inference import for_inference
 
-    if not all(0 < prevalence < 1 for prevalence in prevalences):
-        raise UsageError("--prevalence: a proportion between 0 and 1, e.g. .02")
-    model, processor = run.load_model()
     manifest = run.manifest()
     labelled, counts = load_for_model(data, split, model.labels, processor, manifest, log)
     points = run.read_json("metrics.json").get("operating_points", []) if run.has("metrics.json") else []

@@ -25,11 +25,12 @@ def predict(run: "Run", files: Sequence[str]) -> Iterator[dict[str, Any]]:
     Raises:
         UsageError: no model can be loaded from there.
     """
+    model, processor = run.load_model()  # first: a model that is refused needs nothing else
+
     from trainer.cxr_model import RadiographError
     from trainer.data.pixels import DECODE
     from trainer.inference import for_inference, predict_image
 
-    model, processor = run.load_model()
     model = for_inference(model, processor)
     for file in files:
         try:

@@ -8,7 +8,7 @@ from .versions_cxr import LOWEST  # noqa: F401  checks the versions
 # isort: split
 from transformers import AutoConfig, PreTrainedConfig, __version__
 
-LARGEST, DEEPEST = 100_000, 1_000  # any number of a network's configuration, and of its layers
+LARGEST, DEEPEST = 100_000, 200  # of any number in a configuration; of layers, and of a list's items
 CXR_VERSION = 2  # 2: views of the film
 POOLINGS = ("avg", "max", "avg+max+std")
 VIEWS = ("film", "lungs", "lungs-equalised")
@@ -32,9 +32,7 @@ class CxrConfig(PreTrainedConfig):
     pooling: str = "avg"  # over the feature map; or `max`, or `avg+max+std`, one after the other
     views: list[str] | None = None  # what of the film the backbone is shown, `film` first; None: the film as it stands
     level: int = 0  # pixels of a side to which views are shrunk first, so that all are equally sharp; 0: as they are
-    view_mean: list[float] | None = (
-        None  # the backbone's image_mean and image_std, one a channel: views are made of grey
-    )
+    view_mean: list[float] | None = None  # image_mean and image_std of the backbone: views are made of grey
     view_std: list[float] | None = None
     strides: list[int] | None = None  # pool the last map of each of these strides; None: the last map alone
     pooled_size: int = 0  # features of one view after pooling, where there are views
@@ -78,6 +76,8 @@ def _check_sizes(name: str, value: Any) -> None:
         for key, item in value.items():
             _check_sizes(f"{name}.{key}", item)
     elif isinstance(value, list):
+        if len(value) > DEEPEST:
+            raise ValueError(f"{name}: {len(value):,} numbers: no network is as large")
         for item in value:
             _check_sizes(name, item)
     elif isinstance(value, int) and abs(value) > (DEEPEST if name.endswith(("depths", "layers")) else LARGEST):

@@ -14,6 +14,7 @@ from .configuration_cxr import CxrConfig
 from .folding_cxr import fold_batch_norm
 from .lesions_cxr import LesionHead
 from .lungs_cxr import LungViews, lungs_are_plausible, resample, whole_film
+from .weights_cxr import check_amount, check_loaded
 
 if TYPE_CHECKING:  # transformers saves the files that are named in imports: so this one goes along
     from .pipeline_cxr import CxrImageClassificationPipeline  # noqa: F401
@@ -98,15 +99,12 @@ class CxrForImageClassification(PreTrainedModel):
         """Load a run or a Hub repository, safetensors alone. OSError: weights that are missing, left over, not finite
         or of other sizes, unless `ignore_mismatched_sizes=True` asks for a new head.
         """
+        name, new_head = str(args[0] if args else ""), bool(kwargs.get("ignore_mismatched_sizes"))
         wants_info = kwargs.pop("output_loading_info", False)
+        if name and not new_head:
+            check_amount(cls, name, **kwargs)
         model, info = super().from_pretrained(*args, **{**kwargs, "output_loading_info": True, "use_safetensors": True})
-        name = args[0] if args else cls.__name__
-        sizes = [] if kwargs.get("ignore_mismatched_sizes") else ["mismatched_keys"]
-        kinds = [*sizes, "missing_keys", "unexpected_keys"]
-        if wrong := {kind: sorted(map(str, info[kind])) for kind in kinds if info[kind]}:
-            raise OSError(f"{name}: the weights do not fit the configuration: {wrong}")
-        if broken := [name for name, tensor in model.state_dict().items() if not tensor.isfinite().all()]:
-            raise OSError(f"{name}: weights that are not finite: {', '.join(broken[:3])}; train it anew")
+        check_loaded(model, info, name, new_head)
         return (model, info) if wants_info else model
 
     def train(self, mode: bool = True) -> "CxrForImageClassification":
