@@ -27,11 +27,12 @@ MEMORY = 1_200_000_000  # bytes that the process may allocate
 HEADER = 1 << 16  # bytes of a DICOM file in which its transfer syntax stands
 UNCOMPRESSED = {f"1.2.840.10008.1.2{kind}" for kind in ("", ".1", ".2", ".1.99")}  # transfer syntaxes
 PIPE = 1 << 20  # bytes, where the system lets it be chosen
-SETTINGS = {  # one thread; and what is freed is kept, up to 128 MiB: to ask for it anew costs a page fault a page
+SETTINGS = {  # one thread; what is freed is kept, up to 128 MiB, in large pages: each costs a fault at first
     "OMP_NUM_THREADS": "1",
     "OPENBLAS_NUM_THREADS": "1",
     "MALLOC_MMAP_THRESHOLD_": str(1 << 25),
     "MALLOC_TRIM_THRESHOLD_": str(1 << 27),
+    "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1",
 }
 # This folder as a package, without what its __init__ imports: torch and transformers would take seconds.
 CHILD = """
