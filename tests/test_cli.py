@@ -23,8 +23,9 @@ from trainer import load_run
 from trainer.cli import build_parser, main
 from trainer.cxr_model import CxrImageProcessor
 from trainer.data.labelled import load_for_training
-from trainer.data.manifest import read_manifest
+from trainer.data.manifest import read_columns, read_manifest
 from trainer.data.phantom import write_phantoms
+from trainer.errors import UsageError
 from trainer.tasks import TASKS
 
 
@@ -248,6 +249,29 @@ def test_a_split_that_is_asked_for_by_name_is_kept(run, phantoms, learned, capsy
             48 - len(learned[other]),
         )
         assert f"the model {said} {len(learned[split])} of these films" in err
+
+
+def test_metrics_by_columns_of_the_csv(run, phantoms, tmp_path, capsys):
+    files = sorted(phantoms.rglob("*.png"))
+    table = pd.DataFrame({"file": files, "label": [file.parent.name for file in files], "index": range(len(files))})
+    table["sex"] = ["F" if index % 2 else "M" for index in range(len(files))]
+    data = tmp_path / "films.csv"
+    table.to_csv(data, index=False)
+    code, report, _ = evaluated(capsys, run, "--data", data, "--split", "external", "--by", "sex, label")
+    subgroups = report["subgroups"]["columns"]
+    assert (code, list(subgroups)) == (0, ["sex", "label"])
+    assert sum(row["n"] for row in subgroups["sex"]) == report["splits"]["external"]["n"]
+    assert main(["evaluate", str(run), "--data", str(data), "--split", "external", "--by", "sex"]) == 0
+    assert re.search(r"by sex:\n  F \(n = \d+\): sensitivity .+\n  M \(n = ", capsys.readouterr().out)
+    for words, said in (
+        ([data, "--by", "age"], "no column age; it has file, label, index, sex"),
+        ([phantoms, "--by", "sex"], "no CSV, so it has no column sex"),
+    ):
+        code, _, err = evaluated(capsys, run, "--split", "external", "--data", *words)
+        assert code == 2
+        assert said in err
+    with pytest.raises(UsageError, match="index has 48 values here, 20 are the most: group them"):
+        read_columns(str(data), read_manifest(data).rows["file"], ["index"])
 
 
 def test_where_nothing_is_new_nothing_is_evaluated_and_without_a_manifest_it_is_said(run, learned, tmp_path, capsys):

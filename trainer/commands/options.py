@@ -63,5 +63,12 @@ OUTPUT_FILE = parent("--output", metavar="FILE", type=Path, help=OUTPUT_HELP)
 LICENCE = parent("--licence", "--license", default="", help=LICENCE_HELP)
 PRIVATE = parent("--private", action="store_true", help=PRIVATE_HELP)
 OTHERS = parent("--other-diseases", metavar="DATA", help="say what the run calls films of diseases it does not answer")
+BY = parent(
+    "--by",
+    type=lambda text: [name.strip() for name in text.split(",") if name.strip()],
+    default=[],
+    metavar="COLUMNS",
+    help="columns of the CSV, e.g. sex,age_group: the same in each of their groups, compared with the others",
+)
 REPO_ID = parent("--repo-id", required=True, metavar="ORG/NAME", help=REPO_HELP)
 DRY_RUN = parent("--dry-run", action="store_true", help="say what would be published; send nothing")

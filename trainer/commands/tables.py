@@ -7,6 +7,8 @@ from typing import Any
 
 from hub_cards.formatting import figure_name, format_metric, format_number, headline, printable
 
+SUBGROUP = (("sensitivity", "specificity", "auroc"), ("balanced_accuracy", "macro_auroc"))  # of two labels; of more
+LEVEL = 0.05
 CALIBRATION = ("ece", "brier", "nll")
 
 
@@ -48,7 +50,25 @@ def metrics_text(metrics: dict[str, Any]) -> str:
             lines.append(f"  calibration: {_named(values['after'], CALIBRATION)}   (before: {before})")
         if familiarity := metrics.get("familiarity"):
             lines.append(f"  called unfamiliar: {format_metric(familiarity['splits'][split]['flagged'])}")
-    return "\n".join([*lines, *other_diseases_lines(metrics)])
+    return "\n".join([*lines, *subgroup_lines(metrics.get("subgroups")), *other_diseases_lines(metrics)])
+
+
+def subgroup_lines(report: dict[str, Any] | None) -> list[str]:
+    """The groups of each column, and which differ from the others."""
+    lines = []
+    for column, rows in report["columns"].items() if report else ():
+        lines.append(f"\nby {column}:")
+        for row in rows:
+            named = _named(row["metrics"], SUBGROUP["macro_auroc" in row["metrics"]])
+            lines.append(f"  {row['value']} (n = {row['n']}): {named}")
+            for name, test in row["differences"].items():
+                if test["p"] is not None and test["p"] < LEVEL:
+                    interval = f"{test['value']:+.2f} ({test['low']:+.2f} to {test['high']:+.2f})"
+                    lines.append(f"    {figure_name(name)} is not the others': {interval}, p = {test['p']:.2g}")
+    if report:
+        compared = f"{report['comparisons']} comparisons with the others of a column, p corrected for their number"
+        lines.append(f"\n{compared} ({report['correction']}); named are those with p < {LEVEL}")
+    return lines
 
 
 def other_diseases_lines(report: dict[str, Any]) -> list[str]:

@@ -4,6 +4,7 @@ import hashlib
 import os
 import re
 import warnings
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
 from pathlib import Path
@@ -21,6 +22,7 @@ from trainer.files import write_table
 from trainer.hardware import available_cores
 
 MPEG = "1.2.840.10008.1.2.4.10"  # begins the transfer syntaxes of videos, .100 to .108
+MOST_VALUES = 20  # of a column that parts images
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?")
 
 
@@ -62,6 +64,26 @@ def write_manifest(rows: pd.DataFrame, target: Path) -> None:
     root = target.absolute().parent
     files = [os.path.relpath(file, root) if Path(file).is_relative_to(root) else file for file in rows["file"]]
     write_table(target, rows[list(COLUMNS)].assign(file=files))
+
+
+def read_columns(data: str, files: pd.Series, names: Sequence[str]) -> pd.DataFrame:
+    """Columns of a manifest CSV, text, for some of its images; `files` are theirs, as `read_manifest` gives them.
+
+    Raises:
+        UsageError: no CSV, no such column, or one of more values than can be told apart.
+    """
+    path = Path(data).expanduser()
+    if path.suffix.lower() != ".csv" or not path.is_file():
+        raise UsageError(f"{data}: no CSV, so it has no column {', '.join(names)}; give one with file,label,{names[0]}")
+    table, _ = read_table(path)
+    if missing := [name for name in names if name not in table]:
+        raise UsageError(f"{path}: no column {', '.join(missing)}; it has {', '.join(map(str, table.columns))}")
+    table.index = pd.Index([_locate(path.parent, file) for file in table["file"]])
+    columns = table.loc[files.tolist(), list(names)].reset_index(drop=True)
+    for name, count in columns.nunique().items():
+        if count > MOST_VALUES:
+            raise UsageError(f"{path}: column {name} has {count} values here, {MOST_VALUES} are the most: group them")
+    return columns
 
 
 def _read_csv(path: Path) -> Manifest:
