@@ -1,17 +1,21 @@
-"""What local films buy: threshold, slope and intercept, chosen on draws of them, tested on the hospital's others.
+"""What local films buy: threshold, slope and intercepts, last layer, chosen on draws of them, tested on the others.
 
-`python bench/adapt.py RUN [--split external] [--counts 10 20 40 60] [--draws 50] [--json FILE]`. RUN is a run of two
-labels; the films are those of its predictions.csv, so that nothing is computed twice. Half of a draw is positive. Means
-over the draws with the 5th and the 95th percentile. Last, the coverage of the out-of-fold intervals on simulated films.
+`python bench/adapt.py RUN --data CSV [--counts 10 20 40 80] [--draws 20] [--json FILE] [--figure FILE]`: the films of
+a hospital that RUN has not learned from, scored once. A draw has as many films of each label that there is. Means over
+the draws with the 5th and the 95th percentile, and the seconds of a fit with its cross-validation. Of two labels also
+30 healthy films alone. `--coverage 200` adds how often the out-of-fold intervals hold, in so many simulated rounds.
 """
 
 import argparse
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from harness import ROOT, describe_machine, write_report
+
+NAMES = {"auroc": "AUROC", "balanced_accuracy": "balanced accuracy", "nll": "negative log-likelihood"}
 
 
 def summary(values: list[float]) -> str:
@@ -20,107 +24,148 @@ def summary(values: list[float]) -> str:
     return f"{np.mean(values):.2f} ({low:.2f}–{high:.2f})"
 
 
-def learning_curve(films: Any, known: float, count: int, draws: int) -> dict[str, list[float]]:
-    """Rates on the other films, by what was changed, and the methods that were chosen."""
-    from trainer.adaptation.fits import Change, fit_threshold, local_aim
-    from trainer.adaptation.selection import SENTENCES, choose, fit, out_of_fold
+def rates(change: Any, films: Any) -> dict[str, float]:
+    """What a change does on films that it has not seen: mean AUROC of the labels there are, rates, likelihood."""
+    from trainer.adaptation.report import auroc
 
-    rng, aim = np.random.default_rng(count), local_aim(0.9, None)
-    ill, healthy = np.flatnonzero(films.positive), np.flatnonzero(~films.positive)
+    scores, one = change.scores(films), np.ones((1, len(films.truth)))
+    decided, present = change.decide(scores), np.unique(films.truth)
+    found = {int(index): float((decided[films.truth == index] == index).mean()) for index in present}
+    areas = [float(auroc(films, index, scores)(one)[0]) for index in present]
+    losses = -np.log(scores[np.arange(len(films.truth)), films.truth].clip(1e-12))
+    values = {"auroc": float(np.mean(areas)), "nll": float(losses.mean())}
+    if scores.shape[1] == 2:
+        return {**values, "sensitivity": found[1], "specificity": found[0]}
+    return {**values, "balanced_accuracy": float(np.mean(list(found.values())))}
+
+
+def learning_curve(films: Any, known: Any, count: int, draws: int) -> dict[str, list[float]]:
+    """Rates on the other films, by what was changed, the methods that were chosen, and seconds."""
+    from trainer.adaptation.fits import fit_threshold, local_aim
+    from trainer.adaptation.selection import choose, fit, methods, out_of_fold
+
+    rng, aim, names = np.random.default_rng(count), local_aim(0.9, None), methods(films.logits.shape[1])
+    present = np.unique(films.truth)
     found: dict[str, list[float]] = {}
+
+    def note(name: str, value: float) -> None:
+        found.setdefault(name, []).append(float(value))
+
     for _ in range(draws):
-        drawn = np.concatenate([rng.permutation(ill)[: count // 2], rng.permutation(healthy)[: count // 2]])
-        local, others = films.take(drawn), films.take(np.setdiff1d(np.arange(len(films.margins)), drawn))
-        tests = {name: out_of_fold(local, name, aim, Change(known)) for name in SENTENCES}
+        of_label = [rng.permutation(np.flatnonzero(films.truth == index))[: count // len(present)] for index in present]
+        drawn = np.concatenate(of_label)
+        inside = np.isin(films.groups, films.groups[drawn])  # other films of these groups test nothing
+        local, others, tests = films.take(drawn), films.take(np.flatnonzero(~inside)), {}
+        for name in names:
+            begun = time.perf_counter()
+            tests[name] = out_of_fold(local, name, aim, known)
+            note(f"seconds: {name}", time.perf_counter() - begun)
         chosen, _ = choose(local, aim, tests)
-        for name in ("none", "threshold", "calibration", "chosen"):
-            method = chosen if name == "chosen" else name
-            change = fit(local, method, aim, Change(known))
-            scores = change.scores(others.margins)
-            called, truth = scores >= change.threshold, others.positive
-            losses = -np.log(np.where(truth, scores, 1 - scores).clip(1e-12))
-            rates = {"sensitivity": called[truth].mean(), "specificity": (~called[~truth]).mean(), "nll": losses.mean()}
-            for key, value in rates.items():
-                found.setdefault(f"{name}: {key}", []).append(float(value))
-        for name in SENTENCES:
-            found.setdefault(f"chose {name}", []).append(float(chosen == name))
-        alone = films.take(rng.permutation(healthy)[: min(30, len(healthy) // 2)])
-        scores = Change(known).scores(films.margins)
-        threshold = fit_threshold(alone.positive, Change(known).scores(alone.margins), local_aim(None, 0.7))
-        rest = ~films.positive & ~np.isin(films.groups, alone.groups)
-        found.setdefault("healthy: specificity", []).append(float((scores[rest] < threshold).mean()))
-        found.setdefault("healthy: sensitivity", []).append(float((scores[films.positive] >= threshold).mean()))
+        for name in (*names, "chosen"):
+            for key, value in rates(fit(local, chosen if name == "chosen" else name, aim, known), others).items():
+                note(f"{name}: {key}", value)
+        for name in names:
+            note(f"chose {name}", chosen == name)
+        if len(names) == 4:
+            healthy = np.flatnonzero(~films.positive)
+            alone = films.take(rng.permutation(healthy)[: min(30, len(healthy) // 2)])
+            threshold = fit_threshold(alone.positive, known.scores(alone)[:, 1], local_aim(None, 0.7))
+            rest, scores = ~films.positive & ~np.isin(films.groups, alone.groups), known.scores(films)[:, 1]
+            note("healthy: specificity", (scores[rest] < threshold).mean())
+            note("healthy: sensitivity", (scores[films.positive] >= threshold).mean())
     return found
 
 
 def coverage(count: int, rounds: int) -> dict[str, float]:
-    """How often the interval out of fold holds what the threshold does in 20,000 films to come, simulated."""
-    from trainer.adaptation.fits import Change, fit_threshold, local_aim
-    from trainer.adaptation.selection import Films, out_of_fold, rate
+    """How often an interval out of fold holds what the same fit does in 20,000 films to come, simulated: the rates at a
+    new threshold, and the AUROC of a new last layer, whose features tell what the scores do not.
+    """
+    from trainer.adaptation.fits import Change, Films, local_aim
+    from trainer.adaptation.report import metrics
+    from trainer.adaptation.selection import fit, out_of_fold
 
-    rng, aim, inside = np.random.default_rng(0), local_aim(0.9, None), {"sensitivity": [], "specificity": []}
+    rng, aim, known = np.random.default_rng(0), local_aim(0.9, None), Change(0.5, np.zeros(2))
 
     def draw(size: int) -> Films:
-        positive = np.arange(size) % 2 == 0
-        return Films(rng.normal(np.where(positive, 1.0, -1.0)), positive, np.arange(size).astype(str))
+        truth = np.arange(size) % 2
+        margins = rng.normal(2.0 * truth - 1)
+        features = rng.normal(size=(size, 40)) + np.outer(truth, np.arange(40) < 4)
+        logits = -np.logaddexp(0, np.stack([margins, -margins], axis=1))
+        return Films(logits, truth, np.arange(size).astype(str), features.astype(np.float32))
 
+    inside: dict[str, list[bool]] = {}
     for seed in range(rounds):
         films, others = draw(count), draw(20_000)
-        change = Change(fit_threshold(films.positive, Change(0.5).scores(films.margins), aim))
-        called, test = (
-            change.scores(others.margins) >= change.threshold,
-            out_of_fold(films, "threshold", aim, change, seed),
-        )
-        real = {"sensitivity": called[others.positive].mean(), "specificity": (~called[~others.positive]).mean()}
-        for name in inside:
-            metric = rate(films, test, name)
-            inside[name].append(metric["low"] <= real[name] <= metric["high"])
+        for method, names in (("threshold", ("sensitivity", "specificity")), ("head", ("auroc",))):
+            real = rates(fit(films, method, aim, known), others)
+            said = metrics(films, out_of_fold(films, method, aim, known, seed), ("Normal", "Ill"))
+            for name in names:
+                held = said[name]["low"] <= real[name] <= said[name]["high"]
+                inside.setdefault(f"{method}: {name}", []).append(held)
     return {name: float(np.mean(held)) for name, held in inside.items()}
+
+
+def print_curve(count: int, found: dict[str, list[float]]) -> None:
+    """A table: a row for each change, a column for each rate."""
+    names = [name.removeprefix("chose ") for name in found if name.startswith("chose ")]
+    keys = [name.removeprefix("none: ") for name in found if name.startswith("none: ")]
+    print(f"\n{count} films\n| | {' | '.join(NAMES.get(key, key) for key in keys)} | seconds |")
+    print(f"|---|{'---|' * (len(keys) + 1)}")
+    for name in (*names, "chosen"):
+        cells = [summary(found[f"{name}: {key}"]) for key in keys]
+        seconds = f"{np.mean(found[f'seconds: {name}']):.1f}" if name != "chosen" else ""
+        print(f"| {name} | {' | '.join(cells)} | {seconds} |")
+    if "healthy: specificity" in found:
+        print("30 healthy films alone:", *(f"{key} {summary(found[f'healthy: {key}'])}" for key in keys[-2:]))
+    print(", ".join(f"{name} {np.mean(values):.2f}" for name, values in found.items() if name.startswith("chose ")))
+
+
+def draw_figure(curves: dict[int, dict[str, list[float]]], title: str, target: Path) -> None:
+    """The mean AUROC by the number of films, with the 5th to the 95th percentile."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(5.2, 3.6), layout="constrained")
+    axes = figure.subplots()
+    for name, style in (("none", "k--"), ("calibration", "C1o-"), ("head", "C0o-")):
+        values = [curves[count][f"{name}: auroc"] for count in curves]
+        axes.plot(list(curves), [np.mean(each) for each in values], style, label=name)
+        axes.fill_between(list(curves), *np.percentile(values, (5, 95), axis=1), alpha=0.15, color=style[:2].strip("-"))
+    axes.set(title=title, xlabel="local films", ylabel="mean AUROC on the others")
+    axes.legend()
+    figure.savefig(target, dpi=120, metadata={"Software": None})
 
 
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run")
-    parser.add_argument("--split", default="external")
-    parser.add_argument("--counts", type=int, nargs="+", default=[10, 20, 40, 60])
-    parser.add_argument("--draws", type=int, default=50)
-    parser.add_argument("--rounds", type=int, default=200, help="of the simulation (default 200)")
+    parser.add_argument("--data", required=True)
+    parser.add_argument("--counts", type=int, nargs="+", default=[10, 20, 40, 80])
+    parser.add_argument("--draws", type=int, default=20)
+    parser.add_argument("--coverage", type=int, default=0, metavar="ROUNDS", help="simulate so many (default none)")
+    parser.add_argument("--figure", type=Path, metavar="FILE")
     parser.add_argument("--json", type=Path, metavar="FILE")
     options = parser.parse_args()
     sys.path.insert(0, str(ROOT))
     from trainer import load_run
-    from trainer.adaptation.fits import to_margin
-    from trainer.adaptation.selection import Films
+    from trainer.adaptation.films import score_films
 
-    run = load_run(options.run)
-    table = run.predictions()
-    table = table[table["split"] == options.split]
-    label = run.read_json("recipe.json")["labels"][1]
-    positive = (table["label"] == label).to_numpy()
-    films = Films(to_margin(table[f"p:{label}"].to_numpy()), positive, table["sha256"].to_numpy())
-    known = run.read_json("metrics.json")["decision"]["threshold"]
-    print(
-        f"{len(table)} films of {options.split}, {positive.sum()} of {label}; the threshold that ships is {known:.3f}"
-    )
-    results: dict[str, Any] = {"curves": {}, "coverage": {}}
+    films, _, known, counts = score_films(load_run(options.run), options.data, print)
+    print(f"{options.run}: {counts['n']} films of {counts['groups']} groups, {counts['labels']}; {options.draws} draws")
+    smallest = min(count for count in counts["labels"].values() if count)
+    results: dict[str, Any] = {"films": counts, "curves": {}, "coverage": {}}
     for count in options.counts:
-        if count // 2 >= min(positive.sum(), (~positive).sum()):
+        if count // len(np.unique(films.truth)) >= smallest:
             print(f"{count} films: too many for a test on the rest")
             continue
-        found = results["curves"][count] = learning_curve(films, known, count, options.draws)
-        print(f"\n{count} films, {options.draws} draws\n| | sensitivity | specificity | log-likelihood, negative |")
-        print("|---|---|---|---|")
-        for name in ("none", "threshold", "calibration", "chosen"):
-            cells = [summary(found[f"{name}: {key}"]) for key in ("sensitivity", "specificity", "nll")]
-            print(f"| {name} | {' | '.join(cells)} |")
-        rates = [summary(found[f"healthy: {key}"]) for key in ("sensitivity", "specificity")]
-        print(f"| healthy films alone | {' | '.join(rates)} | |")
-        print(", ".join(f"{name} {np.mean(values):.2f}" for name, values in found.items() if name.startswith("chose ")))
-    for count in (40, 100):
-        results["coverage"][count] = coverage(count, options.rounds)
+        results["curves"][count] = learning_curve(films, known, count, options.draws)
+        print_curve(count, results["curves"][count])
+    for count in (40, 100) if options.coverage else ():
+        results["coverage"][count] = coverage(count, options.coverage)
         held = results["coverage"][count]
-        print(f"\n{count} simulated films, {options.rounds} rounds: coverage of the 95 % intervals {held}")
+        print(f"\n{count} simulated films, {options.coverage} rounds: the 95 % intervals hold {held}")
+    if options.figure:
+        draw_figure(results["curves"], f"{Path(options.run).name} at {Path(options.data).stem}", options.figure)
     write_report(options.json, machine=describe_machine(), results=results)
 
 

@@ -61,6 +61,11 @@ class Run:
         """manifest.csv: sha256, label, split, group, collection; None where the run has none."""
         return self.read_table("manifest.csv") if self.has("manifest.csv") else None
 
+    def trained_collections(self) -> set[str]:
+        """The collections that the model learned from, as its manifest has them."""
+        manifest = self.manifest()
+        return set() if manifest is None else set(manifest["collection"][manifest["split"] == "train"])
+
     def predictions(self) -> "pd.DataFrame":
         """predictions.csv: a row an image, with its label, prediction, decision and scores."""
         return self.read_table("predictions.csv")

@@ -5,10 +5,15 @@ import shutil
 
 import numpy as np
 import pytest
+import torch
+from safetensors.torch import load_file
 from scipy.special import expit, logit
 from transformers import pipeline
 
 from trainer import adapt, load_run, predict
+from trainer.adaptation.films import score_films
+from trainer.adaptation.fits import local_aim
+from trainer.adaptation.selection import fit
 from trainer.cli import main
 from trainer.data.phantom import write_phantoms
 
@@ -34,7 +39,7 @@ def test_it_is_a_complete_run_whose_scores_and_decision_are_the_reported_ones(ad
     films = sorted(map(str, (hospital / "Tuberculosis").glob("*.png")))[:4]
     old, new = (list(predict(which, films)) for which in (load_run(str(marked_run)), run))
     for before, after in zip(old, new, strict=True):
-        moved = expit(report["slope"] * logit(before["scores"]["Tuberculosis"]) + report["intercept"])
+        moved = expit(report["slope"] * logit(before["scores"]["Tuberculosis"]) + report["intercepts"]["Tuberculosis"])
         assert after["scores"]["Tuberculosis"] == pytest.approx(moved, abs=1e-4)
         decision = after["decision"]
         assert (decision["name"], decision["threshold"]) == ("local", pytest.approx(report["threshold"]["after"]))
@@ -80,7 +85,7 @@ def test_healthy_films_alone_set_a_threshold(marked_run, hospital, tmp_path, cap
     assert main([*words, "--json"]) == 0
     report = json.loads(capsys.readouterr().out)
     assert report["aim"].endswith("specificity >= 0.7")
-    assert (report["slope"], report["intercept"]) == (1, 0)
+    assert (report["slope"], report["intercepts"]) == (1, {"Normal": 0, "Tuberculosis": 0})
     assert report["after"]["specificity"]["low"] < 0.7 < report["after"]["specificity"]["high"]
     assert main([*words[:-1], str(tmp_path / "other"), "--prevalence", ".1"]) == 2
     assert "healthy films alone" in capsys.readouterr().err
@@ -112,15 +117,79 @@ def test_too_few_films_and_wrong_words_are_told(normal, ill, more, said, marked_
 
 
 def test_what_cannot_be_adapted_is_told(covid_run, marked_run, hospital, tmp_path, capsys):
-    assert main(["adapt", str(covid_run), "--data", str(hospital), "--output", str(tmp_path / "new")]) == 2
+    words = ["adapt", str(covid_run), "--data", str(hospital), "--output", str(tmp_path / "new"), "--sensitivity", ".9"]
+    assert main(words) == 2
     assert "models of two labels" in capsys.readouterr().err
     assert main(["adapt", str(marked_run), "--data", str(hospital), "--output", str(tmp_path)]) == 2
     assert "give a new folder" in capsys.readouterr().err
 
 
 def test_a_threshold_changes_no_score(marked_run, hospital, tmp_path):
-    run, report = adapt(load_run(str(marked_run)), str(hospital), str(tmp_path / "new"), specificity=0.99)
+    healthy = tmp_path / "films"
+    shutil.copytree(hospital / "Normal", healthy / "Normal")
+    run, report = adapt(load_run(str(marked_run)), str(healthy), str(tmp_path / "new"), specificity=0.9)
     assert report["method"] == "threshold"
-    assert report["after"]["brier"] == report["before"]["brier"]
     scores = [load_run(str(path)).predictions()["p:Tuberculosis"].to_numpy() for path in (marked_run, run.path)]
     assert np.allclose(*scores)
+
+
+def test_films_that_chose_a_change_are_no_test_of_it(adapted, hospital, capsys):
+    assert main(["evaluate", str(adapted[0].path), "--data", str(hospital), "--split", "external"]) == 2
+    assert "48 of 48 films trained or tuned this model" in capsys.readouterr().err
+
+
+@pytest.fixture(scope="module", params=["tb", "covid"])
+def new_head(request, marked_run, covid_run, tmp_path_factory):
+    """A run of two labels and one of four with another last layer: the original, the run, its report and the films."""
+    original = load_run(str({"tb": marked_run, "covid": covid_run}[request.param]))
+    folder = tmp_path_factory.mktemp("head")
+    write_phantoms(folder / "films", request.param, 48, seed=300)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("trainer.adaptation.selection.choose", lambda *_: ("head", "a test asks for it"))
+        run, report = adapt(original, str(folder / "films"), str(folder / "new"))
+        again, second = adapt(run, str(folder / "films"), str(folder / "again"))
+    assert report == second
+    weights = [load_file(each.path / "model.safetensors") for each in (run, again)]
+    assert all(torch.equal(tensor, weights[1][name]) for name, tensor in weights[0].items())
+    return original, run, report, folder / "films"
+
+
+def test_a_new_last_layer_is_the_one_that_was_fitted(new_head):
+    original, run, report, films = new_head
+    local = score_films(original, str(films), print)
+    change = fit(local.films, "head", local_aim(None, None), local.known)
+    expected = change.scores(local.films)
+    loaded = pipeline("image-classification", model=str(run.path), trust_remote_code=True)
+    for file, scores in list(zip(local.rows["file"], expected, strict=True))[:6]:
+        answers = {one["label"]: one["score"] for one in loaded(file, top_k=None)}
+        assert [answers[label] for label in report["labels"]] == pytest.approx(scores.tolist(), abs=2e-3)
+
+
+def test_its_metrics_are_of_the_local_films_out_of_fold_and_the_old_ones_are_kept(new_head):
+    original, run, report, _ = new_head
+    old, new = (each.read_json("metrics.json") for each in (original, run))
+    assert run.finished
+    assert list(new["splits"]) == ["test"]
+    assert new["splits"]["test"]["n"] == report["n"] == 48
+    assert "cross-validated" in new["splits"]["test"]["metrics"]["accuracy"]["method"]
+    assert new["before"]["splits"]["test"]["n"] == old["splits"]["test"]["n"]
+    assert set(report["gain"]) == ({"Tuberculosis"} if len(report["labels"]) == 2 else set(report["labels"]))
+    manifest = run.manifest()
+    learned = set(manifest["sha256"][manifest["split"] == "train"])
+    assert set(run.predictions()["sha256"]) <= learned
+    assert not {point["name"] for point in new["operating_points"]} - {"local"}
+    card = (run.path / "README.md").read_text()
+    assert "Its last layer was changed" in card
+    assert "out of fold" in card
+
+
+def test_a_label_without_films_is_left_as_it_is_and_one_alone_is_told(covid_run, tmp_path, capsys):
+    write_phantoms(tmp_path / "films", "covid", 48, seed=300)
+    for label in ("COVID", "Lung_Opacity"):
+        shutil.rmtree(tmp_path / "films" / label)
+    words = ["adapt", str(covid_run), "--data", str(tmp_path / "films"), "--output", str(tmp_path / "new")]
+    assert main(words) == 0
+    assert "0 COVID, 0 Lung_Opacity" in capsys.readouterr().out
+    shutil.rmtree(tmp_path / "films" / "Normal")
+    assert main([*words[:-1], str(tmp_path / "other")]) == 2
+    assert "films of Viral Pneumonia alone" in capsys.readouterr().err

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from trainer.evaluation.report import Scored
 from trainer.evaluation.subgroups import UNKNOWN, holm, report_subgroups
 
 
@@ -19,7 +20,9 @@ def images(count: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
 
 def report(columns: dict[str, list[str]], truth: np.ndarray, scores: np.ndarray, groups: np.ndarray | None = None):
     groups = np.arange(len(truth)) if groups is None else groups
-    return report_subgroups(pd.DataFrame(columns), truth, scores.argmax(axis=1), scores, groups)
+    labels = tuple("ABC"[: scores.shape[1]])
+    part = Scored(pd.DataFrame({"group": groups}), truth, scores, None)
+    return report_subgroups(pd.DataFrame(columns), part, labels, None)
 
 
 def test_a_group_in_which_the_model_fails_is_named():

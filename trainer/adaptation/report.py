@@ -3,10 +3,13 @@
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
-from trainer.adaptation.fits import Change
-from trainer.adaptation.selection import Films, OutOfFold, interval, rate
-from trainer.evaluation.intervals import Metric, Z, intervals
+from trainer.adaptation.fits import Films
+from trainer.adaptation.selection import OutOfFold, interval, rate, recall, statistic_interval
+from trainer.evaluation.intervals import Metric, Z, wilson
+from trainer.evaluation.metrics import Statistic, weighted_pairs
+from trainer.evaluation.subgroups import Rates, compare_subgroups
 
 RATES = ("sensitivity", "specificity")
 SENSITIVITIES = (0.8, 0.85, 0.9, 0.95, 1.0)  # of the table for a population
@@ -14,38 +17,116 @@ WIDTHS = (0.05, 0.10)  # half of an interval of sensitivity
 SCREENED = 1000
 
 
-def metrics(films: Films, test: OutOfFold) -> dict[str, Any]:
-    """Sensitivity, specificity, Brier score and log-likelihood with intervals; expected and observed positives."""
-    return {
-        **{name: rate(films, test, name) for name in RATES},
-        "brier": interval(test.squares, films.groups, test.wider),
-        "nll": interval(test.losses, films.groups, test.wider),
-        "expected_positives": float(test.scores.sum()),
-        "observed_positives": int(films.positive.sum()),
-    }
-
-
-def auroc(films: Films) -> Metric:
-    """The AUROC, which no threshold, slope or intercept changes."""
-    truth, margins = films.positive.astype(int), films.margins
-    found: Metric = intervals(truth, truth, np.stack([-margins, margins], axis=1), films.groups)["metrics"]["auroc"]
-    return found
-
-
-def population(films: Films, change: Change, prevalence: float) -> list[dict[str, Any]]:
-    """Of 1,000 screened, at thresholds that reach a sensitivity in these films and at the one chosen: found, missed and
-    false alarms, and confirmatory tests for each case found.
+def metrics(films: Films, test: OutOfFold, labels: tuple[str, ...]) -> dict[str, Any]:
+    """What a change does out of fold, with intervals: of two labels AUROC, sensitivity and specificity, of more their
+    balanced accuracy and for each label with films its AUROC and sensitivity; Brier score, log-likelihood; and how many
+    films of each label are expected by the scores.
     """
-    scores = change.scores(films.margins)
-    ordered = np.sort(scores[films.positive])[::-1]
+    present = np.unique(films.truth)
+    if len(labels) == 2:
+        report: dict[str, Any] = {"auroc": _within(auroc(films, 1, test.scores), films, test)}
+        report |= {name: rate(films, test, name) for name in RATES}
+    else:
+        report = {"balanced_accuracy": _within(_balanced(films, test), films, test)}
+        report["per_class"] = {
+            labels[index]: {
+                "n": int((films.truth == index).sum()),
+                "auroc": _within(auroc(films, index, test.scores), films, test),
+                "sensitivity": recall(films, test, index),
+            }
+            for index in present
+        }
+    report |= {
+        name: interval(values, films.groups, test.wider)
+        for name, values in (("brier", test.squares), ("nll", test.losses))
+    }
+    return {**report, "expected": dict(zip(labels, test.scores.sum(axis=0).tolist(), strict=True))}
+
+
+def gains(films: Films, before: OutOfFold, after: OutOfFold, labels: tuple[str, ...]) -> dict[str, Metric]:
+    """How much higher the AUROC of each label with films, of two of the second, is after a change: paired."""
+
+    def gain(index: int) -> Metric:
+        old, new = (auroc(films, index, test.scores) for test in (before, after))
+        return statistic_interval(lambda weights: new(weights) - old(weights), films.groups, after.wider)
+
+    return {labels[index]: gain(index) for index in ([1] if len(labels) == 2 else np.unique(films.truth))}
+
+
+def auroc(films: Films, index: int, scores: np.ndarray) -> Statistic:
+    """The AUROC of a label against the others, by scores [N, C]."""
+
+    def area(weights: np.ndarray) -> np.ndarray:
+        right, every = weighted_pairs(films.truth == index, scores[:, index], weights)
+        areas: np.ndarray = np.divide(right, every, out=np.full(len(every), np.nan), where=every > 0)
+        return areas
+
+    return area
+
+
+def _within(statistic: Statistic, films: Films, test: OutOfFold) -> Metric:
+    """A statistic of 0..1 with its interval: Wilson's of the rarest label's groups where all draws are alike."""
+    metric = statistic_interval(statistic, films.groups, test.wider)
+    if metric["low"] == metric["high"]:
+        rarest = min(len(set(films.groups[films.truth == index])) for index in np.unique(films.truth))
+        return wilson(metric["value"], rarest, "Wilson on groups")
+    return {**metric, "low": max(0.0, metric["low"]), "high": min(1.0, metric["high"])}
+
+
+def _balanced(films: Films, test: OutOfFold) -> Statistic:
+    """The mean of the proportions of each label's films that were found."""
+    parts = [(films.truth == index, test.decided[:, index]) for index in np.unique(films.truth)]
+
+    def mean(weights: np.ndarray) -> np.ndarray:
+        with np.errstate(divide="ignore", invalid="ignore"):
+            rates = np.stack([weights @ (among * found) / (weights @ among) for among, found in parts])
+        means: np.ndarray = rates.mean(axis=0)
+        return means
+
+    return mean
+
+
+def subgroups(films: Films, before: OutOfFold, after: OutOfFold, columns: pd.DataFrame) -> dict[str, Any]:
+    """Rates before and after in the parts that columns make of the films; what differs is compared after the change.
+
+    Of two labels sensitivity and specificity, of more the sensitivity of each label; see `compare_subgroups`.
+    """
+    labels = np.unique(films.truth).tolist()
+    two = films.logits.shape[1] == 2
+    names = {index: RATES[1 - index] if two else f"sensitivity of label {index}" for index in labels}
+
+    def measure(inside: np.ndarray) -> dict[str, Any]:
+        part, rows = films.take(np.flatnonzero(inside)), np.flatnonzero(inside)
+        present = [index for index in labels if (part.truth == index).any()]
+        of = {
+            name: {names[index]: recall(part, test.take(rows), index) for index in present}
+            for name, test in tests.items()
+        }
+        return {**of["after"], "before": of["before"]}
+
+    def rates(weights: np.ndarray) -> dict[str, np.ndarray]:
+        parts = {index: weights * (films.truth == index) for index in labels}
+        return {names[index]: part @ after.decided[:, index] / part.sum(axis=1) for index, part in parts.items()}
+
+    tests = {"before": before, "after": after}
+    among: dict[str, tuple[np.ndarray, ...]] = {names[index]: (films.truth == index,) for index in labels}
+    return compare_subgroups(columns, measure, Rates(rates, among, films.groups, after.wider))
+
+
+def population(positive: np.ndarray, scores: np.ndarray, chosen: float, prevalence: float) -> list[dict[str, Any]]:
+    """Of 1,000 screened: found, missed and false alarms, and confirmatory tests for each case found.
+
+    By films that are `positive` bool [N] with `scores` [N], at thresholds that reach a sensitivity and the one chosen.
+    """
+    ordered = np.sort(scores[positive])[::-1]
     steps = {float(ordered[int(np.ceil(goal * len(ordered) - 1e-9)) - 1]) for goal in SENSITIVITIES}
     rows = []
-    for threshold in sorted({*steps, change.threshold}, reverse=True):
-        sensitivity = float((scores[films.positive] >= threshold).mean())
-        specificity = float((scores[~films.positive] < threshold).mean())
+    for threshold in sorted({*steps, chosen}, reverse=True):
+        sensitivity = float((scores[positive] >= threshold).mean())
+        specificity = float((scores[~positive] < threshold).mean())
         ill = SCREENED * prevalence
         found, alarms = ill * sensitivity, (SCREENED - ill) * (1 - specificity)
-        row: dict[str, Any] = {"threshold": threshold, "chosen": threshold == change.threshold}
+        row: dict[str, Any] = {"threshold": threshold, "chosen": threshold == chosen}
         row |= {"sensitivity": sensitivity, "specificity": specificity, "found": found, "missed": ill - found}
         rows.append({**row, "false_alarms": alarms, "tests_per_case": (found + alarms) / found if found else None})
     return rows

@@ -1,6 +1,7 @@
 """Which change local films justify: the simplest that is not clearly worse, by repeated cross-validation by groups.
 
-Nothing of a tested film is in what tests it. Intervals of what is cross-validated are widened, as the folds' fits
+Clearly worse: by more than one standard error (Breiman et al., Classification and Regression Trees (1984) 78). Nothing
+of a tested film is in what tests it. Errors and intervals of what is cross-validated are widened, as the folds' fits
 share films: Nadeau and Bengio, Mach. Learn. 52 (2003) 239.
 """
 
@@ -10,102 +11,127 @@ from dataclasses import dataclass
 import numpy as np
 from sklearn.model_selection import StratifiedGroupKFold
 
-from trainer.adaptation.fits import Change, fit_calibration, fit_threshold
+from trainer.adaptation.fits import Change, Films, fit_calibration, fit_head, fit_threshold
 from trainer.evaluation.intervals import Metric, Z, bootstrap, wilson
-from trainer.evaluation.metrics import weighted_mean
+from trainer.evaluation.metrics import Statistic, weighted_mean
 from trainer.evaluation.operating_points import Aim
 
 FOLDS, REPEATS = 5, 10
+MANY = 2000  # films that are tested in all repeats together, from 2 repeats on: of many films few are enough
 WIDER = float(np.sqrt(1 + FOLDS / (FOLDS - 1)))
 SENTENCES = {
     "none": "your films do not justify changing the model",
     "threshold": "another threshold, the scores as they are",
-    "calibration": "another threshold, and slope and intercept of the scores",
+    "calibration": "slope and intercepts of the scores, and with two labels another threshold",
+    "head": "another last layer, and all that follows from it",
 }
 
 
 @dataclass(frozen=True)
-class Films:
-    """Local films: margins float [N], which are positive, bool [N], and what must stay together, [N]."""
-
-    margins: np.ndarray
-    positive: np.ndarray
-    groups: np.ndarray
-
-    def take(self, rows: np.ndarray) -> "Films":
-        """Some of them."""
-        return Films(self.margins[rows], self.positive[rows], self.groups[rows])
-
-
-@dataclass(frozen=True)
 class OutOfFold:
-    """Of each film, means over the repeats: its score, whether it was called positive, its log-loss and Brier score;
-    and how much wider than a bootstrap's an interval is.
+    """Of each film, means over the repeats: its scores [N, C], how often each label was decided [N, C], its log-loss
+    and Brier score [N]; and how much wider than a bootstrap's an interval is.
     """
 
     scores: np.ndarray
-    called: np.ndarray
+    decided: np.ndarray
     losses: np.ndarray
     squares: np.ndarray
     wider: float
 
+    def take(self, rows: np.ndarray) -> "OutOfFold":
+        """Some of the films."""
+        return OutOfFold(self.scores[rows], self.decided[rows], self.losses[rows], self.squares[rows], self.wider)
+
+
+def methods(labels: int) -> list[str]:
+    """What can be changed of a model with so many labels, the least first."""
+    return [name for name in SENTENCES if labels == 2 or name != "threshold"]
+
 
 def fit(films: Films, method: str, aim: Aim, known: Change, prevalence: float | None = None) -> Change:
-    """The change that a method makes: "none", "threshold" or "calibration"; `known` is the model as it is."""
+    """The change that a method makes; `known` is the model as it is, `aim` what a threshold is for."""
     if method == "none":
         return known
-    change = known if method == "threshold" else fit_calibration(films.margins, films.positive, prevalence)
-    return change.with_threshold(fit_threshold(films.positive, change.scores(films.margins), aim))
+    fits = {"calibration": fit_calibration, "head": fit_head}
+    change = fits[method](films, prevalence) if method in fits else known
+    if known.threshold is None:
+        return change
+    scores = change.scores(films)
+    if method == "head":  # it knows these films: its threshold is for those it does not know
+        for learned, tested in _partition(films, seed=0):
+            scores[tested] = fit_head(films.take(learned), prevalence).scores(films.take(tested))
+    return change.with_threshold(fit_threshold(films.positive, scores[:, 1], aim))
+
+
+def _partition(films: Films, seed: int) -> list[tuple[np.ndarray, np.ndarray]]:
+    """FOLDS times the rows to learn from and those to test, groups together."""
+    splitter = StratifiedGroupKFold(FOLDS, shuffle=True, random_state=seed)
+    with warnings.catch_warnings():  # of fewer groups of a label than folds: every fit has both labels all the same
+        warnings.simplefilter("ignore", UserWarning)
+        return list(splitter.split(films.logits, films.truth, films.groups))
 
 
 def out_of_fold(films: Films, method: str, aim: Aim, known: Change, seed: int = 0) -> OutOfFold:
-    """What a method's fits on other films say of each film, in REPEATS partitions into FOLDS."""
-    repeats, wider = (1, 1.0) if method == "none" else (REPEATS, WIDER)
-    scores, called = np.zeros((repeats, len(films.margins))), np.zeros((repeats, len(films.margins)))
+    """What a method's fits on other films say of each film, in several partitions into FOLDS."""
+    count, labels = films.logits.shape
+    repeats, wider = (1, 1.0) if method == "none" else (min(REPEATS, max(2, MANY // count)), WIDER)
+    scores, decided = np.zeros((repeats, count, labels)), np.zeros((repeats, count, labels))
     for repeat in range(repeats):
-        splitter = StratifiedGroupKFold(FOLDS, shuffle=True, random_state=seed + repeat)
-        with warnings.catch_warnings():  # of fewer groups of a label than folds: every fit has both labels all the same
-            warnings.simplefilter("ignore", UserWarning)
-            partition = list(splitter.split(films.margins, films.positive, films.groups))
-        for learned, tested in partition:
-            change = fit(films.take(learned), method, aim, known)
-            scores[repeat, tested] = change.scores(films.margins[tested])
-            called[repeat, tested] = scores[repeat, tested] >= change.threshold
-    truth = films.positive.astype(float)
-    losses = -np.log(np.where(films.positive, scores, 1 - scores).clip(1e-12)).mean(axis=0)
-    squares = ((scores - truth) ** 2).mean(axis=0)
-    return OutOfFold(scores.mean(axis=0), called.mean(axis=0), losses, squares, wider)
+        for learned, tested in _partition(films, seed + repeat):
+            change, part = fit(films.take(learned), method, aim, known), films.take(tested)
+            scores[repeat, tested] = change.scores(part)
+            decided[repeat, tested] = np.eye(labels)[change.decide(scores[repeat, tested])]
+    truth = np.eye(labels)[films.truth]
+    losses = -np.log((scores * truth).sum(axis=2).clip(1e-12)).mean(axis=0)
+    squares = ((scores - truth) ** 2).sum(axis=2).mean(axis=0) / (2 if labels == 2 else 1)
+    return OutOfFold(scores.mean(axis=0), decided.mean(axis=0), losses, squares, wider)
 
 
 def choose(films: Films, aim: Aim, tests: dict[str, OutOfFold]) -> tuple[str, str]:
     """The method that the films justify, and why, in words."""
-    method, reason = "none", "the threshold that there is keeps the aim, and none that these films choose does better"
-    main, other = ("specificity", "sensitivity") if aim.specificity else ("sensitivity", "specificity")
-    goal = getattr(aim, main)
-    now, gained = rate(films, tests["none"], main), difference(films, tests, other)
-    if now["high"] < goal:
-        method, reason = "threshold", f"the {main} of the threshold that there is lies below {goal:g}"
-    elif gained["low"] > 0:
-        method, reason = "threshold", f"another threshold has a clearly higher {other}"
-    better = interval(tests["none"].losses - tests["calibration"].losses, films.groups, WIDER)
-    if better["low"] > 0:
-        method, reason = "calibration", "slope and intercept make the scores clearly better (out-of-fold likelihood)"
+    method, reason = "none", "no change makes its scores clearly better"
+    if "threshold" in tests:
+        method, reason = _choose_threshold(films, aim, tests)
+    for name, before, what in (("calibration", ["none"], "slope and intercepts make"), ("head", [*tests], "it makes")):
+        gains = [tests[other].losses - tests[name].losses for other in before if other != name]
+        if all(_is_clear(interval(gain, films.groups, WIDER)) for gain in gains):
+            method, reason = name, f"{what} the scores better by more than one standard error (likelihood, out of fold)"
     return method, reason
 
 
+def _is_clear(gain: Metric) -> bool:
+    """Whether a gain is more than one standard error."""
+    return bool(gain["value"] > (gain["high"] - gain["low"]) / (2 * Z))
+
+
+def _choose_threshold(films: Films, aim: Aim, tests: dict[str, OutOfFold]) -> tuple[str, str]:
+    main, other = ("specificity", "sensitivity") if aim.specificity else ("sensitivity", "specificity")
+    goal = getattr(aim, main)
+    if rate(films, tests["none"], main)["high"] < goal:
+        return "threshold", f"the {main} of the threshold that there is lies below {goal:g}"
+    if difference(films, tests, other)["low"] > 0:
+        return "threshold", f"another threshold has a clearly higher {other}"
+    return "none", "the threshold that there is keeps the aim, and none that these films choose does better"
+
+
 def rate(films: Films, test: OutOfFold, name: str) -> Metric:
-    """Sensitivity or specificity, with its interval."""
-    among = films.positive if name == "sensitivity" else ~films.positive
-    right = test.called if name == "sensitivity" else 1 - test.called
-    return interval(right[among], films.groups[among], test.wider, 1.0)
+    """Of two labels sensitivity or specificity, with its interval."""
+    return recall(films, test, int(name == "sensitivity"))
+
+
+def recall(films: Films, test: OutOfFold, index: int) -> Metric:
+    """How many films of a label were found, with its interval."""
+    among = films.truth == index
+    return interval(test.decided[among, index], films.groups[among], test.wider, 1.0)
 
 
 def difference(films: Films, tests: dict[str, OutOfFold], name: str) -> Metric:
     """How much higher a rate is at the threshold that local films choose."""
-    among = films.positive if name == "sensitivity" else ~films.positive
-    sign = 1 if name == "sensitivity" else -1
-    gained = sign * (tests["threshold"].called - tests["none"].called)
-    return interval(gained[among], films.groups[among], WIDER)
+    index = int(name == "sensitivity")
+    among = films.truth == index
+    gained = tests["threshold"].decided[among, index] - tests["none"].decided[among, index]
+    return interval(gained, films.groups[among], WIDER)
 
 
 def interval(values: np.ndarray, groups: np.ndarray, wider: float, highest: float | None = None) -> Metric:
@@ -113,12 +139,17 @@ def interval(values: np.ndarray, groups: np.ndarray, wider: float, highest: floa
 
     `highest`: of proportions, whose interval is no narrower than Wilson's, and ends there and at 0.
     """
-    value = float(values.mean())
-    half = wider * Z * float(bootstrap(weighted_mean(values), groups).std())
-    method = "bootstrap over groups" if wider == 1 else "cross-validated, bootstrap over groups, Nadeau and Bengio"
-    metric = {"value": value, "low": value - half, "high": value + half, "method": method}
+    metric = statistic_interval(weighted_mean(values), groups, wider)
     if highest is not None:
-        least = wilson(value, len(np.unique(groups)))
+        least = wilson(metric["value"], len(np.unique(groups)))
         low, high = min(metric["low"], least["low"]), max(metric["high"], least["high"])
         metric |= {"low": max(0.0, low), "high": min(highest, high)}
     return metric
+
+
+def statistic_interval(statistic: Statistic, groups: np.ndarray, wider: float) -> Metric:
+    """A statistic of weights with a bootstrap interval over groups [N], so many times wider."""
+    value = float(statistic(np.ones((1, len(groups))))[0])
+    half = wider * Z * float(np.nanstd(bootstrap(statistic, groups)))
+    method = "bootstrap over groups" if wider == 1 else "cross-validated, bootstrap over groups, Nadeau and Bengio"
+    return {"value": value, "low": value - half, "high": value + half, "method": method}

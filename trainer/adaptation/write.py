@@ -1,7 +1,8 @@
-"""The adapted run: a complete copy of the run it comes from, with another threshold and other scores.
+"""The adapted run: a complete copy of the run it comes from, with another threshold, other scores or last layer.
 
-Its metrics on the old test films are those of the new scores and threshold, computed from the run's own predictions;
-what they were stands under `before`.
+Its metrics on the old test films are those of the new scores and threshold, computed from the original's predictions.
+A last layer that is new has no scores for them: its metrics are those of the local films, out of fold. What the
+original was lies in `original/`, from which the run is adapted again.
 """
 
 import shutil
@@ -10,108 +11,198 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
+from safetensors.torch import save_file
 
-from trainer.adaptation.fits import Change, to_margin
+from trainer.adaptation.films import LocalFilms, load_original, original_of
+from trainer.adaptation.fits import Change, Films, to_logits
+from trainer.adaptation.selection import WIDER, OutOfFold
 from trainer.errors import UsageError
 from trainer.evaluation import figures
+from trainer.evaluation.calibration import calibration_metrics
+from trainer.evaluation.intervals import widen
 from trainer.evaluation.operating_points import decided
 from trainer.evaluation.report import PREVALENCES, Scored, operating_point_metrics, split_report
 from trainer.export import native_copy
 from trainer.run import Run
 
 LEFT = ("checkpoints", "onnx", ".*")  # not copied: another model's
+KEPT = ("metrics.json", "predictions.csv", "manifest.csv")  # of the original
 NAME = "local"  # of the operating point
+LEARNED = {"threshold": "validation", "calibration": "validation", "head": "train"}  # what local films are in it
 
 
-def write_adapted(run: Run, output: Path, change: Change, report: dict[str, Any]) -> Run:
+def write_adapted(
+    run: Run, output: Path, change: Change, report: dict[str, Any], local: LocalFilms, test: OutOfFold | None
+) -> Run:
     """Copy a run and change the model in it; the copy stands at `output` when it is complete.
 
     Args:
-        change: of the original's scores, where `run` is an adapted one.
+        change: of the original's scores.
         report: what is kept in metrics.json as `adaptation`.
+        local: the films, which the run has learned from now.
+        test: what their scores are out of fold, needed for a new last layer.
 
     Raises:
         UsageError: the run lacks the predictions from which its metrics are computed anew.
     """
-    missing = [name for name in ("predictions.csv", "manifest.csv", "metrics.json") if not run.has(name)]
-    if missing:
+    if missing := [name for name in KEPT if not original_of(run).has(name)]:
         raise UsageError(f"{run.path}: has no {missing[0]}, from which its metrics would be computed anew")
     output.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=output.parent, prefix=f".{output.name}-") as place:
         copy = Run(Path(place, "run"))
         shutil.copytree(run.path, copy.path, ignore=shutil.ignore_patterns(*LEFT))
-        for stale in (*copy.path.glob("figures/reliability-*.png"), *copy.path.glob("figures/thresholds-*.png")):
-            stale.unlink()
-        old = copy.read_json("metrics.json")
-        change = _from_now(change, old.get("adaptation"))
-        before = old.get("before", {"decision": old["decision"], "splits": _metrics_of(old)})
-        label = copy.read_json("recipe.json")["labels"][1]
-        decision = {"name": NAME, "label": label, "threshold": change.threshold}
-        decision = before["decision"] if report["method"] == "none" else decision
+        _keep_original(copy)
+        labels = tuple(local.counts["labels"])
+        decision = original_of(copy).read_json("metrics.json")["decision"]
+        if report["method"] != "none" and change.threshold is not None:
+            decision = {"name": NAME, "label": labels[1], "threshold": change.threshold}
         _change_model(copy, change, decision)
-        _change_metrics(copy, change, decision, {**old, "adaptation": report, "before": before})
+        if change.head is None:
+            before, after = _score_again(copy, labels, change)
+            trained = original_of(copy).trained_collections()
+            splits = {name: split_report(part, labels, decision, trained) for name, part in after.items()}
+        else:
+            assert test is not None
+            before, after = ({"test": _as_part(local, scores)} for scores in (np.exp(local.films.logits), test.scores))
+            tested = split_report(after["test"], labels, decision, decisions=test.decided.argmax(axis=1))
+            splits = {"test": widen(tested, test.wider)}
+        _write_tables(copy, labels, decision, after, local.rows, LEARNED.get(report["method"]))
+        _write_metrics(copy, _metrics(copy, labels, decision, before, after, splits, change, report), labels, after)
         copy.write_card()
         copy.path.rename(output)
     return Run(output)
 
 
-def _from_now(change: Change, made: dict[str, Any] | None) -> Change:
-    """A change of the original's scores as one of the scores of a run that was `made` from it."""
-    if not made:
-        return change
-    slope = change.slope / made["slope"]
-    return Change(change.threshold, slope, change.intercept - made["intercept"] * slope)
+def _as_part(local: LocalFilms, scores: np.ndarray) -> Scored:
+    return Scored(local.rows, local.films.truth, scores, None)
 
 
-def _metrics_of(metrics: dict[str, Any]) -> dict[str, Any]:
-    return {name: {key: part[key] for key in ("n", "metrics")} for name, part in metrics["splits"].items()}
+def _write_metrics(run: Run, metrics: dict[str, Any], labels: tuple[str, ...], parts: dict[str, Scored]) -> None:
+    """metrics.json, and the figures of its splits in place of the original's."""
+    for stale in run.path.glob("figures/*-*.png"):
+        stale.unlink()
+    for name, part in parts.items():
+        run.write_figure(f"confusion-{name}", figures.confusion(metrics["splits"][name], labels, name))
+        run.write_figure(f"thresholds-{name}", figures.thresholds(part, labels, metrics["operating_points"], name))
+    run.write_json("metrics.json", metrics)
+
+
+def _keep_original(copy: Run) -> None:
+    if not copy.has("original"):
+        (copy.path / "original").mkdir()
+        for name in KEPT:
+            shutil.copy(copy.path / name, copy.path / "original" / name)
+        model, _ = copy.load_model()
+        head = {name: each for name, each in model.state_dict().items() if name.startswith(("classifier.", "lesions."))}
+        save_file(head, copy.path / "original/head.safetensors", metadata={"format": "pt"})
 
 
 def _change_model(run: Run, change: Change, decision: dict[str, Any] | None) -> None:
-    model, processor = run.load_model()
+    model, processor = load_original(run)
+    bias, head = change.intercepts, change.head
+    if model.classifier.out_features == 1:
+        bias, head = np.diff(bias), None if head is None else np.diff(head, axis=0)
     with torch.no_grad():
         for layer in (model.classifier, model.lesions):
             for parameter in layer.parameters() if layer is not None else ():
                 parameter.mul_(change.slope)
-        model.classifier.bias.add_(change.intercept)
+        model.classifier.bias.add_(torch.from_numpy(bias))
+        if head is not None:
+            model.classifier.weight.add_(torch.from_numpy(head))
     model.config.operating_point = decision
     run.write_model(model, processor)
     if run.has("native") and (native := native_copy(model, processor)):
         run.write_model(*native, folder="native")
 
 
-def _change_metrics(run: Run, change: Change, decision: dict[str, Any] | None, old: dict[str, Any]) -> None:
-    labels = tuple(run.read_json("recipe.json")["labels"])
-    predictions, manifest = run.predictions(), run.manifest()
+def _score_again(run: Run, labels: tuple[str, ...], change: Change) -> tuple[dict[str, Scored], dict[str, Scored]]:
+    """The splits of the original by its own scores, and by the changed ones."""
+    original = original_of(run)
+    predictions, manifest = original.predictions(), original.manifest()
     assert manifest is not None
-    scores = change.scores(to_margin(predictions[f"p:{labels[1]}"].to_numpy()))
-    both = np.stack([1 - scores, scores], axis=1)
-    predictions = predictions.assign(**{f"p:{label}": both[:, index] for index, label in enumerate(labels)})
-    predictions["prediction"] = np.array(labels)[both.argmax(axis=1)]
-    predictions["decision"] = np.array(labels)[decided(both, labels, decision)]
-    trained = set(manifest["collection"][manifest["split"] == "train"])
     of_film = manifest.drop_duplicates(["sha256", "split"])[["sha256", "split", "group", "collection"]]
     rows = predictions[["sha256", "split", "label"]].merge(of_film, how="left").fillna({"group": "", "collection": ""})
-    parts = {}
-    for split in old["splits"]:
-        inside = (predictions["split"] == split).to_numpy()
-        truth = rows["label"][inside].map({label: index for index, label in enumerate(labels)}).to_numpy(np.int64)
-        parts[split] = Scored(rows[inside], truth, both[inside], None)
-    splits = {split: split_report(part, labels, decision, trained) for split, part in parts.items()}
-    points = [_moved(point, change) for point in old["operating_points"] if point["name"] != NAME]
+    truth = rows["label"].map({label: index for index, label in enumerate(labels)}).to_numpy(np.int64)
+    old = predictions[[f"p:{label}" for label in labels]].to_numpy()
+    new = change.scores(Films(to_logits(old), truth, rows["group"].to_numpy(), np.zeros((len(rows), 0))))
+    splits = {split: (rows["split"] == split).to_numpy() for split in dict.fromkeys(rows["split"])}
+
+    def parts(scores: np.ndarray) -> dict[str, Scored]:
+        return {name: Scored(rows[inside], truth[inside], scores[inside], None) for name, inside in splits.items()}
+
+    return parts(old), parts(new)
+
+
+def _write_tables(
+    run: Run,
+    labels: tuple[str, ...],
+    decision: dict[str, Any] | None,
+    parts: dict[str, Scored],
+    local: pd.DataFrame,
+    learned: str | None,
+) -> None:
+    """predictions.csv of the scores as they are now, and manifest.csv, where the run has learned from local films."""
+    tables = []
+    for name, part in parts.items():
+        answers = decided(part.scores, labels, decision)
+        table = part.rows[["sha256", "label"]].assign(split=name)[["sha256", "split", "label"]]
+        table["prediction"], table["decision"] = np.array(labels)[part.scores.argmax(axis=1)], np.array(labels)[answers]
+        tables.append(table.assign(**{f"p:{label}": part.scores[:, index] for index, label in enumerate(labels)}))
+    run.write_table("predictions.csv", pd.concat(tables))
+    known = original_of(run).manifest()
+    assert known is not None
+    if learned:
+        run.write_manifest(local.assign(split=learned))
+        added = run.manifest()
+        assert added is not None
+        run.write_table("manifest.csv", pd.concat([added, known[~known["sha256"].isin(added["sha256"])]]))
+
+
+def _metrics(
+    run: Run,
+    labels: tuple[str, ...],
+    decision: dict[str, Any] | None,
+    before: dict[str, Scored],
+    after: dict[str, Scored],
+    splits: dict[str, Any],
+    change: Change,
+    report: dict[str, Any],
+) -> dict[str, Any]:
+    """metrics.json of the adapted run."""
+    old = original_of(run).read_json("metrics.json")
+    if change.head is not None:
+        old.pop("audit", None)  # it is of another head
+    points = old["operating_points"]
+    if report["method"] in ("calibration", "head"):
+        comparable = change.head is None and len(labels) == 2
+        points = [_moved(point, change) for point in points] if comparable else []
     if decision and decision["name"] == NAME:
-        points.append(_local_point(decision, parts, labels, old["adaptation"]))
-    for split, part in splits.items():
-        run.write_figure(f"confusion-{split}", figures.confusion(part, labels, split))
-        run.write_figure(f"thresholds-{split}", figures.thresholds(parts[split], labels, points, split))
-    run.write_table("predictions.csv", predictions)
-    new = {"decision": decision, "splits": splits, "operating_points": points}
-    run.write_json("metrics.json", {**old, **new})
+        local = _local_point(decision, after, labels, report)
+        points = [*points, local if change.head is None else widen(local, WIDER)]
+    calibrated = {
+        name: {"n": len(part.truth), "before": _calibration(before[name]), "after": _calibration(part)}
+        for name, part in after.items()
+    }
+    summary = {name: {key: part[key] for key in ("n", "metrics")} for name, part in old["splits"].items()}
+    return {
+        **old,
+        "decision": decision,
+        "splits": splits,
+        "operating_points": points,
+        "calibration": {**old["calibration"], "splits": calibrated},
+        "adaptation": report,
+        "before": {"decision": old["decision"], "splits": summary},
+    }
+
+
+def _calibration(part: Scored) -> dict[str, Any]:
+    return calibration_metrics(part.truth, part.scores, part.groups)
 
 
 def _moved(point: dict[str, Any], change: Change) -> dict[str, Any]:
-    """An operating point of the old scores, on the scale of the new ones."""
+    """An operating point of the old scores, on the scale of the new ones: it decides the same."""
     threshold = point["threshold"]
     return point if threshold is None else {**point, "threshold": change.changed(threshold)}
 

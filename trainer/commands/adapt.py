@@ -1,17 +1,19 @@
-"""`cxr adapt`: set a model's threshold and calibration by a hospital's own films."""
+"""`cxr adapt`: set a model's threshold, its calibration and its last layer by a hospital's own films."""
 
 import argparse
-from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hub_cards.formatting import format_metric, format_number
-from trainer.commands.options import DATA, JSON, RUN, Commands, add_command, log
+from trainer.commands.options import BY, DATA, JSON, RUN, Commands, add_command, log
+from trainer.commands.tables import subgroup_lines
 from trainer.errors import UsageError
 
 if TYPE_CHECKING:
-    from trainer.adaptation.fits import Change
-    from trainer.adaptation.selection import Films
+    from trainer.adaptation.films import LocalFilms
+    from trainer.adaptation.fits import Change, Films
+    from trainer.adaptation.selection import OutOfFold
     from trainer.evaluation.operating_points import Aim
     from trainer.run import Run
 
@@ -25,79 +27,88 @@ def adapt(
     sensitivity: float | None = None,
     specificity: float | None = None,
     prevalence: float | None = None,
+    by: Sequence[str] = (),
 ) -> "tuple[Run, dict[str, Any]]":
-    """Adapt a model of two labels to a hospital by its own films: the simplest change that they justify.
+    """Adapt a model to a hospital by its own films: the simplest change that they justify.
 
-    Research demonstration, not a medical device. Candidates are the model as it is, another threshold, and slope and
-    intercept of the scores beside it; what a film says of them never comes from a fit that saw it or its group. An
-    adapted run is adapted from its original again.
+    Research demonstration, not a medical device. Candidates are the model as it is; of two labels another threshold;
+    slope and intercepts of the scores beside it; another last layer beside these. What a film says of them never comes
+    from a fit that saw it or its group. An adapted run is adapted from its original again.
 
     Args:
-        run: a finished run with two labels.
-        data: labelled films, or 20 and more healthy ones alone, which set a threshold for a specificity.
+        run: a finished run.
+        data: labelled films; of a model of two labels also 20 and more healthy ones alone, which set a threshold for a
+            specificity.
         output: a folder that is not there yet.
-        sensitivity: what the threshold is to reach (default .90); or
+        sensitivity: of two labels, what the threshold is to reach (default .90); or
         specificity: the same (of healthy films alone, default .70).
         prevalence: of the disease among those who will be asked; scores are calibrated for it.
+        by: columns of a CSV, as sex: rates before and after in each of their groups.
 
     Returns:
         The adapted run, and what is in its metrics.json as `adaptation`.
 
     Raises:
-        UsageError: too few films, more labels than two, or an output that is there.
+        UsageError: too few films, an aim for a model of more labels than two, no such column, or an output that is
+            there.
     """
-    from trainer.adaptation.fits import local_aim
-    from trainer.adaptation.write import write_adapted
-
     _check(run, output, sensitivity, specificity, prevalence)
-    films, known, counts = _score_films(run, data)
-    if not films.positive.any():
-        specificity = 0.7 if specificity is None and sensitivity is None else specificity
-        if specificity is None or prevalence is not None:
-            raise UsageError(f"{data}: healthy films alone set a threshold for --specificity, nothing else")
-        report, change = _by_healthy(films, local_aim(None, specificity), known)
-    elif fewest := [f"{count} of {label}" for label, count in counts["labels"].items() if count < FEWEST]:
-        raise UsageError(f"{data}: {', '.join(fewest)}; at least {FEWEST} films of each label are needed")
-    else:
-        report, change = _by_both(films, local_aim(sensitivity, specificity), known, prevalence)
-    report |= {"from": _origin(run), **counts, "slope": change.slope, "intercept": change.intercept}
-    report |= {"threshold": {"before": known.threshold, "after": change.threshold}, "prevalence": prevalence}
-    return write_adapted(run, Path(output), change, report), report
+
+    from trainer.adaptation.films import score_films
+    from trainer.adaptation.write import write_adapted
+    from trainer.data.manifest import read_columns
+
+    local = score_films(run, data, log)
+    columns = read_columns(data, local.rows["file"], by) if by else None
+    report, change, test = _choose(local, data, sensitivity, specificity, prevalence, columns)
+    report |= {"from": _origin(run), **local.counts, "slope": change.slope, "prevalence": prevalence}
+    report["intercepts"] = dict(zip(local.counts["labels"], change.intercepts.tolist(), strict=True))
+    report["threshold"] = {"before": local.known.threshold, "after": change.threshold}
+    return write_adapted(run, Path(output), change, report, local, test), report
 
 
-def _check(run: "Run", output: str, *proportions: float | None) -> None:
+def _check(
+    run: "Run", output: str, sensitivity: float | None, specificity: float | None, prevalence: float | None
+) -> None:
     if not run.finished:
         raise UsageError(f"{run.path}: not a finished run")
     if Path(output).exists():
         raise UsageError(f"--output {output}: there is something already; give a new folder")
-    if not all(value is None or 0 < value < 1 for value in proportions):
+    asked = [value for value in (sensitivity, specificity, prevalence) if value is not None]
+    if not all(0 < value < 1 for value in asked):
         raise UsageError("--sensitivity, --specificity and --prevalence are proportions between 0 and 1, e.g. .9")
+    labels = run.read_json("recipe.json")["labels"]
+    if asked and len(labels) > 2:
+        raise UsageError(f"{run.path}: answers {', '.join(labels)}; aims and a prevalence are for models of two labels")
 
 
-def _score_films(run: "Run", data: str) -> "tuple[Films, Change, dict[str, Any]]":
-    """Local films by the original of a run, that original's threshold, and how many films there are."""
-    from trainer.adaptation.fits import Change, to_margin
-    from trainer.adaptation.selection import Films
-    from trainer.data.labelled import load_for_model
-    from trainer.evaluation.report import score
-    from trainer.inference import for_inference
+def _choose(
+    local: "LocalFilms",
+    data: str,
+    sensitivity: float | None,
+    specificity: float | None,
+    prevalence: float | None,
+    columns: Any,
+) -> "tuple[dict[str, Any], Change, OutOfFold | None]":
+    """The report, the change that films justify, and what it does out of fold, where it was tested so."""
+    from trainer.adaptation.fits import local_aim
 
-    model, processor = run.load_model()
-    if len(model.labels) != 2:
-        raise UsageError(f"{run.path}: answers {', '.join(model.labels)}; models of two labels can be adapted")
-    labelled, counts = load_for_model(data, None, model.labels, processor, run.manifest(), log)
-    part = score(for_inference(model, processor), processor, labelled, "external")
-    positive, margins = part.truth == 1, to_margin(part.scores[:, 1])
-    metrics = run.read_json("metrics.json")
-    decision = metrics["decision"] or {"threshold": 0.5}
-    if "adaptation" in metrics:
-        margins = (margins - metrics["adaptation"]["intercept"]) / metrics["adaptation"]["slope"]
-        decision = metrics["before"]["decision"] or {"threshold": 0.5}
-    labels = {label: int((part.truth == index).sum()) for index, label in enumerate(model.labels)}
-    tested = dict(run.predictions()[["sha256", "split"]].to_numpy()) if run.has("predictions.csv") else {}
-    again = Counter(tested[sha] for sha in part.rows["sha256"] if sha in tested)
-    sizes = {"n": len(positive), "groups": len(set(part.groups)), "labels": labels, "tested_before": dict(again)}
-    return Films(margins, positive, part.groups), Change(decision["threshold"]), {**sizes, **counts}
+    if len(local.counts["labels"]) == 2 and not local.films.positive.any():
+        specificity = 0.7 if specificity is None and sensitivity is None else specificity
+        if specificity is None or prevalence is not None or columns is not None:
+            raise UsageError(f"{data}: healthy films alone set a threshold for --specificity, nothing else")
+        return *_by_healthy(local.films, local_aim(None, specificity), local.known), None
+    _check_counts(data, local.counts["labels"])
+    return _by_labels(local, local_aim(sensitivity, specificity), prevalence, columns)
+
+
+def _check_counts(data: str, labels: dict[str, int]) -> None:
+    """Refuse too few films of a label; of more labels than two some may have none."""
+    counted = {label: count for label, count in labels.items() if count or len(labels) == 2}
+    if fewest := [f"{count} of {label}" for label, count in counted.items() if count < FEWEST]:
+        raise UsageError(f"{data}: {', '.join(fewest)}; at least {FEWEST} films of each label are needed")
+    if len(counted) < 2:
+        raise UsageError(f"{data}: films of {next(iter(counted))} alone; those of another label are needed, too")
 
 
 def _by_healthy(films: "Films", aim: "Aim", known: "Change") -> "tuple[dict[str, Any], Change]":
@@ -107,7 +118,7 @@ def _by_healthy(films: "Films", aim: "Aim", known: "Change") -> "tuple[dict[str,
     if len(set(films.groups)) < FEWEST_HEALTHY:
         have = f"{len(set(films.groups))} healthy films"
         raise UsageError(f"{have} and no others: {FEWEST_HEALTHY} are needed, or at least {FEWEST} of each label")
-    scores = known.scores(films.margins)
+    scores = known.scores(films)[:, 1]
     change = known.with_threshold(fit_threshold(films.positive, scores, aim))
     below = int((scores < change.threshold).sum())
     low, high = specificity_to_come(len(scores), below)
@@ -117,22 +128,38 @@ def _by_healthy(films: "Films", aim: "Aim", known: "Change") -> "tuple[dict[str,
     return {**report, "before": before, "after": {"specificity": came}}, change
 
 
-def _by_both(films: "Films", aim: "Aim", known: "Change", prevalence: float | None) -> "tuple[dict[str, Any], Change]":
-    from trainer.adaptation.report import auroc, films_needed, metrics, population
-    from trainer.adaptation.selection import SENTENCES, choose, fit, out_of_fold
+def _by_labels(
+    local: "LocalFilms", aim: "Aim", prevalence: float | None, columns: Any
+) -> "tuple[dict[str, Any], Change, OutOfFold]":
+    from trainer.adaptation.fits import move_prevalence
+    from trainer.adaptation.report import films_needed, gains, metrics, population, subgroups
+    from trainer.adaptation.selection import choose, fit, methods, out_of_fold
 
-    tests = {method: out_of_fold(films, method, aim, known) for method in SENTENCES}
+    films, known, labels = local.films, local.known, tuple(local.counts["labels"])
+    tests = {method: out_of_fold(films, method, aim, known) for method in methods(len(labels))}
     method, reason = choose(films, aim, tests)
-    if prevalence is not None and method != "calibration":
+    if prevalence is not None and method not in ("calibration", "head"):
         method, reason = "calibration", "scores for a prevalence that is given take slope and intercept of these films"
-    change = fit(films, method, aim, known, prevalence)
-    before, after = (metrics(films, tests[name]) for name in ("none", method))
+    change, test = fit(films, method, aim, known, prevalence), tests[method]
+    before, after = (metrics(films, each, labels) for each in (tests["none"], test))
+    if len(labels) == 2 and method != "head":  # the order of the films stays
+        after["auroc"] = before["auroc"]
     if method == "threshold":  # which changes no score
         after |= {name: before[name] for name in ("brier", "nll")}
-    needed = films_needed(after["sensitivity"]["value"], float(films.positive.mean()))
-    table = {"population": population(films, change, prevalence)} if prevalence else {}
-    report = {"method": method, "aim": aim.words, "reason": reason, "auroc": auroc(films)}
-    return {**report, "before": before, "after": after, "films_needed": needed, **table}, change
+    report: dict[str, Any] = {"method": method, "reason": reason, "before": before, "after": after}
+    report["aim"] = aim.words if len(labels) == 2 else "the label with the highest score decides"
+    if method == "head":
+        report["gain"] = gains(films, tests["none"], test, labels)
+    if len(labels) == 2:
+        report["films_needed"] = films_needed(after["sensitivity"]["value"], float(films.positive.mean()))
+    if prevalence:
+        share, scores = float(films.positive.mean()), change.scores(films)[:, 1]
+        if method == "head":  # it knows these films
+            scores = move_prevalence(test.scores[:, 1], share, prevalence)
+        report["population"] = population(films.positive, scores, float(change.threshold or 0), prevalence)
+    if columns is not None:
+        report["subgroups"] = subgroups(films, tests["none"], test, columns)
+    return report, change, test
 
 
 def _origin(run: "Run") -> dict[str, str]:
@@ -149,16 +176,15 @@ def add_parser(commands: Commands) -> None:
     parser = add_command(
         commands,
         "adapt",
-        "set a model's threshold and calibration by a hospital's own films",
-        *(RUN, DATA, JSON),
-        example="cxr adapt tb --data our-films.csv --output runs/tb-here --sensitivity .9",
-        description="Set a model's threshold and calibration by a hospital's own films: the simplest change that they "
-        "justify, tested on films that did not choose it. 20 and more healthy films alone set a threshold for a "
-        "specificity.",
+        "set a model's threshold, calibration and last layer by a hospital's own films",
+        *(RUN, DATA, BY, JSON),
+        example="cxr adapt tb --data our-films.csv --output runs/tb-here --sensitivity .9 --by sex",
+        description="Set a model's threshold, calibration and last layer by a hospital's own films: the simplest "
+        "change that they justify, tested on films that did not choose it. 20 and more healthy films alone set a "
+        "threshold for a specificity.",
     )
-    parser.add_argument(
-        "--output", required=True, metavar="NEW", help="the adapted run: a folder that is not there yet"
-    )
+    output_help = "the adapted run: a folder that is not there yet"
+    parser.add_argument("--output", required=True, metavar="NEW", help=output_help)
     aims = parser.add_mutually_exclusive_group()
     aims.add_argument("--sensitivity", type=float, metavar="S", help="what the threshold is to reach (default .90)")
     aims.add_argument("--specificity", type=float, metavar="S", help="or this (healthy films alone: default .70)")
@@ -175,7 +201,7 @@ def main(options: argparse.Namespace) -> int:
 
     run = load_run(options.model)
     aims = options.sensitivity, options.specificity, options.prevalence
-    adapted, report = adapt(run, options.data, options.output, *aims)
+    adapted, report = adapt(run, options.data, options.output, *aims, options.by)
     print(json.dumps(report, indent=2) if options.json else to_text(report))
     log(f"run: {adapted.path}   (its card: {adapted.path / 'README.md'})")
     return 0
@@ -189,35 +215,47 @@ def to_text(report: dict[str, Any]) -> str:
     lines = [f"{report['n']} films of {report['groups']} groups ({films}); aim: {report['aim']}"]
     lines.append(f"{SENTENCES[report['method']]}: {report['reason']}")
     threshold = report["threshold"]
-    lines.append(f"  threshold          {format_number(threshold['before'])} -> {format_number(threshold['after'])}")
-    if report["method"] == "calibration":
-        lines.append(f"  scores             slope {report['slope']:.2f}, intercept {report['intercept']:+.2f}")
-    if "auroc" in report:
-        lines.append(f"  AUROC              {format_metric(report['auroc'])}, the same after")
-    for name in ("sensitivity", "specificity", "brier", "nll"):
-        if name in report["after"]:
-            values = " -> ".join(format_metric(report[when][name]) for when in ("before", "after"))
-            lines.append(f"  {name:<18} {values}")
-    if "expected_positives" in report["after"]:
-        lines += _lines_of_both(report)
+    if threshold["after"] is not None:
+        lines.append(_changed("threshold", *(format_number(threshold[when]) for when in ("before", "after"))))
+    if report["method"] in ("calibration", "head"):
+        intercepts = ", ".join(f"{label} {value:+.2f}" for label, value in report["intercepts"].items())
+        lines.append(f"  scores             slope {report['slope']:.2f}, intercepts {intercepts}")
+    before, after = report["before"], report["after"]
+    for name, metric in after.items():
+        if isinstance(metric, dict) and "value" in metric:
+            lines.append(_changed(name.replace("_", " "), format_metric(before[name]), format_metric(metric)))
+    for label in after.get("per_class", ()):
+        for name in ("auroc", "sensitivity"):
+            values = (format_metric(part["per_class"][label][name]) for part in (before, after))
+            lines.append(_changed(f"{label}, {name}", *values))
+    for label, gain in report.get("gain", {}).items():
+        interval = f"{gain['value']:+.3f} ({gain['low']:+.3f} to {gain['high']:+.3f})"
+        lines.append(f"  AUROC of {label} rises by {interval}, on the same films")
+    if "expected" in after:
+        lines += _lines_of_scores(report)
     for row in report.get("population", []):
         chosen = " (chosen)" if row["chosen"] else ""
         counts = f"found {row['found']:.1f}, missed {row['missed']:.1f}, false alarms {row['false_alarms']:.0f}"
         tests = "no case" if row["tests_per_case"] is None else f"{row['tests_per_case']:.1f} tests for each case found"
         lines.append(f"  of 1,000 screened, from {format_number(row['threshold'])}{chosen}: {counts}, {tests}")
-    return "\n".join(lines)
+    return "\n".join([*lines, *subgroup_lines(report.get("subgroups"))])
 
 
-def _lines_of_both(report: dict[str, Any]) -> list[str]:
-    """What films of both labels tell besides."""
-    expected = " -> ".join(f"{report[when]['expected_positives']:.1f}" for when in ("before", "after"))
+def _changed(name: str, before: str, after: str) -> str:
+    return f"  {name:<18} {before} -> {after}"
+
+
+def _lines_of_scores(report: dict[str, Any]) -> list[str]:
+    """What films of several labels tell besides."""
+    lines = []
+    for label, count in report["labels"].items():
+        expected = _changed("", *(f"{report[when]['expected'][label]:.1f}" for when in ("before", "after"))).strip()
+        lines.append(f"  expected {label}: {expected}; there are {count}")
     assumed = "the training's"
-    if report["method"] == "calibration":
-        mixture = list(report["labels"].values())[1] / report["n"]
-        assumed = f"{report['prevalence']:g}, as given" if report["prevalence"] else f"{mixture:.2f}, of these films"
-    needed = report["films_needed"]
-    return [
-        f"  expected positives {expected}; observed: {report['after']['observed_positives']}",
-        f"  after: out of fold; the prevalence that scores assume: {assumed}",
-        f"  a sensitivity within 5 points takes about {needed['0.05']} such films, within 10 points {needed['0.10']}",
-    ]
+    if report["method"] in ("calibration", "head"):
+        assumed = f"a prevalence of {report['prevalence']:g}" if report["prevalence"] else "that of these films"
+    lines.append(f"  after: out of fold; the mixture that scores assume: {assumed}")
+    if needed := report.get("films_needed"):
+        within = f"within 5 points takes about {needed['0.05']} such films, within 10 points {needed['0.10']}"
+        lines.append(f"  a sensitivity {within}")
+    return lines

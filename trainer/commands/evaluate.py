@@ -9,6 +9,7 @@ from trainer.commands.tables import metrics_text, print_report
 from trainer.errors import UsageError
 
 if TYPE_CHECKING:
+    from trainer.data.labelled import LabelledImages
     from trainer.run import Run
 
 
@@ -46,25 +47,37 @@ def evaluate(
 
     from trainer.data.labelled import load_for_model, load_other_diseases
     from trainer.data.manifest import read_columns
-    from trainer.evaluation.operating_points import decided
-    from trainer.evaluation.report import PREVALENCES, assess, report_other_diseases, score
-    from trainer.evaluation.subgroups import report_subgroups
+    from trainer.evaluation.report import report_other_diseases
     from trainer.inference import for_inference
 
-    manifest = run.manifest()
-    labelled, counts = load_for_model(data, split, model.labels, processor, manifest, log)
+    labelled, counts = load_for_model(data, split, model.labels, processor, run.manifest(), log)
     columns = read_columns(data, labelled.rows["file"], by) if by else None
-    points = run.read_json("metrics.json").get("operating_points", []) if run.has("metrics.json") else []
     model = for_inference(model, processor)
-    scored = score(model, processor, labelled, split)
-    trained = () if manifest is None else set(manifest["collection"][manifest["split"] == "train"])
-    report = {**assess(model, {split: scored}, points, trained, tuple(prevalences) or PREVALENCES), **counts}
-    if columns is not None:
-        decisions = decided(scored.scores, model.labels, model.config.operating_point)
-        report["subgroups"] = report_subgroups(columns, scored.truth, decisions, scored.scores, scored.groups)
+    report = {**_assess(run, model, processor, labelled, split, prevalences, columns), **counts}
     if other_diseases:
-        others = load_other_diseases(other_diseases, model.labels, processor, manifest, log)
+        others = load_other_diseases(other_diseases, model.labels, processor, run.manifest(), log)
         report["other_diseases"] = report_other_diseases(model, processor, others)
+    return report
+
+
+def _assess(
+    run: "Run",
+    model: Any,
+    processor: Any,
+    labelled: "LabelledImages",
+    split: str,
+    prevalences: Sequence[float],
+    columns: Any,
+) -> dict[str, Any]:
+    """metrics.json of a split, with its `subgroups` where there are columns."""
+    from trainer.evaluation.report import PREVALENCES, assess, score
+    from trainer.evaluation.subgroups import report_subgroups
+
+    points = run.read_json("metrics.json").get("operating_points", []) if run.has("metrics.json") else []
+    part = score(model, processor, labelled, split)
+    report = assess(model, {split: part}, points, run.trained_collections(), tuple(prevalences) or PREVALENCES)
+    if columns is not None:
+        report["subgroups"] = report_subgroups(columns, part, model.labels, model.config.operating_point)
     return report
 
 

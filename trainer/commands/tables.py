@@ -59,7 +59,9 @@ def subgroup_lines(report: dict[str, Any] | None) -> list[str]:
     for column, rows in report["columns"].items() if report else ():
         lines.append(f"\nby {column}:")
         for row in rows:
-            named = _named(row["metrics"], SUBGROUP["macro_auroc" in row["metrics"]])
+            metrics = row["metrics"]
+            known = [name for name in SUBGROUP["macro_auroc" in metrics] if name in metrics]
+            named = _named(metrics, tuple(known or [name for name in metrics if name != "before"]))
             lines.append(f"  {row['value']} (n = {row['n']}): {named}")
             for name, test in row["differences"].items():
                 if test["p"] is not None and test["p"] < LEVEL:

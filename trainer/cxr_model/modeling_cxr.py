@@ -127,11 +127,13 @@ class CxrForImageClassification(PreTrainedModel):
 
     def classify(self, maps: Sequence[Tensor]) -> Tensor:
         """Feature maps [B, D, h, w], or [B, V, D, h, w] of views -> logits [B, C]."""
-        hidden = self.pool(maps)
-        if self.projection is not None:
-            hidden = self.projection(hidden).softmax(dim=-1)
-        logits = self.classifier(self.head(hidden))
+        logits = self.classifier(self.embed(maps))
         return torch.cat([torch.zeros_like(logits), logits], dim=-1) if logits.shape[-1] == 1 else logits
+
+    def embed(self, maps: Sequence[Tensor]) -> Tensor:
+        """Feature maps, as `classify` takes them -> what the last layer is given, [B, F]."""
+        hidden = self.pool(maps)
+        return self.head(hidden if self.projection is None else self.projection(hidden).softmax(dim=-1))
 
     def pool(self, maps: Sequence[Tensor]) -> Tensor:
         """What the head is given of feature maps [B, D, h, w] or [B, V, D, h, w]: [B, F], view after view."""

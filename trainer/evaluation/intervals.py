@@ -126,6 +126,19 @@ def cross_validated_auroc(positive: np.ndarray, scores: np.ndarray, folds: np.nd
     return metric
 
 
+def widen(report: Any, times: float) -> Any:
+    """A report in which each metric of 0..1 has an interval so many times as wide, as those of folds must have."""
+    if isinstance(report, list):
+        return [widen(one, times) for one in report]
+    if not isinstance(report, dict):
+        return report
+    if report.keys() >= {"value", "low", "high"} and report["low"] is not None:
+        value, method = report["value"], f"{report['method']}, cross-validated: {times:.2g} times as wide"
+        ends = {end: float(np.clip(value + times * (report[end] - value), 0, 1)) for end in ("low", "high")}
+        return {**report, **ends, "method": method}
+    return {key: widen(one, times) for key, one in report.items()}
+
+
 def wilson(value: float, trials: int, method: str = "Wilson") -> Metric:
     """A proportion of so many trials, with Wilson's score interval."""
     interval = binomtest(round(value * trials), trials).proportion_ci(method="wilson")

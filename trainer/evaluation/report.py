@@ -81,7 +81,11 @@ def assess(
 
 
 def split_report(
-    part: Scored, labels: tuple[str, ...], decision: dict[str, Any] | None, trained: Collection[str] = ()
+    part: Scored,
+    labels: tuple[str, ...],
+    decision: dict[str, Any] | None,
+    trained: Collection[str] = (),
+    decisions: np.ndarray | None = None,
 ) -> dict[str, Any]:
     """{"n", "groups", "collections", "metrics", "per_class", "confusion"} of a split, with 95 % intervals.
 
@@ -89,8 +93,10 @@ def split_report(
         labels: in the order of the scores.
         decision: the operating point that ships, or None where the highest score decides.
         trained: the collections that the model learned from; the films of others are of hospitals it has not seen.
+        decisions: label indices [N], where they are not those of `decision`.
     """
-    decisions, collections = decided(part.scores, labels, decision), part.rows["collection"].to_numpy()
+    decisions = decided(part.scores, labels, decision) if decisions is None else decisions
+    collections = part.rows["collection"].to_numpy()
 
     def within(rows: np.ndarray) -> dict[str, Any]:
         truth, groups = part.truth[rows], part.groups[rows]

@@ -15,6 +15,8 @@ from scipy.stats import norm
 
 from trainer.evaluation.intervals import Z, intervals, resample
 from trainer.evaluation.metrics import weighted_metrics
+from trainer.evaluation.operating_points import decided
+from trainer.evaluation.report import Scored
 
 UNKNOWN = "(unknown)"
 CORRECTION = "Holm"
@@ -33,18 +35,20 @@ class Rates:
 
 
 def report_subgroups(
-    columns: pd.DataFrame, truth: np.ndarray, decisions: np.ndarray, scores: np.ndarray, groups: np.ndarray
+    columns: pd.DataFrame, part: Scored, labels: tuple[str, ...], decision: dict[str, Any] | None
 ) -> dict[str, Any]:
-    """Metrics in each part of the images, and how they differ from those of the other parts.
+    """Metrics in each part of a split, and how they differ from those of the other parts.
 
     Args:
         columns: a row an image, text; a column for each way to part them.
-        truth: label indices [N]; `decisions` [N] the model's, `scores` [N, C] its probabilities.
-        groups: what must stay together, [N].
+        labels: in the order of the scores.
+        decision: the operating point that ships, or None where the highest score decides.
 
     Returns:
         {"correction", "comparisons", "columns": {column: [{"value", "n", "groups", "metrics", "differences"}]}}.
     """
+    truth, scores, groups = part.truth, part.scores, part.groups
+    decisions = decided(scores, labels, decision)
 
     def measure(inside: np.ndarray) -> dict[str, Any]:
         metrics: dict[str, Any] = intervals(truth[inside], decisions[inside], scores[inside], groups[inside])["metrics"]
