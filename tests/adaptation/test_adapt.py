@@ -62,6 +62,7 @@ def test_its_metrics_are_computed_anew_and_the_old_ones_kept(adapted, marked_run
     assert new["splits"]["test"]["metrics"]["sensitivity"]["value"] == pytest.approx(sensitivity)
     card = (run.path / "README.md").read_text()
     assert "### Adapted to a hospital" in card
+    assert "(figures/local-roc.png)" in card
     assert report["from"]["weights"] in card
 
 

@@ -70,6 +70,8 @@ def write_adapted(
             splits = {"test": widen(tested, test.wider)}
         _write_tables(copy, labels, decision, after, local.rows, LEARNED.get(report["method"]))
         _write_metrics(copy, _metrics(copy, labels, decision, before, after, splits, change, report), labels, after)
+        if "sensitivity" in report["after"]:
+            _draw_local(copy, local, labels, report, test if change.head is not None else None)
         copy.write_card()
         copy.path.rename(output)
     return Run(output)
@@ -87,6 +89,15 @@ def _write_metrics(run: Run, metrics: dict[str, Any], labels: tuple[str, ...], p
         run.write_figure(f"confusion-{name}", figures.confusion(metrics["splits"][name], labels, name))
         run.write_figure(f"thresholds-{name}", figures.thresholds(part, labels, metrics["operating_points"], name))
     run.write_json("metrics.json", metrics)
+
+
+def _draw_local(
+    run: Run, local: LocalFilms, labels: tuple[str, ...], report: dict[str, Any], test: OutOfFold | None
+) -> None:
+    """figures/local-roc.png: the local films' ROC curve with the thresholds before and after."""
+    points = [{"name": when, "label": labels[1], "on": {"local films": report[when]}} for when in ("before", "after")]
+    part = _as_part(local, np.exp(local.films.logits) if test is None else test.scores)
+    run.write_figure("local-roc", figures.thresholds(part, labels, points, "local films"))
 
 
 def _keep_original(copy: Run) -> None:
