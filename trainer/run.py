@@ -70,6 +70,18 @@ class Run:
         """predictions.csv: a row an image, with its label, prediction, decision and scores."""
         return self.read_table("predictions.csv")
 
+    def threshold_note(self) -> list[str]:
+        """A sentence where the weights are others than those whose threshold local films chose."""
+        adaptation = self.read_json("metrics.json").get("adaptation", {}) if self.has("metrics.json") else {}
+        known = adaptation.get("weights")
+        if known is None or known == self.weights_hash():
+            return []
+        return [f"{self.path}: its threshold and scores were adapted for other weights: adapt it again (cxr adapt)"]
+
+    def weights_hash(self) -> str:
+        """The sha256 of model.safetensors."""
+        return sha256((self.path / "model.safetensors").read_bytes()).hexdigest()
+
     def write_json(self, name: str, content: Any) -> None:
         """Write a JSON file into the run."""
         write_json(self.path / name, content)

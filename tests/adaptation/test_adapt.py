@@ -6,12 +6,14 @@ import shutil
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 from scipy.special import expit, logit
 from transformers import pipeline
 
 from trainer import adapt, load_run, predict
 from trainer.adaptation.films import score_films
+from trainer.adaptation.first_look import first_look, verdict
 from trainer.adaptation.fits import local_aim
 from trainer.adaptation.selection import fit
 from trainer.cli import main
@@ -134,6 +136,19 @@ def test_a_threshold_changes_no_score(marked_run, hospital, tmp_path):
     assert np.allclose(*scores)
 
 
+def test_a_threshold_of_other_weights_is_said(adapted, marked_run, tmp_path, capsys):
+    run = tmp_path / "run"
+    shutil.copytree(adapted[0].path, run)
+    words = ["compare", str(run), str(marked_run)]
+    assert main(words) == 0
+    assert "adapted for other weights" not in capsys.readouterr().err
+    shutil.copy(marked_run / "model.safetensors", run)  # a new version of the model
+    assert main(words) == 0
+    assert "its threshold and scores were adapted for other weights" in capsys.readouterr().err
+    assert main(["push", str(run), "--repo-id", "me/model", "--licence", "mit", "--dry-run"]) == 0
+    assert "its threshold and scores were adapted for other weights" in capsys.readouterr().err
+
+
 def test_films_that_chose_a_change_are_no_test_of_it(adapted, hospital, capsys):
     assert main(["evaluate", str(adapted[0].path), "--data", str(hospital), "--split", "external"]) == 2
     assert "48 of 48 films trained or tuned this model" in capsys.readouterr().err
@@ -194,3 +209,35 @@ def test_a_label_without_films_is_left_as_it_is_and_one_alone_is_told(covid_run,
     shutil.rmtree(tmp_path / "films" / "Normal")
     assert main([*words[:-1], str(tmp_path / "other")]) == 2
     assert "films of Viral Pneumonia alone" in capsys.readouterr().err
+
+
+def test_a_first_look_needs_no_labels_and_changes_nothing(marked_run, hospital, tmp_path, capsys):
+    films = tmp_path / "films"
+    (films / "deep").mkdir(parents=True)
+    for film in sorted(hospital.rglob("*.png"))[:6]:
+        shutil.copy(film, films / "deep")
+    (films / "broken.png").write_bytes(b"no image")
+    words = ["adapt", str(marked_run), "--data", str(films), "--report-only"]
+    assert main([*words, "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert (report["n"], len(report["skipped"]), report["learned"]) == (6, 1, 0)
+    assert sum(report["decisions"].values()) == 6
+    assert set(report["scores"]) == {"Normal", "Tuberculosis"}
+    assert main(words) == 0
+    said = capsys.readouterr().out
+    assert said.startswith("6 films, 1 files that cannot be read; ")
+    assert "score of Tuberculosis: " in said
+    (tmp_path / "none").mkdir()
+    assert main([*words[:3], str(tmp_path / "none"), "--report-only"]) == 2
+    assert "no images" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main(words[:4])
+
+
+def test_a_first_look_says_where_films_are_unlike(marked_run, tmp_path):
+    rng = np.random.default_rng(0)
+    for index in range(8):
+        Image.fromarray(rng.integers(0, 256, (300, 300), np.uint8)).save(tmp_path / f"{index}.png")
+    report = first_look(load_run(str(marked_run)), [str(file) for file in sorted(tmp_path.glob("*.png"))])
+    assert report["unfamiliar"]["value"] == 1
+    assert verdict(report).startswith("UNLIKE")

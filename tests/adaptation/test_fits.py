@@ -143,8 +143,8 @@ def test_a_last_layer_is_chosen_where_features_tell_more_and_not_where_they_tell
     assert set(after["per_class"]) == set(rise) == {"Covid", "Normal"}
     assert rise["Covid"]["low"] > 0
     chosen = []
-    for _ in range(5):
-        films = draw(rng, 80)
+    for _ in range(3):
+        films = draw(rng, 50)
         tests = {name: out_of_fold(films, name, aim, as_it_is()) for name in methods(2)}
         chosen.append(choose(films, aim, tests)[0])
     assert chosen.count("head") <= 1

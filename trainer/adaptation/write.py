@@ -203,7 +203,7 @@ def _metrics(
         "splits": splits,
         "operating_points": points,
         "calibration": {**old["calibration"], "splits": calibrated},
-        "adaptation": report,
+        "adaptation": {**report, "weights": run.weights_hash()},
         "before": {"decision": old["decision"], "splits": summary},
     }
 

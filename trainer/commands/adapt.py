@@ -5,9 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hub_cards.formatting import format_metric, format_number
 from trainer.commands.options import BY, DATA, JSON, RUN, Commands, add_command, log
-from trainer.commands.tables import subgroup_lines
 from trainer.errors import UsageError
 
 if TYPE_CHECKING:
@@ -164,11 +162,8 @@ def _by_labels(
 
 def _origin(run: "Run") -> dict[str, str]:
     """Which model it was: of an adapted run, its original."""
-    from hashlib import sha256
-
     known = run.read_json("metrics.json").get("adaptation")
-    weights = sha256((run.path / "model.safetensors").read_bytes()).hexdigest()
-    return known["from"] if known else {"name": run.read_json("recipe.json")["name"], "weights": weights}
+    return known["from"] if known else {"name": run.read_json("recipe.json")["name"], "weights": run.weights_hash()}
 
 
 def add_parser(commands: Commands) -> None:
@@ -181,10 +176,12 @@ def add_parser(commands: Commands) -> None:
         example="cxr adapt tb --data our-films.csv --output runs/tb-here --sensitivity .9 --by sex",
         description="Set a model's threshold, calibration and last layer by a hospital's own films: the simplest "
         "change that they justify, tested on films that did not choose it. 20 and more healthy films alone set a "
-        "threshold for a specificity.",
+        "threshold for a specificity. Films without labels: --report-only.",
     )
-    output_help = "the adapted run: a folder that is not there yet"
-    parser.add_argument("--output", required=True, metavar="NEW", help=output_help)
+    to = parser.add_mutually_exclusive_group(required=True)
+    to.add_argument("--output", metavar="NEW", help="the adapted run: a folder that is not there yet")
+    only_help = "films without labels: say only how like those they are that the model knows; change nothing"
+    to.add_argument("--report-only", action="store_true", help=only_help)
     aims = parser.add_mutually_exclusive_group()
     aims.add_argument("--sensitivity", type=float, metavar="S", help="what the threshold is to reach (default .90)")
     aims.add_argument("--specificity", type=float, metavar="S", help="or this (healthy films alone: default .70)")
@@ -197,9 +194,12 @@ def main(options: argparse.Namespace) -> int:
     """Adapt, and print the report."""
     import json
 
+    from trainer.commands.adapt_text import to_text
     from trainer.run import load_run
 
     run = load_run(options.model)
+    if options.report_only:
+        return _look(run, options)
     aims = options.sensitivity, options.specificity, options.prevalence
     adapted, report = adapt(run, options.data, options.output, *aims, options.by)
     print(json.dumps(report, indent=2) if options.json else to_text(report))
@@ -207,55 +207,14 @@ def main(options: argparse.Namespace) -> int:
     return 0
 
 
-def to_text(report: dict[str, Any]) -> str:
-    """The report as lines."""
-    from trainer.adaptation.selection import SENTENCES
+def _look(run: "Run", options: argparse.Namespace) -> int:
+    """A first look at films without labels, printed."""
+    import json
 
-    films = ", ".join(f"{count} {label}" for label, count in report["labels"].items())
-    lines = [f"{report['n']} films of {report['groups']} groups ({films}); aim: {report['aim']}"]
-    lines.append(f"{SENTENCES[report['method']]}: {report['reason']}")
-    threshold = report["threshold"]
-    if threshold["after"] is not None:
-        lines.append(_changed("threshold", *(format_number(threshold[when]) for when in ("before", "after"))))
-    if report["method"] in ("calibration", "head"):
-        intercepts = ", ".join(f"{label} {value:+.2f}" for label, value in report["intercepts"].items())
-        lines.append(f"  scores             slope {report['slope']:.2f}, intercepts {intercepts}")
-    before, after = report["before"], report["after"]
-    for name, metric in after.items():
-        if isinstance(metric, dict) and "value" in metric:
-            lines.append(_changed(name.replace("_", " "), format_metric(before[name]), format_metric(metric)))
-    for label in after.get("per_class", ()):
-        for name in ("auroc", "sensitivity"):
-            values = (format_metric(part["per_class"][label][name]) for part in (before, after))
-            lines.append(_changed(f"{label}, {name}", *values))
-    for label, gain in report.get("gain", {}).items():
-        interval = f"{gain['value']:+.3f} ({gain['low']:+.3f} to {gain['high']:+.3f})"
-        lines.append(f"  AUROC of {label} rises by {interval}, on the same films")
-    if "expected" in after:
-        lines += _lines_of_scores(report)
-    for row in report.get("population", []):
-        chosen = " (chosen)" if row["chosen"] else ""
-        counts = f"found {row['found']:.1f}, missed {row['missed']:.1f}, false alarms {row['false_alarms']:.0f}"
-        tests = "no case" if row["tests_per_case"] is None else f"{row['tests_per_case']:.1f} tests for each case found"
-        lines.append(f"  of 1,000 screened, from {format_number(row['threshold'])}{chosen}: {counts}, {tests}")
-    return "\n".join([*lines, *subgroup_lines(report.get("subgroups"))])
+    from trainer.adaptation.first_look import first_look, verdict
+    from trainer.commands.adapt_text import look_text
+    from trainer.data.manifest import list_unlabelled
 
-
-def _changed(name: str, before: str, after: str) -> str:
-    return f"  {name:<18} {before} -> {after}"
-
-
-def _lines_of_scores(report: dict[str, Any]) -> list[str]:
-    """What films of several labels tell besides."""
-    lines = []
-    for label, count in report["labels"].items():
-        expected = _changed("", *(f"{report[when]['expected'][label]:.1f}" for when in ("before", "after"))).strip()
-        lines.append(f"  expected {label}: {expected}; there are {count}")
-    assumed = "the training's"
-    if report["method"] in ("calibration", "head"):
-        assumed = f"a prevalence of {report['prevalence']:g}" if report["prevalence"] else "that of these films"
-    lines.append(f"  after: out of fold; the mixture that scores assume: {assumed}")
-    if needed := report.get("films_needed"):
-        within = f"within 5 points takes about {needed['0.05']} such films, within 10 points {needed['0.10']}"
-        lines.append(f"  a sensitivity {within}")
-    return lines
+    report = first_look(run, list_unlabelled(options.data))
+    print(json.dumps(report, indent=2) if options.json else look_text(report, verdict(report)))
+    return 0

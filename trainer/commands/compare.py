@@ -6,7 +6,7 @@ from itertools import combinations
 from typing import TYPE_CHECKING
 
 from hub_cards.formatting import figure_name, format_metric, format_number
-from trainer.commands.options import Commands, add_command, split
+from trainer.commands.options import Commands, add_command, log, split
 from trainer.errors import UsageError
 
 if TYPE_CHECKING:
@@ -98,6 +98,8 @@ def main(options: argparse.Namespace) -> int:
     for run in runs:
         if not run.finished:
             raise UsageError(f"{run.path}: not a finished run")
+        for note in run.threshold_note():
+            log(f"note: {note}")
     lines = compare(runs, options.split)
     print("\n".join([*_table(runs, options.split), *lines]))
     return 0

@@ -157,6 +157,8 @@ def main(options: argparse.Namespace) -> int:
     from trainer.run import load_run
 
     run = load_run(options.model, hub=False)
+    for note in run.threshold_note():
+        log(f"note: {note}")
     push(run, options.repo_id, options.licence, options.private, options.revision, options.dry_run)
     return 0
 

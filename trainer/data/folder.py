@@ -70,6 +70,11 @@ def read_folder(root: Path) -> Manifest:
     return manifest
 
 
+def list_images(root: Path) -> list[str]:
+    """All images below a folder, whatever its folders mean."""
+    return sorted(str(file) for file in _files_below(root, Manifest(pd.DataFrame()), set()) if _is_image(file))
+
+
 def _is_sheet(file: Path) -> bool:
     """Whether a file is a table of a kind that is not read."""
     suffix = file.suffix.lower()

@@ -14,7 +14,7 @@ import pandas as pd
 from tqdm.auto import tqdm
 
 from trainer.cxr_model.dicom_cxr import is_dicom
-from trainer.data.folder import read_folder
+from trainer.data.folder import list_images, read_folder
 from trainer.data.metadata import clean_patients, patients_of_folders, read_table, unused_columns
 from trainer.data.schema import COLUMNS, Manifest
 from trainer.errors import UsageError
@@ -64,6 +64,23 @@ def write_manifest(rows: pd.DataFrame, target: Path) -> None:
     root = target.absolute().parent
     files = [os.path.relpath(file, root) if Path(file).is_relative_to(root) else file for file in rows["file"]]
     write_table(target, rows[list(COLUMNS)].assign(file=files))
+
+
+def list_unlabelled(data: str) -> list[str]:
+    """The images of a folder, whatever its folders mean, or of the column `file` of a CSV.
+
+    Raises:
+        UsageError: there is no such folder or CSV, or no image in it.
+    """
+    path, files = Path(data).expanduser(), []
+    if path.is_dir():
+        files = list_images(path)
+    elif path.is_file() and path.suffix.lower() == ".csv":
+        table, names = read_table(path)
+        files = [_locate(path.parent, file) for file in table["file"]] if "file" in names else []
+    if not files:
+        raise UsageError(f"{data}: no images; expected a folder of them, or a CSV with a column file")
+    return files
 
 
 def read_columns(data: str, files: pd.Series, names: Sequence[str]) -> pd.DataFrame:
