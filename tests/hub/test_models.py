@@ -11,6 +11,7 @@ import yaml
 from huggingface_hub import ModelCard
 
 from tests.hub.server import TOKEN
+from trainer.data.phantom import write_phantoms
 
 LICENCE = ("--licence", "cc-by-nc-4.0")
 STRANGER = """
@@ -142,6 +143,20 @@ def test_pushed_twice_it_is_one_commit_and_a_change_is_a_second(hub, cxr, finish
     assert hub.files("models", "org/tb", "candidate") == hub.files("models", "org/tb")
     for file in tmp_path.rglob("*"):
         assert not file.is_file() or TOKEN.encode() not in file.read_bytes(), file
+
+
+@pytest.mark.slow
+def test_a_model_of_the_hub_is_adapted_published_and_adapted_from_its_original_again(hub, cxr, finished, tmp_path):
+    write_phantoms(tmp_path / "films", "tb", 24, seed=300)
+    films = ("--data", tmp_path / "films", "--prevalence", ".05", "--json")
+    assert cxr("push", finished, "--repo-id", "org/tb", *LICENCE).returncode == 0
+    done = cxr("adapt", "org/tb", *films, "--output", tmp_path / "here", home="adapting")
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert cxr("push", tmp_path / "here", "--repo-id", "org/here", *LICENCE).returncode == 0
+    assert "original/head.safetensors" in hub.files("models", "org/here")
+    again = cxr("adapt", "org/here", *films, "--output", tmp_path / "again", home="adapting")
+    assert again.returncode == 0, again.stderr[-3000:]
+    assert json.loads(again.stdout) == json.loads(done.stdout)
 
 
 def test_what_cannot_be_published_is_refused_before_anything_is_sent(hub, cxr, finished, tmp_path):

@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 
 from trainer.adaptation.fits import Change, Films
 from trainer.data.labelled import load_for_model
+from trainer.errors import UsageError, reason_of
 from trainer.inference import PixelBatches, for_inference, run_model
 from trainer.run import Run
 
@@ -32,10 +33,20 @@ def original_of(run: Run) -> Run:
 
 
 def load_original(run: Run) -> tuple[Any, Any]:
-    """The model of a run before it was adapted, if it was, and its processor."""
+    """The model of a run before it was adapted, if it was, and its processor.
+
+    Raises:
+        UsageError: no model can be loaded, or the original's last layer does not fit it.
+    """
     model, processor = run.load_model()
     if run.has("original/head.safetensors"):
-        model.load_state_dict(load_file(run.path / "original/head.safetensors"), strict=False)
+        try:
+            head = load_file(run.path / "original/head.safetensors")
+            left = model.load_state_dict(head, strict=False).unexpected_keys
+        except Exception as error:  # whatever a damaged or tampered file makes of it
+            raise UsageError(f"{run.path}: original/head.safetensors cannot be loaded ({reason_of(error)})") from error
+        if left or not all(tensor.isfinite().all() for tensor in head.values()):
+            raise UsageError(f"{run.path}: original/head.safetensors is not this model's, or not finite")
     return model, processor
 
 
