@@ -20,6 +20,14 @@ from trainer.cli import main
 from trainer.data.phantom import write_phantoms
 
 
+@pytest.fixture(scope="module", autouse=True)
+def few_repeats():
+    """Two partitions into folds, not ten: what is tested here does not depend on how steady the choice is."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("trainer.adaptation.selection.REPEATS", 2)
+        yield
+
+
 @pytest.fixture(scope="module")
 def hospital(tmp_path_factory):
     """Films of another hospital: phantoms of other seeds."""

@@ -19,6 +19,7 @@ from trainer.evaluation.operating_points import Aim
 FOLDS, REPEATS = 5, 10
 MANY = 2000  # films that are tested in all repeats together, from 2 repeats on: of many films few are enough
 WIDER = float(np.sqrt(1 + FOLDS / (FOLDS - 1)))
+SIMPLER = {"calibration": ("none",), "head": ("none", "calibration")}  # than which it must be better
 SENTENCES = {
     "none": "your films do not justify changing the model",
     "threshold": "another threshold, the scores as they are",
@@ -93,15 +94,18 @@ def choose(films: Films, aim: Aim, tests: dict[str, OutOfFold]) -> tuple[str, st
     method, reason = "none", "no change makes its scores clearly better"
     if "threshold" in tests:
         method, reason = _choose_threshold(films, aim, tests)
-    for name, before, what in (("calibration", ["none"], "slope and intercepts make"), ("head", [*tests], "it makes")):
-        gains = [tests[other].losses - tests[name].losses for other in before if other != name]
-        if all(_is_clear(interval(gain, films.groups, WIDER)) for gain in gains):
-            method, reason = name, f"{what} the scores better by more than one standard error (likelihood, out of fold)"
+    for name, simpler in SIMPLER.items():
+        if name in tests and all(_is_better(films, tests[name], tests[other]) for other in simpler):
+            method, reason = (
+                name,
+                "it makes the scores better by more than one standard error (likelihood, out of fold)",
+            )
     return method, reason
 
 
-def _is_clear(gain: Metric) -> bool:
-    """Whether a gain is more than one standard error."""
+def _is_better(films: Films, test: OutOfFold, other: OutOfFold) -> bool:
+    """Whether films are more likely by a test's scores than by another's, by more than one standard error."""
+    gain = interval(other.losses - test.losses, films.groups, WIDER)
     return bool(gain["value"] > (gain["high"] - gain["low"]) / (2 * Z))
 
 
