@@ -21,7 +21,8 @@ from trainer.adaptation.fits import (
     specificity_to_come,
     to_logits,
 )
-from trainer.adaptation.report import films_needed, gains, metrics, population, subgroups
+from trainer.adaptation.forecast import forecast
+from trainer.adaptation.report import auroc, films_needed, gains, metrics, population, subgroups
 from trainer.adaptation.selection import choose, interval, methods, out_of_fold
 
 TWO = ("Normal", "Tuberculosis")
@@ -150,6 +151,20 @@ def test_a_last_layer_is_chosen_where_features_tell_more_and_not_where_they_tell
     assert chosen.count("head") <= 1
 
 
+def test_twice_as_many_films_do_about_what_was_forecast():
+    rng = np.random.default_rng(11)
+    films, more, others = shifted(rng, 60), shifted(rng, 120), shifted(rng, 3000)
+    curve = forecast(films)
+    assert (curve["films"], curve["twice"]["films"]) == ([10, 20, 40], 120)
+    assert curve["auroc"] == sorted(curve["auroc"])
+    scores = fit_head(more).scores(others)
+    real = np.mean([auroc(others, index, scores)(np.ones((1, 3000)))[0] for index in (0, 1)])
+    assert curve["twice"]["auroc"] == pytest.approx(real, abs=0.04)
+    assert curve["auroc"][0] < curve["twice"]["auroc"] <= 1
+    assert forecast(films.take(np.arange(12))) is None
+    assert forecast(replace(films, groups=(films.truth == 1).astype(str))) is None  # nobody is left to test it
+
+
 def test_rates_in_parts_of_the_films():
     films = draw(np.random.default_rng(10), 200)
     wrong = scores_of(films) >= 0.5
@@ -206,5 +221,5 @@ def test_a_population_adds_up():
     assert all(row["found"] + row["missed"] == pytest.approx(20) for row in rows)
     assert rows[-1]["sensitivity"] == 1
     assert films_needed(0.9, 0.5) == {"0.05": 277, "0.10": 70}
-    auroc = metrics(films, out_of_fold(films, "none", local_aim(0.9, None), as_it_is()), TWO)["auroc"]
-    assert auroc["low"] < auroc["value"] < auroc["high"]
+    area = metrics(films, out_of_fold(films, "none", local_aim(0.9, None), as_it_is()), TWO)["auroc"]
+    assert area["low"] < area["value"] < area["high"]

@@ -130,6 +130,7 @@ def _by_labels(
     local: "LocalFilms", aim: "Aim", prevalence: float | None, columns: Any
 ) -> "tuple[dict[str, Any], Change, OutOfFold]":
     from trainer.adaptation.fits import move_prevalence
+    from trainer.adaptation.forecast import forecast
     from trainer.adaptation.report import films_needed, gains, metrics, population, subgroups
     from trainer.adaptation.selection import choose, fit, methods, out_of_fold
 
@@ -155,6 +156,8 @@ def _by_labels(
         if method == "head":  # it knows these films
             scores = move_prevalence(test.scores[:, 1], share, prevalence)
         report["population"] = population(films.positive, scores, float(change.threshold or 0), prevalence)
+    if curve := forecast(films):
+        report["forecast"] = curve
     if columns is not None:
         report["subgroups"] = subgroups(films, tests["none"], test, columns)
     return report, change, test

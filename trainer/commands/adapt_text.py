@@ -79,6 +79,12 @@ def _lines_of_scores(report: dict[str, Any]) -> list[str]:
     if report["method"] in ("calibration", "head"):
         assumed = f"a prevalence of {report['prevalence']:g}" if report["prevalence"] else "that of these films"
     lines.append(f"  after: out of fold; the mixture that scores assume: {assumed}")
+    if curve := report.get("forecast"):
+        points = ", ".join(
+            f"{n} films {format_number(value)}" for n, value in zip(curve["films"], curve["auroc"], strict=True)
+        )
+        twice = f"{curve['twice']['films']} films {format_number(curve['twice']['auroc'])}"
+        lines.append(f"  a new last layer, mean AUROC on others: {points}; forecast for {twice}")
     if needed := report.get("films_needed"):
         within = f"within 5 points takes about {needed['0.05']} such films, within 10 points {needed['0.10']}"
         lines.append(f"  a sensitivity {within}")
