@@ -118,6 +118,7 @@ def test_a_whitened_run_is_a_complete_run(whitened, film, capsys):
     assert main([*words, "--resume"]) == 0
 
 
+@pytest.mark.slow  # test_lesions exports such a run with a lesion head beside it
 def test_onnx_looks_for_the_lungs_too(whitened):
     pytest.importorskip("onnxscript")
     output, _ = whitened
