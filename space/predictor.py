@@ -80,23 +80,19 @@ class Predictor:
         options: dict[str, Any] = {"revision": source.revision, "trust_remote_code": True}
         try:
             _check_code(source)
+            trained = _trained_labels(source)
             self.processor = AutoImageProcessor.from_pretrained(source.model, **options)
             model, info = AutoModelForImageClassification.from_pretrained(
                 source.model, output_loading_info=True, **options
             )
+            if info["missing_keys"]:
+                raise ValueError(f"it lacks the weights {sorted(info['missing_keys'])[:3]}")
+            self.labels = [model.config.id2label[index] for index in range(model.config.num_labels)]
+            if trained and trained != self.labels:
+                raise ValueError(f"it names the labels {self.labels} and was trained on {trained}")
+            self.model = self._prepared(model.eval()).to(DEVICE)
         except Exception as error:  # whatever a damaged or tampered file makes of it
             raise ModelError(f"{named} cannot be loaded: {str(error)[:300] or type(error).__name__}") from error
-        if info["missing_keys"]:
-            raise ModelError(f"{named} lacks weights: {sorted(info['missing_keys'])[:3]}")
-        weights = [tensor for tensor in model.state_dict().values() if tensor.is_floating_point()]
-        if not all(torch.isfinite(tensor).all() for tensor in weights):  # the code of older models does not look
-            raise ModelError(f"{named} has weights that are not finite")
-        self.labels = [model.config.id2label[index] for index in range(model.config.num_labels)]
-        example = torch.rand(1, 3, self.processor.size["height"], self.processor.size["width"])
-        model = model.eval().to(memory_format=torch.channels_last)
-        if hasattr(model, "fold_batch_norm"):  # models of older versions have no such method
-            model = model.fold_batch_norm(example.contiguous(memory_format=torch.channels_last))
-        self.model = model.to(DEVICE)
         self._read = self.processor.read
         if hasattr(self.processor, "reader_process"):  # nor has it this one
             decode = self.processor.reader_process()
@@ -104,6 +100,20 @@ class Predictor:
             self._read = partial(self.processor.read, decode=decode)
         LOADED[self.task] = self
         self._shared = SharedPass(lambda grey: classify(self.task, grey))
+
+    def _prepared(self, model: Any) -> Any:
+        """The model as it is served: BatchNorm folded away; ValueError: what it says of a test image cannot be."""
+        slope = self.processor(Image.linear_gradient("L"), return_tensors="pt")["pixel_values"]
+        example = slope.contiguous(memory_format=torch.channels_last)
+        model = model.to(memory_format=torch.channels_last)
+        if hasattr(model, "fold_batch_norm"):  # models of older versions have no such method
+            model = model.fold_batch_norm(example)
+        with torch.inference_mode():
+            (answer,) = model.decide(model(example))
+        numbers = [*answer["scores"].values(), answer["decision"]["threshold"] or 0]
+        if not all(0 <= number <= 1 for number in numbers):
+            raise ValueError("scores or a threshold of a test image that are not in 0..1")
+        return model
 
     def warm(self) -> None:
         """Answer a black image, so that the first visitor need not wait for what a first pass sets up."""
@@ -149,6 +159,14 @@ def _check_code(source: ModelSource) -> None:
         json.loads(Path(path).read_text(encoding="utf-8"), object_hook=note)
     if "--" in json.dumps(named):
         raise ValueError("its configuration names code of another repository")
+
+
+def _trained_labels(source: ModelSource) -> list[str] | None:
+    """The labels of a model's recipe, in order; None where it carries no recipe."""
+    path = cached_file(
+        source.model, "recipe.json", revision=source.revision, _raise_exceptions_for_missing_entries=False
+    )
+    return json.loads(Path(path).read_text(encoding="utf-8")).get("labels") if path else None
 
 
 LOADED: dict[str, Predictor] = {}

@@ -70,5 +70,5 @@ def read_json(file: Path) -> Any:
     """
     try:
         return json.loads(file.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:  # no JSON, no UTF-8, brackets without end
         raise WorkError(f"{file} is damaged ({error})") from error

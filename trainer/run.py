@@ -1,5 +1,6 @@
 """The run: the folder a training leaves, which is a complete Hub model repository."""
 
+import math
 import os
 import secrets
 import tempfile
@@ -7,7 +8,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from trainer.errors import UsageError, hub_errors
+from trainer.errors import UsageError, WorkError, hub_errors
 from trainer.files import atomic_write, read_json, write_json, write_table, write_text, writing_errors
 from trainer.shipped import unpack_shipped
 
@@ -40,9 +41,12 @@ class Run:
         """True where the run holds this file."""
         return (self.path / name).exists()
 
-    def read_json(self, name: str) -> Any:
-        """The content of one of the run's JSON files; see `files.read_json`."""
-        return read_json(self.path / name)
+    def read_json(self, name: str) -> dict[str, Any]:
+        """The content of one of the run's JSON files, each an object; see `files.read_json`."""
+        content = read_json(self.path / name)
+        if not isinstance(content, dict):
+            raise WorkError(f"{self.path / name} is damaged: it holds no JSON object")
+        return content
 
     def read_table(self, name: str) -> "pd.DataFrame":
         """One of the run's CSV files; text stays text."""
@@ -147,13 +151,34 @@ class Run:
 
             model = CxrForImageClassification.from_pretrained(self.path).eval()
             processor = CxrImageProcessor.from_pretrained(self.path)
+            _check_answer(model, processor)
+            known = self.read_json("recipe.json").get("labels") if self.has("recipe.json") else None
+            if known and tuple(known) != model.labels:
+                raise ValueError(f"recipe.json names the labels {known}, config.json {list(model.labels)}")
         except Exception as error:  # whatever a damaged or tampered file makes of it
             reason = str(error).strip()[:300] or type(error).__name__
             raise UsageError(f"{self.path}: no model can be loaded from here ({reason})") from error
-        known = self.read_json("recipe.json").get("labels") if self.has("recipe.json") else None
-        if known and tuple(known) != model.labels:
-            raise UsageError(f"{self.path}: recipe.json names the labels {known}, config.json {list(model.labels)}")
         return model, processor
+
+
+def _check_answer(model: Any, processor: Any) -> None:
+    """Refuse, with ValueError, a model that gives no scores and threshold in 0..1 for a test image, a slope of greys,
+    and one whose record of the temperature is none.
+    """
+    import torch
+    from PIL import Image
+
+    try:
+        values = processor(Image.linear_gradient("L"), return_tensors="pt")["pixel_values"]
+        with torch.inference_mode():
+            (answer,) = model.decide(model(values))
+        numbers = [*answer["scores"].values(), answer["decision"]["threshold"] or 0]
+        temperature = (model.config.calibration or {"temperature": 1})["temperature"]
+        possible = all(0 <= number <= 1 for number in numbers) and 0 < temperature < math.inf
+    except Exception as error:  # whatever sizes, means and thresholds that do not belong together make of it
+        raise ValueError(f"it cannot classify a test image: {error or type(error).__name__}") from error
+    if not possible:
+        raise ValueError(f"scores or a threshold of a test image that are not in 0..1, or no {temperature=}")
 
 
 def _smallest(weights: dict[str, Any]) -> dict[str, Any]:

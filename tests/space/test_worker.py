@@ -90,6 +90,7 @@ def in_flight(pool: ThreadPoolExecutor, served, files) -> tuple[int, list[Future
     """Ask about files, in this order, while the process stands still: none can be answered before all were asked."""
     process = the_process()
     os.kill(process, signal.SIGSTOP)
+    os.waitid(os.P_PID, process, os.WSTOPPED)
     asked = []
     for file in files:
         asked.append(pool.submit(lambda file=file: served(str(file)).prediction))

@@ -8,7 +8,7 @@ from .versions_cxr import LOWEST  # noqa: F401  checks the versions
 # isort: split
 from transformers import AutoConfig, PreTrainedConfig, __version__
 
-LARGEST, DEEPEST = 100_000, 200  # of any number in a configuration; of layers, and of a list's items
+LARGEST, ITEMS, LIMITS = 100_000, 200, {"depths": 200, "layers": 200, "level": 2048}  # any number, list, those named so
 CXR_VERSION = 2  # 2: views of the film
 POOLINGS = ("avg", "max", "avg+max+std")
 VIEWS = ("film", "lungs", "lungs-equalised")
@@ -57,10 +57,10 @@ class CxrConfig(PreTrainedConfig):
             raise ValueError(f"views={self.views!r}: expected some of {', '.join(VIEWS)}, film first")
         if self.lesions is not None and "lungs" not in (self.views or []):
             raise ValueError("lesions: they are looked for in the view `lungs`, which is not among the views")
-        _check_sizes("hidden_sizes", self.hidden_sizes)
+        sizes = {"hidden_sizes": self.hidden_sizes, "num_labels": kwargs.get("num_labels"), "level": self.level}
+        _check_sizes("config", {**sizes, "backbone_config": self.backbone_config})
         if not isinstance(self.backbone_config, PreTrainedConfig):
             settings = dict(self.backbone_config or {"model_type": "mobilenet_v2"})
-            _check_sizes("backbone_config", settings)
             kind = settings.pop("model_type", None)
             try:
                 self.backbone_config = AutoConfig.for_model(kind).from_dict(settings)
@@ -76,11 +76,11 @@ def _check_sizes(name: str, value: Any) -> None:
         for key, item in value.items():
             _check_sizes(f"{name}.{key}", item)
     elif isinstance(value, list):
-        if len(value) > DEEPEST:
+        if len(value) > ITEMS:
             raise ValueError(f"{name}: {len(value):,} numbers: no network is as large")
         for item in value:
             _check_sizes(name, item)
-    elif isinstance(value, int) and abs(value) > (DEEPEST if name.endswith(("depths", "layers")) else LARGEST):
+    elif isinstance(value, int) and abs(value) > next((LIMITS[end] for end in LIMITS if name.endswith(end)), LARGEST):
         raise ValueError(f"{name}={value}: no network is as large")
     elif name.endswith(".architecture") and not re.fullmatch(r"\w[\w.]*", str(value)):
         raise ValueError(f"{name}={value}: not the name of an architecture of timm")
