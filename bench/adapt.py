@@ -3,12 +3,14 @@
 `python bench/adapt.py RUN --data CSV [--counts 10 20 40 80] [--draws 20] [--json FILE] [--figure FILE]`: the films of
 a hospital that RUN has not learned from, scored once. A draw has as many films of each label that there is. Means over
 the draws with the 5th and the 95th percentile, and the seconds of a fit with its cross-validation. Of two labels also
-30 healthy films alone. `--coverage 200` adds how often the out-of-fold intervals hold, in so many simulated rounds.
+30 healthy films alone. `--fine-tune 3` adds so many draws of 40 films that fine-tune all of the network instead.
+`--coverage 200` adds how often the out-of-fold intervals hold, in so many simulated rounds.
 """
 
 import argparse
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -39,23 +41,28 @@ def rates(change: Any, films: Any) -> dict[str, float]:
     return {**values, "balanced_accuracy": float(np.mean(list(found.values())))}
 
 
+def draw_films(films: Any, count: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Rows of `count` films, as many of each label, and of the others; other films of their groups are in neither."""
+    present = np.unique(films.truth)
+    of_label = [rng.permutation(np.flatnonzero(films.truth == index))[: count // len(present)] for index in present]
+    drawn = np.concatenate(of_label)
+    return drawn, np.flatnonzero(~np.isin(films.groups, films.groups[drawn]))
+
+
 def learning_curve(films: Any, known: Any, count: int, draws: int) -> dict[str, list[float]]:
     """Rates on the other films, by what was changed, the methods that were chosen, and seconds."""
     from trainer.adaptation.fits import fit_threshold, local_aim
     from trainer.adaptation.selection import choose, fit, methods, out_of_fold
 
     rng, aim, names = np.random.default_rng(count), local_aim(0.9, None), methods(films.logits.shape[1])
-    present = np.unique(films.truth)
     found: dict[str, list[float]] = {}
 
     def note(name: str, value: float) -> None:
         found.setdefault(name, []).append(float(value))
 
     for _ in range(draws):
-        of_label = [rng.permutation(np.flatnonzero(films.truth == index))[: count // len(present)] for index in present]
-        drawn = np.concatenate(of_label)
-        inside = np.isin(films.groups, films.groups[drawn])  # other films of these groups test nothing
-        local, others, tests = films.take(drawn), films.take(np.flatnonzero(~inside)), {}
+        drawn, rest = draw_films(films, count, rng)
+        local, others, tests = films.take(drawn), films.take(rest), {}
         for name in names:
             begun = time.perf_counter()
             tests[name] = out_of_fold(local, name, aim, known)
@@ -74,6 +81,53 @@ def learning_curve(films: Any, known: Any, count: int, draws: int) -> dict[str, 
             note("healthy: specificity", (scores[rest] < threshold).mean())
             note("healthy: sensitivity", (scores[films.positive] >= threshold).mean())
     return found
+
+
+def fine_tuning(run: Any, data: str, films: Any, draws: int, epochs: int = 10) -> dict[str, list[float]]:
+    """Rates on the other films before and after the whole network was fine-tuned on 40, at two learning rates."""
+    from trainer.adaptation.films import load_original
+    from trainer.adaptation.fits import Change
+    from trainer.data.labelled import load_for_model
+    from trainer.inference import PixelBatches, run_model
+
+    found: dict[str, list[float]] = {}
+    nothing = Change(0.5 if films.logits.shape[1] == 2 else None, np.zeros(films.logits.shape[1]))
+    for seed in range(draws):
+        drawn, rest = draw_films(films, 40, np.random.default_rng(seed))
+        logits = {"before": films.logits}
+        for learning_rate in (1e-4, 1e-5):
+            model, processor = load_original(run)
+            labelled, _ = load_for_model(data, None, model.labels, processor, run.manifest(), lambda text: None)
+            inputs = PixelBatches(labelled.images, processor, model.device).eval_batch
+            begun = time.perf_counter()
+            fine_tune(model, inputs, drawn, films.truth, epochs, learning_rate, seed)
+            found.setdefault(f"seconds: {learning_rate:g}", []).append(time.perf_counter() - begun)
+            outputs = run_model(model, inputs, np.arange(len(films.truth)), batch_size=8)
+            logits[f"{learning_rate:g}"] = outputs.log_softmax(dim=1).double().numpy()
+        for name, each in logits.items():
+            for key, value in rates(nothing, replace(films, logits=each).take(rest)).items():
+                found.setdefault(f"{name}: {key}", []).append(value)
+    return found
+
+
+def fine_tune(
+    model: Any, inputs: Any, rows: np.ndarray, truth: np.ndarray, epochs: int, learning_rate: float, seed: int
+) -> None:
+    """Train backbone and last layers with AdamW on these rows, batches of 8, every other mirrored."""
+    import torch
+
+    parts = [part for part in (model.backbone, model.head, model.classifier, model.lesions) if part is not None]
+    parameters = [parameter.requires_grad_() for part in parts for parameter in part.parameters()]
+    optimiser, rng = torch.optim.AdamW(parameters, lr=learning_rate), np.random.default_rng(seed)
+    model.train()
+    for _ in range(epochs):
+        for batch in np.array_split(rng.permutation(rows), -(-len(rows) // 8)):
+            values = inputs(batch)
+            values = values.flip(-1) if rng.random() < 0.5 else values
+            model(values, labels=torch.from_numpy(truth[batch])).loss.backward()
+            optimiser.step()
+            optimiser.zero_grad()
+    model.eval()
 
 
 def coverage(count: int, rounds: int) -> dict[str, float]:
@@ -142,6 +196,7 @@ def main() -> None:
     parser.add_argument("--data", required=True)
     parser.add_argument("--counts", type=int, nargs="+", default=[10, 20, 40, 80])
     parser.add_argument("--draws", type=int, default=20)
+    parser.add_argument("--fine-tune", type=int, default=0, metavar="DRAWS", help="of 40 films (default none)")
     parser.add_argument("--coverage", type=int, default=0, metavar="ROUNDS", help="simulate so many (default none)")
     parser.add_argument("--figure", type=Path, metavar="FILE")
     parser.add_argument("--json", type=Path, metavar="FILE")
@@ -150,7 +205,8 @@ def main() -> None:
     from trainer import load_run
     from trainer.adaptation.films import score_films
 
-    films, _, known, counts = score_films(load_run(options.run), options.data, print)
+    run = load_run(options.run)
+    films, _, known, counts = score_films(run, options.data, print)
     print(f"{options.run}: {counts['n']} films of {counts['groups']} groups, {counts['labels']}; {options.draws} draws")
     smallest = min(count for count in counts["labels"].values() if count)
     results: dict[str, Any] = {"films": counts, "curves": {}, "coverage": {}}
@@ -160,6 +216,13 @@ def main() -> None:
             continue
         results["curves"][count] = learning_curve(films, known, count, options.draws)
         print_curve(count, results["curves"][count])
+    if options.fine_tune:
+        tuned = results["fine_tuning"] = fine_tuning(run, options.data, films, options.fine_tune)
+        print(f"\nall of the network fine-tuned on 40 films, {options.fine_tune} draws, by learning rate")
+        print(
+            *(f"{name}: {np.mean(values):.2f} ({min(values):.2f}–{max(values):.2f})" for name, values in tuned.items()),
+            sep="\n",
+        )
     for count in (40, 100) if options.coverage else ():
         results["coverage"][count] = coverage(count, options.coverage)
         held = results["coverage"][count]

@@ -78,11 +78,11 @@ def test_the_heat_map_is_given_on_request(space, films):
     )
 
 
-def test_the_readmes_ways_to_ask_a_space(space, films, run, tmp_path):
-    """The snippets of the README, as they stand there, with the address of this Space."""
+def test_the_documented_ways_to_ask_a_space(space, films, run, tmp_path):
+    """The snippets of docs/publishing.md, as they stand there, with the address of this Space."""
     (ours,) = predict(Run(run), [str(films["dicom"])])
     shutil.copyfile(films["dicom"], tmp_path / "film.dcm")
-    blocks = re.findall(r"```(sh|python)\n(.*?)```", (ROOT / "README.md").read_text(), flags=re.DOTALL)
+    blocks = re.findall(r"```(sh|python)\n(.*?)```", (ROOT / "docs/publishing.md").read_text(), flags=re.DOTALL)
     (python,) = (text for kind, text in blocks if kind == "python" and "gradio_client" in text)
     (shell,) = (text for kind, text in blocks if kind == "sh" and "$SPACE" in text)
     words = [sys.executable, "-c", python.replace("org/app", space)]
