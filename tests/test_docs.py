@@ -1,8 +1,11 @@
 """README and docs: every command is one that there is, every link leads somewhere, every field of a recipe is explained."""
 
+import os
 import re
 import shlex
 import shutil
+import subprocess
+import sys
 from dataclasses import fields
 from pathlib import Path
 
@@ -10,7 +13,7 @@ import pytest
 import yaml
 
 from trainer import __version__
-from trainer.cli import build_parser, main
+from trainer.cli import build_parser
 from trainer.recipes import Recipe
 
 ROOT = Path(__file__).parents[1]
@@ -69,10 +72,29 @@ def test_the_commands_of_the_pages_run_one_after_the_other(tmp_path, monkeypatch
     """All but those that are marked with what they need, on phantoms that the first page draws."""
     monkeypatch.chdir(tmp_path)
     shutil.copyfile(film, "film.dcm")
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     for page in PAGES[1:]:
         for line in commands(page):
             if "# needs: " not in line:
-                assert main(shlex.split(line, comments=True)[1:]) == 0, line
+                words = [sys.executable, "-m", "trainer", *shlex.split(line, comments=True)[1:]]
+                done = subprocess.run(words, capture_output=True, text=True, check=False, env=environment)
+                assert done.returncode == 0, f"{line}\n{done.stderr[-2000:]}"
         if page == "docs/data.md":
             shutil.copytree("phantoms/Normal", "healthy/Normal")
             shutil.copytree("phantoms/Normal", "unlabelled")
+
+
+@pytest.mark.slow
+def test_the_notebook_runs_whole(tmp_path):
+    """As a reader would run it, without a network; what it says of its model is true."""
+    nbformat, nbclient = pytest.importorskip("nbformat"), pytest.importorskip("nbclient")
+    notebook = nbformat.read(ROOT / "docs/quickstart.ipynb", as_version=4)
+    assert not any(cell.get("outputs") for cell in notebook.cells)
+    nbclient.NotebookClient(
+        notebook, timeout=600, kernel_name="python3", resources={"metadata": {"path": tmp_path}}
+    ).execute()
+    texts = [
+        output.get("data", {}).get("text/plain", "") for cell in notebook.cells for output in cell.get("outputs", [])
+    ]
+    assert any("sensitivity" in text and "Wilson" in text for text in texts)
+    assert any("'decision'" in text for text in texts)

@@ -87,6 +87,16 @@ def predict_image(model: CxrForImageClassification, processor: CxrImageProcessor
     return decision
 
 
+def heat_map_of(
+    model: CxrForImageClassification, processor: CxrImageProcessor, pixels: np.ndarray, label: str
+) -> np.ndarray:
+    """Where one image uint8 [H, W] of any size spoke for a label: float32 [h, w] in 0..1; see `heatmap`."""
+    grey = torch.from_numpy(processor.resize(pixels).copy()).unsqueeze(0).to(model.device)
+    with torch.inference_mode():
+        output = model(processor.to_pixel_values(grey))
+    return model.heatmap(output, model.labels.index(label))[0].cpu().numpy()
+
+
 def to_device(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
     """A CPU tensor on `device`; a GPU copies it from pinned memory while the CPU goes on."""
     return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)

@@ -151,10 +151,10 @@ class Run:
 
             model = CxrForImageClassification.from_pretrained(self.path).eval()
             processor = CxrImageProcessor.from_pretrained(self.path)
-            _check_answer(model, processor)
             known = self.read_json("recipe.json").get("labels") if self.has("recipe.json") else None
             if known and tuple(known) != model.labels:
                 raise ValueError(f"recipe.json names the labels {known}, config.json {list(model.labels)}")
+            _check_answer(model, processor)
         except Exception as error:  # whatever a damaged or tampered file makes of it
             reason = str(error).strip()[:300] or type(error).__name__
             raise UsageError(f"{self.path}: no model can be loaded from here ({reason})") from error
@@ -162,23 +162,24 @@ class Run:
 
 
 def _check_answer(model: Any, processor: Any) -> None:
-    """Refuse, with ValueError, a model that gives no scores and threshold in 0..1 for a test image, a slope of greys,
-    and one whose record of the temperature is none.
+    """Refuse, with ValueError, a model that gives no scores for a test image, a slope of greys, or whose threshold or
+    temperature cannot be: first by what needs no pass through it.
     """
     import torch
     from PIL import Image
 
     try:
+        threshold = (model.config.operating_point or {"threshold": 0.5})["threshold"]
+        temperature = (model.config.calibration or {"temperature": 1.0})["temperature"]
         values = processor(Image.linear_gradient("L"), return_tensors="pt")["pixel_values"]
+        if not (0 <= threshold <= 1 and 0 < temperature < math.inf and values.isfinite().all()):
+            raise ValueError("its threshold, temperature or pixel values are no such numbers")
         with torch.inference_mode():
             (answer,) = model.decide(model(values))
-        numbers = [*answer["scores"].values(), answer["decision"]["threshold"] or 0]
-        temperature = (model.config.calibration or {"temperature": 1})["temperature"]
-        possible = all(0 <= number <= 1 for number in numbers) and 0 < temperature < math.inf
-    except Exception as error:  # whatever sizes, means and thresholds that do not belong together make of it
+        if not all(0 <= score <= 1 for score in answer["scores"].values()):
+            raise ValueError(f"its scores are {answer['scores']}")
+    except Exception as error:  # whatever sizes, means and numbers that do not belong together make of it
         raise ValueError(f"it cannot classify a test image: {error or type(error).__name__}") from error
-    if not possible:
-        raise ValueError(f"scores or a threshold of a test image that are not in 0..1, or no {temperature=}")
 
 
 def _smallest(weights: dict[str, Any]) -> dict[str, Any]:

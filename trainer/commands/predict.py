@@ -6,31 +6,38 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from hub_cards.formatting import format_number
-from trainer.commands.options import JSON, RUN, Commands, add_command
+from trainer.commands.options import JSON, RUN, Commands, add_command, log
 
 if TYPE_CHECKING:
     from trainer.run import Run
 
 
-def predict(run: "Run", files: Sequence[str]) -> Iterator[dict[str, Any]]:
+def predict(run: "Run", files: Sequence[str], dicom_out: str | None = None) -> Iterator[dict[str, Any]]:
     """Classify files one by one. Research demonstration, not a medical device.
 
     Args:
         run: a run; `load_run` finds one by its folder or its Hub id.
         files: PNG, JPEG, TIFF (8 or 16 bit) or DICOM.
+        dicom_out: a folder for a structured report and a heat map of each DICOM film, with its patient in them.
 
     Yields:
         {"file", "label", "scores": {label: 0..1}, "decision", "familiarity", "warnings"}, or {"file", "error"}.
 
     Raises:
-        UsageError: no model can be loaded from there.
+        UsageError: no model can be loaded from there, or `dicom_out` lacks its extra.
+        WorkError: `dicom_out` cannot be written.
     """
     model, processor = run.load_model()  # first: a model that is refused needs nothing else
 
     from trainer.cxr_model import RadiographError
     from trainer.data.pixels import DECODE
-    from trainer.inference import for_inference, predict_image
+    from trainer.inference import for_inference, heat_map_of, predict_image
 
+    reports = None
+    if dicom_out:
+        from trainer.commands.dicom_report import DicomReports
+
+        reports = DicomReports(dicom_out, run, model)
     model = for_inference(model, processor)
     for file in files:
         try:
@@ -38,8 +45,15 @@ def predict(run: "Run", files: Sequence[str]) -> Iterator[dict[str, Any]]:
         except (RadiographError, ImportError) as error:
             yield {"file": file, "error": str(error)}
             continue
-        prediction = predict_image(model, processor, radiograph.pixels)
-        yield {"file": file, **prediction, "warnings": [*radiograph.warnings, *prediction["warnings"]]}
+        answer = predict_image(model, processor, radiograph.pixels)
+        prediction = {"file": file, **answer, "warnings": [*radiograph.warnings, *answer["warnings"]]}
+        if reports:
+            heat = heat_map_of(model, processor, radiograph.pixels, prediction["decision"]["label"])
+            try:
+                reports.write(file, prediction, radiograph.pixels, heat)
+            except ValueError as error:
+                log(f"{file}: no report was written: {error}")
+        yield prediction
 
 
 def add_parser(commands: Commands) -> None:
@@ -48,6 +62,8 @@ def add_parser(commands: Commands) -> None:
         commands, "predict", "classify radiographs with a run", RUN, JSON, example="cxr predict runs/tb film.dcm"
     )
     parser.add_argument("files", nargs="+", metavar="FILE", help="PNG, JPEG, TIFF (8 or 16 bit) or DICOM")
+    dicom_help = "write a DICOM structured report and the heat map of each DICOM film there, of its patient and study"
+    parser.add_argument("--dicom-out", metavar="DIR", help=f"{dicom_help}; extra [dicom-out]")
     parser.set_defaults(main=main)
 
 
@@ -56,7 +72,7 @@ def main(options: argparse.Namespace) -> int:
     from trainer.run import load_run
 
     failed = False
-    for prediction in predict(load_run(options.model), options.files):
+    for prediction in predict(load_run(options.model), options.files, options.dicom_out):
         failed |= "error" in prediction
         print(json.dumps(prediction) if options.json else to_text(prediction), flush=True)
     return 1 if failed else 0

@@ -11,6 +11,7 @@ from trainer.errors import UsageError, WorkError
 if TYPE_CHECKING:
     import pandas as pd
     from accelerate import Accelerator
+    from accelerate.tracking import GeneralTracker
 
     from trainer.cxr_model import CxrForImageClassification, CxrImageProcessor
     from trainer.data.annotations import Masks
@@ -31,7 +32,7 @@ class TrainOptions(NamedTuple):
     resume: bool = False  # go on where a stopped training left the output folder
     feature_cache_gb: float = 8.0  # room for the activations of frozen layers; 0 computes them in each epoch
     compile: bool = False  # compile the network with torch.compile
-    report_to: str = "none"  # or `tensorboard`, `trackio`
+    report_to: "str | GeneralTracker" = "none"  # or `tensorboard`, `trackio`, or a tracker as accelerate has them
     command: tuple[str, ...] = ()  # the words of the command line, for environment.json
 
 

@@ -14,6 +14,7 @@ from typing import Any
 import pandas as pd
 import torch
 from accelerate import Accelerator
+from accelerate.tracking import GeneralTracker
 
 from trainer import __version__
 from trainer.data.labelled import LabelledImages
@@ -90,14 +91,16 @@ def timed(seconds: dict[str, float], part: str) -> Iterator[None]:
     seconds[part] = round(seconds.get(part, 0.0) + time.perf_counter() - start, 3)
 
 
-def make_accelerator(mixed_precision: str, folder: Path, report_to: str, compiled: bool) -> Accelerator:
-    """The devices, in the precision that suits them.
+def make_accelerator(
+    mixed_precision: str, folder: Path, report_to: str | GeneralTracker, compiled: bool
+) -> Accelerator:
+    """The devices, in the precision that suits them; `report_to` names a tracker, or is one.
 
     Raises:
         UsageError: the tracker that is asked for is not installed.
     """
     log_with = None if report_to == "none" else report_to
-    if log_with and not find_spec(log_with):
+    if isinstance(log_with, str) and not find_spec(log_with):
         raise UsageError(f"--report-to {log_with}: it is not installed; pip install {log_with}")
     on_cpu = best_device().type == "cpu"  # named, or several processes on a CPU would not find each other
     processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))

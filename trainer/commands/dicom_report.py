@@ -1,0 +1,170 @@
+"""An answer as DICOM, for a hospital's own software: a structured report and the heat map as a secondary capture.
+
+Both go into the film's study, with its patient as the film names them: they are made for the archive that it came from.
+"""
+
+from hashlib import sha256
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+from trainer.commands.options import DISCLAIMER
+from trainer.errors import UsageError
+from trainer.files import atomic_write
+
+if TYPE_CHECKING:
+    from pydicom import Dataset
+
+    from trainer.run import Run
+
+KEEP = ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID")  # without which none refers to a film
+EMPTY = (  # may be empty, must be there
+    *("PatientID", "PatientName", "PatientBirthDate", "PatientSex", "AccessionNumber", "StudyID", "StudyDate"),
+    *("StudyTime", "ReferringPhysicianName", "Modality"),
+)
+MAKER, SCHEME = "cxr-hub", "99CXRHUB"  # who makes the files, and who defines their codes
+RESEARCH = DISCLAIMER.partition(":")[0]  # as it fits into a header
+LARGEST = 1024  # pixels of the longer side of the secondary capture
+STRONGEST = 0.55  # opacity of the heat map at its highest
+
+
+class DicomReports:
+    """Writes the answers of one model into a folder."""
+
+    def __init__(self, folder: str, run: "Run", model: Any) -> None:
+        """UsageError: the extra [dicom-out] is not installed."""
+        try:
+            import highdicom  # noqa: F401
+        except ImportError as error:
+            raise UsageError('--dicom-out needs highdicom: pip install "cxr-hub[dicom-out]"') from error
+        self._folder, self._labels = Path(folder), model.labels
+        self._name, self._weights = f"{MAKER} {run.read_json('recipe.json')['name']}", run.weights_hash()
+
+    def write(self, file: str, prediction: dict[str, Any], pixels: np.ndarray, heat: np.ndarray) -> list[Path]:
+        """NAME-report.dcm and NAME-heatmap.dcm for a film, replaced where they are there.
+
+        Args:
+            file: the film that was read.
+            prediction: what `predict` says of it.
+            pixels: uint8 [H, W], as the reader sees it.
+            heat: of the label that the decision is about, float [h, w] in 0..1.
+
+        Raises:
+            ValueError: the file is no DICOM, or has no study, series or instance to refer to.
+            WorkError: the folder cannot be written.
+        """
+        film = _header(file)
+        name = f"{Path(file).stem}-{sha256(film.SOPInstanceUID.encode()).hexdigest()[:8]}"
+        parts = {"report": self._report(film, prediction), "heatmap": self._capture(film, prediction, pixels, heat)}
+        for part, dataset in parts.items():
+            dataset.SeriesDescription = RESEARCH
+            with atomic_write(self._folder / f"{name}-{part}.dcm") as target:
+                dataset.save_as(target)
+        return [self._folder / f"{name}-{part}.dcm" for part in parts]
+
+    def _report(self, film: "Dataset", prediction: dict[str, Any]) -> "Dataset":
+        """Scores, threshold, decision and warnings as a measurement report (DICOM PS3.16, TID 1500)."""
+        import highdicom as hd
+        from pydicom.sr.codedict import codes
+
+        def code(value: str, meaning: str) -> Any:
+            return hd.sr.CodedConcept(value, SCHEME, meaning[:64])
+
+        def measured(value: str, meaning: str, number: float) -> Any:
+            return hd.sr.Measurement(name=code(value, meaning), value=round(number, 6), unit=codes.UCUM.NoUnits)
+
+        decision, known = prediction["decision"], prediction["familiarity"]
+        scores = [
+            measured(f"score-{index}", f"Score: {label}", prediction["scores"][label])
+            for index, label in enumerate(self._labels)
+        ]
+        if decision["threshold"] is not None:
+            scores.append(measured("threshold", f"Threshold: {decision['label']}", decision["threshold"]))
+        if known is not None:
+            scores.append(measured("familiarity", "Familiarity", known))
+        answer = code(f"label-{self._labels.index(prediction['label'])}", prediction["label"])
+        said = [hd.sr.QualitativeEvaluation(code("answer", "Answer of the model"), answer)]
+        said += [
+            hd.sr.QualitativeEvaluation(code("warning", "Warning"), code(warning[:16], warning))
+            for warning in prediction["warnings"]
+        ]
+        by = hd.sr.AlgorithmIdentification(
+            name=self._name, version=self._weights, parameters=[f"decision: {decision['name']}", DISCLAIMER]
+        )
+        device = hd.sr.DeviceObserverIdentifyingAttributes(uid=hd.UID(), name=self._name, manufacturer_name=MAKER)
+        content = hd.sr.MeasurementReport(
+            observation_context=hd.sr.ObservationContext(
+                observer_device_context=hd.sr.ObserverContext(codes.DCM.Device, device)
+            ),
+            procedure_reported=codes.SCT.ChestImaging,
+            imaging_measurements=[
+                hd.sr.MeasurementsAndQualitativeEvaluations(
+                    tracking_identifier=hd.sr.TrackingIdentifier(uid=hd.UID(), identifier=RESEARCH),
+                    algorithm_id=by,
+                    measurements=scores,
+                    qualitative_evaluations=said,
+                    source_images=[hd.sr.SourceImageForMeasurementGroup.from_source_image(film)],
+                )
+            ],
+        )
+        return hd.sr.ComprehensiveSR([film], content, **_series(9001), manufacturer=MAKER)
+
+    def _capture(self, film: "Dataset", prediction: dict[str, Any], pixels: np.ndarray, heat: np.ndarray) -> "Dataset":
+        """The film with the heat map over it; what it is stands in the image."""
+        import highdicom as hd
+
+        what = f"what speaks for {prediction['decision']['label']}; answer: {prediction['label']}"
+        image = draw_heat_map(pixels, heat, f"{what}. {RESEARCH}.")
+        orientation = tuple(film.get("PatientOrientation") or ("L", "F"))
+        capture = hd.sc.SCImage.from_ref_dataset(
+            film, image, "RGB", 8, "PATIENT", **_series(9002), manufacturer=MAKER, patient_orientation=orientation
+        )
+        capture.BurnedInAnnotation = "YES"
+        capture.ImageComments = f"Heat map of {self._name}, {self._weights}: {what}. {DISCLAIMER}"
+        return capture
+
+
+def draw_heat_map(pixels: np.ndarray, heat: np.ndarray, text: str) -> np.ndarray:
+    """The image uint8 [H, W] with the heat map in colour over it and a line of text: uint8 [h, w, 3], at most 1024."""
+    from matplotlib import colormaps
+
+    film = Image.fromarray(pixels)
+    film.thumbnail((LARGEST, LARGEST))
+    strength = np.asarray(Image.fromarray(heat.astype(np.float32)).resize(film.size, Image.Resampling.BICUBIC)).clip(
+        0, 1
+    )
+    opacity = STRONGEST * strength[..., None]
+    colour = 255 * colormaps["inferno"](strength)[..., :3]
+    image = Image.fromarray(np.rint((1 - opacity) * np.asarray(film)[..., None] + opacity * colour).astype(np.uint8))
+    ImageDraw.Draw(image).text((8, 8), text, font_size=18, fill="white", stroke_fill="black", stroke_width=2)
+    return np.asarray(image)
+
+
+def _header(file: str) -> "Dataset":
+    """What a report needs of a film that was read already, without its pixels."""
+    import pydicom
+    from pydicom.errors import InvalidDicomError
+
+    try:
+        film = pydicom.dcmread(file, stop_before_pixels=True)
+    except InvalidDicomError:
+        raise ValueError("it is no DICOM file") from None
+    if missing := [keyword for keyword in KEEP if not film.get(keyword)]:
+        raise ValueError(f"its header has no {missing[0]}")
+    for keyword in EMPTY:
+        if keyword not in film:
+            setattr(film, keyword, "")
+    return film
+
+
+def _series(number: int) -> dict[str, Any]:
+    import highdicom as hd
+
+    return {
+        "series_instance_uid": hd.UID(),
+        "series_number": number,
+        "sop_instance_uid": hd.UID(),
+        "instance_number": 1,
+    }
