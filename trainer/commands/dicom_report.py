@@ -69,47 +69,49 @@ class DicomReports:
         import highdicom as hd
         from pydicom.sr.codedict import codes
 
-        def code(value: str, meaning: str) -> Any:
-            return hd.sr.CodedConcept(value, SCHEME, meaning[:64])
-
-        def measured(value: str, meaning: str, number: float) -> Any:
-            return hd.sr.Measurement(name=code(value, meaning), value=round(number, 6), unit=codes.UCUM.NoUnits)
-
-        decision, known = prediction["decision"], prediction["familiarity"]
-        scores = [
-            measured(f"score-{index}", f"Score: {label}", prediction["scores"][label])
-            for index, label in enumerate(self._labels)
-        ]
-        if decision["threshold"] is not None:
-            scores.append(measured("threshold", f"Threshold: {decision['label']}", decision["threshold"]))
-        if known is not None:
-            scores.append(measured("familiarity", "Familiarity", known))
-        answer = code(f"label-{self._labels.index(prediction['label'])}", prediction["label"])
-        said = [hd.sr.QualitativeEvaluation(code("answer", "Answer of the model"), answer)]
-        said += [
-            hd.sr.QualitativeEvaluation(code("warning", "Warning"), code(warning[:16], warning))
-            for warning in prediction["warnings"]
-        ]
-        by = hd.sr.AlgorithmIdentification(
-            name=self._name, version=self._weights, parameters=[f"decision: {decision['name']}", DISCLAIMER]
-        )
+        parameters = [f"decision: {prediction['decision']['name']}", DISCLAIMER]
         device = hd.sr.DeviceObserverIdentifyingAttributes(uid=hd.UID(), name=self._name, manufacturer_name=MAKER)
+        observer = hd.sr.ObserverContext(codes.DCM.Device, device)
+        group = hd.sr.MeasurementsAndQualitativeEvaluations(
+            tracking_identifier=hd.sr.TrackingIdentifier(uid=hd.UID(), identifier=RESEARCH),
+            algorithm_id=hd.sr.AlgorithmIdentification(self._name, self._weights, parameters),
+            measurements=self._measurements(prediction),
+            qualitative_evaluations=self._evaluations(prediction),
+            source_images=[hd.sr.SourceImageForMeasurementGroup.from_source_image(film)],
+        )
         content = hd.sr.MeasurementReport(
-            observation_context=hd.sr.ObservationContext(
-                observer_device_context=hd.sr.ObserverContext(codes.DCM.Device, device)
-            ),
+            observation_context=hd.sr.ObservationContext(observer_device_context=observer),
             procedure_reported=codes.SCT.ChestImaging,
-            imaging_measurements=[
-                hd.sr.MeasurementsAndQualitativeEvaluations(
-                    tracking_identifier=hd.sr.TrackingIdentifier(uid=hd.UID(), identifier=RESEARCH),
-                    algorithm_id=by,
-                    measurements=scores,
-                    qualitative_evaluations=said,
-                    source_images=[hd.sr.SourceImageForMeasurementGroup.from_source_image(film)],
-                )
-            ],
+            imaging_measurements=[group],
         )
         return hd.sr.ComprehensiveSR([film], content, **_series(9001), manufacturer=MAKER)
+
+    def _measurements(self, prediction: dict[str, Any]) -> list[Any]:
+        """The score of each label, the threshold and the familiarity, where there are any."""
+        import highdicom as hd
+        from pydicom.sr.codedict import codes
+
+        decision = prediction["decision"]
+        numbers = [
+            (f"score-{index}", f"Score: {label}", prediction["scores"][label])
+            for index, label in enumerate(self._labels)
+        ]
+        numbers.append(("threshold", f"Threshold: {decision['label']}", decision["threshold"]))
+        numbers.append(("familiarity", "Familiarity", prediction["familiarity"]))
+        return [
+            hd.sr.Measurement(name=_code(value, meaning), value=round(number, 6), unit=codes.UCUM.NoUnits)
+            for value, meaning, number in numbers
+            if number is not None
+        ]
+
+    def _evaluations(self, prediction: dict[str, Any]) -> list[Any]:
+        """The answer, and a warning each."""
+        import highdicom as hd
+
+        label = prediction["label"]
+        said = [(_code("answer", "Answer of the model"), _code(f"label-{self._labels.index(label)}", label))]
+        said += [(_code("warning", "Warning"), _code(warning[:16], warning)) for warning in prediction["warnings"]]
+        return [hd.sr.QualitativeEvaluation(name, value) for name, value in said]
 
     def _capture(self, film: "Dataset", prediction: dict[str, Any], pixels: np.ndarray, heat: np.ndarray) -> "Dataset":
         """The film with the heat map over it; what it is stands in the image."""
@@ -157,6 +159,13 @@ def _header(file: str) -> "Dataset":
         if keyword not in film:
             setattr(film, keyword, "")
     return film
+
+
+def _code(value: str, meaning: str) -> Any:
+    """A code of our own; a value has at most 16 characters, a meaning 64."""
+    import highdicom as hd
+
+    return hd.sr.CodedConcept(value, SCHEME, meaning[:64])
 
 
 def _series(number: int) -> dict[str, Any]:
