@@ -5,6 +5,7 @@ from pathlib import Path
 from huggingface_hub import HfApi, ModelInfo, SpaceCard
 
 APP = Path(__file__).parents[1] / "space"
+PARTS = ("*.py", "page.css", "page.js", "templates/*.html", "requirements.txt")
 PRELOADED = (  # by the ends of their names
     *("config.json", "preprocessor_config.json", "model.safetensors", "_cxr.py", ".png"),
     *("metrics.json", "environment.json", "recipe.json"),
@@ -33,8 +34,8 @@ def space_files(models: dict[str, ModelInfo]) -> dict[str, bytes]:
     """
     if not (APP / "app.py").is_file():
         raise FileNotFoundError(f"{APP}: the Space's source is not here; run this from a checkout")
-    names = [*sorted(path.name for path in APP.glob("*.py")), "requirements.txt"]
-    files = {name: (APP / name).read_bytes() for name in names}
+    parts = [path for pattern in PARTS for path in APP.glob(pattern)]
+    files = {path.relative_to(APP).as_posix(): path.read_bytes() for path in sorted(parts)}
     pinned = [f'[{task}]\nmodel = "{info.id}"\nrevision = "{info.sha}"\n' for task, info in models.items()]
     files["models.toml"] = "\n".join(pinned).encode()
     card = SpaceCard((APP / "README.md").read_text(encoding="utf-8"))

@@ -31,16 +31,16 @@ def sensitivity_text(facts: dict[str, Any], decision: dict[str, Any]) -> str:
     return ""
 
 
-def counts_text(facts: dict[str, Any], label: str) -> str:
-    """How often a model was right and wrong about a label, in its own test and elsewhere, in counts; empty where its
-    metrics do not say.
+def trust_lines(facts: dict[str, Any], label: str) -> list[str]:
+    """How often a model was right and wrong about a label, in its own test and elsewhere, in counts, and for whom its
+    threshold was set; empty where its metrics do not say.
 
     Hospitals that it has not seen are the external collections of which it learned nothing.
     """
     labels = facts.get("recipe", {}).get("labels", [])
     splits = facts.get("metrics", {}).get("splits", {})
     if label not in labels:
-        return ""
+        return []
     places = {"in its own test": [splits.get("test", {})]}
     for part in splits.get("external", {}).get("collections", {}).values():
         seen = part.get("trained", True)
@@ -53,7 +53,7 @@ def counts_text(facts: dict[str, Any], label: str) -> str:
             found.append(f"{where} {_right_and_wrong(np.sum(tables, axis=0), labels.index(label), label)}")
     local = facts.get("metrics", {}).get("adaptation")
     whose = f"was set by {local['n']} films of one hospital" if local else "is not set for your hospital"
-    return f"Trust it as far as this: {'; '.join(found)}. Its threshold {whose}." if found else ""
+    return [*found, f"its threshold {whose}"] if found else []
 
 
 def _right_and_wrong(confusion: np.ndarray, index: int, label: str) -> str:
@@ -72,6 +72,13 @@ def metric_text(metric: dict[str, Any] | None) -> str:
         return "–"
     value, *interval = (number_text(metric[key]) for key in ("value", "low", "high") if metric[key] is not None)
     return f"{value} ({'–'.join(interval)})" if interval else value
+
+
+def score_text(score: float) -> str:
+    """Two digits; a score is never quite 0 or 1, and is not called so."""
+    if not 0.005 <= score < 0.995:
+        return ">.99" if score > 0.5 else "<.01"
+    return f"{score:.2f}".removeprefix("0")
 
 
 def number_text(value: float) -> str:

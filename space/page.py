@@ -1,5 +1,6 @@
 """The page: a tab for each question, for all of them, for many files and for the figures; and the same for programs."""
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
@@ -13,11 +14,11 @@ from answer import Answer
 from batch import MOST_FILES, count_litter, predict_files, to_csv
 from config import TASKS
 from gradio import processing_utils
-from results import facts_html, results_html
+from images import data_address, heat_address
+from results import facts_html, results_html, results_table
 from worker import MAX_IN_FLIGHT, Served
 
 HELP = "Choose the question, then drop in or paste a frontal chest radiograph: PNG, JPEG, TIFF (8 or 16 bit) or DICOM."
-HEAT_JS = "(value) => { document.documentElement.style.setProperty('--heat', value); }"
 THEME = gr.themes.Soft(
     primary_hue="blue", neutral_hue="slate", font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]
 ).set(
@@ -35,7 +36,7 @@ LAUNCH: dict[str, Any] = {
     "state_session_capacity": 1,
     "theme": THEME,
     "css": view.CSS,
-    "head": view.PASTE,
+    "head": view.SCRIPT,
     "footer_links": ["api"],
     "mcp_server": True,
 }
@@ -45,6 +46,7 @@ EXPECTED = "give data addresses (data:image/png;base64,...), or files that were 
 def build(predictors: list[Served], failed: dict[str, str]) -> gr.Blocks:
     """The page: a tab for each predictor, for all of them, for many files and for their metrics."""
     by_title = {TASKS[predictor.task]: predictor for predictor in predictors}
+    examples = list(dict.fromkeys(predictor.example for predictor in predictors if predictor.example))
     with gr.Blocks(title="Chest X-ray classifiers", analytics_enabled=False) as page:
         gr.Markdown("# Chest X-ray classifiers")
         gr.HTML(f'<p class="cxr-note">{view.DISCLAIMER}</p>')
@@ -52,65 +54,67 @@ def build(predictors: list[Served], failed: dict[str, str]) -> gr.Blocks:
         with gr.Tabs():
             for title, predictor in by_title.items():
                 with gr.Tab(title):
-                    _film_tab([predictor])
+                    _film_tab([predictor], examples)
             for task in failed:
                 with gr.Tab(TASKS[task]):
                     gr.HTML(view.warning_html("This predictor is not available now."))
             if len(predictors) > 1:
                 with gr.Tab("All questions"):
-                    _film_tab(predictors)
+                    _film_tab(predictors, examples)
             with gr.Tab("Many files"):
                 _batch_tab(by_title)
             with gr.Tab("Results") as results:
-                tables = gr.HTML(elem_classes="cxr-facts")
-        results.select(lambda: "".join(map(results_html, predictors)), None, tables, api_visibility="private")
+                gr.Dataframe(
+                    results_table(predictors), interactive=False, wrap=True, label="A click on a heading sorts"
+                )
+                details = gr.HTML(elem_classes="cxr-facts")
+        results.select(lambda: "".join(map(results_html, predictors)), None, details, api_visibility="private")
         for predictor in predictors:
             _add_endpoint(predictor)
         _add_batch_endpoint(by_title)
     return page
 
 
-def _film_tab(predictors: list[Served]) -> None:
+def _film_tab(predictors: list[Served], examples: list[bytes]) -> None:
     """One film, and what each of these predictors says of it."""
-    outputs: list[Any] = []
-    with gr.Row():
-        with gr.Column():
+    with gr.Row(elem_classes="cxr-columns"):
+        with gr.Column(scale=1, elem_classes="cxr-question"):
             upload = gr.File(label="Frontal chest radiograph", height=190)
-            example = gr.Button("Try it with a drawn phantom", size="sm", visible=predictors[0].example is not None)
-            info = "how strongly it lies over the film"
-            opacity = gr.Slider(0, 1, value=0.55, step=0.05, label="Heat map", info=info, visible=False)
-        for _ in predictors:
-            with gr.Column():
-                words = gr.HTML()
-                scores = gr.Label(label="Scores", show_heading=False, visible=False)
-                outputs += [words, scores, gr.HTML()]
+            with gr.Row():
+                buttons = [
+                    gr.Button(f"Phantom {letter}", size="sm") for letter, _ in zip("ABC", examples, strict=False)
+                ]
+            if buttons:
+                gr.Markdown("Phantoms are drawn, radiographs of nobody.")
+            film = gr.HTML()
+        answers = []
+        with gr.Column(scale=len(predictors), elem_classes="cxr-answers"), gr.Row():
+            for _ in predictors:
+                with gr.Column(min_width=240):
+                    answers.append(gr.HTML())
     for predictor in predictors:
         with gr.Accordion("About this model: figures, data, citation", open=False):
             gr.HTML(facts_html(predictor), elem_classes="cxr-facts")
 
-    def show(path: str | None) -> list[Any]:
+    def show(path: str | None) -> list[str]:
         if not path:
-            return [*(["", gr.Label(visible=False), ""] * len(predictors)), gr.Slider(visible=False)]
+            return [""] * (1 + len(predictors))
         with UPLOADS.use([path]):
             return render([predictor(path, film=True) for predictor in predictors])
 
-    def show_example() -> list[Any]:
-        drawn = predictors[0].example or b""
+    def show_example(drawn: bytes) -> list[str]:
         return render([predictor(drawn, "a drawn phantom", film=True) for predictor in predictors])
 
-    def render(answers: list[Answer]) -> list[Any]:
-        parts: list[Any] = []
-        for predictor, answer in zip(predictors, answers, strict=True):
-            known = view.trusted(answer.prediction)
-            title = TASKS[predictor.task] if len(predictors) > 1 else ""
-            bars = gr.Label(value=answer.prediction["scores"] if known else None, visible=known)
-            parts += [view.answer_html(answer, predictor.facts, title), bars, view.film_html(answer)]
-        return [*parts, gr.Slider(visible=any(view.trusted(answer.prediction) for answer in answers))]
+    def render(given: list[Answer]) -> list[str]:
+        titles = [TASKS[predictor.task] if len(predictors) > 1 else "" for predictor in predictors]
+        parts = zip(given, predictors, titles, strict=True)
+        return [view.film_html(given[0]), *(view.answer_html(one, by.facts, title) for one, by, title in parts)]
 
-    outputs.append(opacity)
+    outputs: list[Any] = [film, *answers]
     upload.change(show, upload, outputs, api_visibility="private", concurrency_limit=MAX_IN_FLIGHT)
-    example.click(show_example, None, outputs, api_visibility="private", concurrency_limit=MAX_IN_FLIGHT)
-    opacity.input(None, opacity, None, js=HEAT_JS, api_visibility="private")
+    for button, drawn in zip(buttons, examples, strict=False):
+        draw = partial(show_example, drawn)
+        button.click(draw, None, outputs, api_visibility="private", concurrency_limit=MAX_IN_FLIGHT)
 
 
 def _batch_tab(by_title: dict[str, Served]) -> None:
@@ -128,13 +132,11 @@ def _batch_tab(by_title: dict[str, Served]) -> None:
         predictor = by_title[title]
         with UPLOADS.use(paths, OFFERED):  # for another question about them
             rows = predict_files(predictor, paths, lambda done: progress(done, unit="films"))
-            litter = count_litter(paths)
-        address = view.data_address(to_csv(rows, predictor.labels).encode("utf-8-sig"), "text/csv")
-        link = f'<a class="cxr-button" download="predictions.csv" href="{address}">Download as CSV</a>'
-        failed = sum("error" in row for row in rows)
-        left = f" {litter} more are hidden, or left by macOS or Windows, and are not read." if litter else ""
-        text = f'<p role="status">{len(rows)} files, {failed} of them could not be read.{left} {link}</p>'
-        return text, gr.Dataframe(value=view.remarks_table(rows, predictor.labels), visible=True)
+            address = data_address(to_csv(rows, predictor.labels).encode("utf-8-sig"), "text/csv")
+        counts = {"files": len(rows), "failed": sum("error" in row for row in rows), "litter": count_litter(paths)}
+        return view.render("batch.html", address=address, **counts), gr.Dataframe(
+            value=view.remarks_table(rows, predictor.labels), visible=True
+        )
 
     start.click(show, [question, uploads], [note, table], api_visibility="private")
 
@@ -151,7 +153,7 @@ def _add_endpoint(predictor: Served) -> None:
         file = _stored(path)
         with UPLOADS.use([file]):
             answer = predictor(file)
-        extra = {"heat_map": view.heat_address(answer)} if heat_map and answer.heat is not None else {}
+        extra = {"heat_map": heat_address(answer)} if heat_map and answer.heat is not None else {}
         return {**answer.prediction, **extra}
 
     predict.__doc__ = f"""Classify one frontal chest radiograph: {", ".join(predictor.labels)}.

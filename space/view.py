@@ -1,87 +1,54 @@
-"""What a visitor sees: the answer in words, the film under its heat map. Images travel in the page, never as files."""
+"""What a visitor reads: an answer in words and bars. Templates escape whatever is filled in."""
 
-import base64
-import html
-import io
+from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 from answer import Answer
 from batch import to_table
-from facts import counts_text, sensitivity_text
-from PIL import Image, ImageFilter
+from facts import score_text, sensitivity_text, trust_lines
+from images import film_address, heat_address, outline_address, proportion_within
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
 
+FOLDER = Path(__file__).parent
+TEMPLATES = Environment(
+    loader=FileSystemLoader(FOLDER / "templates"),
+    autoescape=True,
+    undefined=StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+)
+CSS = (FOLDER / "page.css").read_text(encoding="utf-8")
+SCRIPT = f"<script>{(FOLDER / 'page.js').read_text(encoding='utf-8')}</script>"
 DISCLAIMER = "Research demonstration, not a medical device. Never use it for a diagnosis. No image is kept."
-WARNINGS = {
-    "multi-frame": "This file holds several images; only the first was read.",
-    "lateral-view": "The file says it is a lateral view; the model knows frontal ones only.",
-    "not-chest": "The file says it is not a chest radiograph.",
-    "unfamiliar": "This image is unlike the radiographs that the model learned from: do not trust the answer.",
-    "child": "The file says that this is a child; the model learned from adults.",
-    "no-lungs": "No two lungs were found: is this a whole frontal chest radiograph?",
-    "coloured": "This image is coloured; a radiograph is grey.",
-    "implausible-header": "Values of the file's header cannot be true and were left out: check the image.",
-    "tiny": "This image is very small.",
-    "extreme-aspect": "This image is much longer than wide, or wider than long.",
-    "blank": "This image is almost blank.",
-    "inverted": "Black and white seem to be exchanged.",
-    "rotated": "The image seems to be turned.",
+WARNINGS = {  # what is wrong, and what to do
+    "multi-frame": (
+        "This file holds several images; only the first was read.",
+        "Give the others as files of their own.",
+    ),
+    "lateral-view": ("The file says it is a lateral view.", "The model knows frontal ones only: give that one."),
+    "not-chest": ("The file says it is not a chest radiograph.", "Give a frontal chest radiograph."),
+    "unfamiliar": (
+        "This image is unlike the radiographs that the model learned from: do not trust the answer.",
+        "Is it a frontal chest radiograph of an adult, the whole film, not a photograph of one?",
+    ),
+    "child": ("The file says that this is a child.", "The model learned from adults."),
+    "no-lungs": ("No two lungs were found.", "Give a whole frontal chest radiograph, upright."),
+    "coloured": ("This image is coloured; a radiograph is grey.", "Give the film as it was exported, without marks."),
+    "implausible-header": ("Values of the file's header cannot be true and were left out.", "Check the image below."),
+    "tiny": ("This image is very small.", "Give it at its own size."),
+    "extreme-aspect": ("This image is much longer than wide, or wider than long.", "Cut nothing off a chest."),
+    "blank": ("This image is almost blank.", "Export it again."),
+    "inverted": ("Black and white seem to be exchanged.", "Air is black: exchange them before you send it."),
+    "rotated": ("The image seems to be turned.", "Turn it upright before you send it."),
 }
 UNTRUSTED = {"unfamiliar", "blank", "not-chest", "no-lungs"}  # such an image gets no answer
-# Dark violet, red, orange, pale yellow: brighter means more, in colour and in print; cold places stay clear.
-STOPS = np.array([[40, 10, 84], [150, 38, 103], [229, 92, 48], [251, 180, 26], [252, 255, 164]])
-OUTLINE_SIDE, LINE = 768, (94, 234, 212, 255)  # light green shows on black and on grey
-HEAT_SIDE = 256  # pixels: many more than the grid that is shown has
-LEVELS = np.linspace(0, 1, 256)
-COLOURS = [np.interp(LEVELS, np.linspace(0, 1, len(STOPS)), STOPS[:, channel]) for channel in range(3)]
-OPACITY = 255 * ((LEVELS - 0.15) / 0.85).clip(0, 1)
-PALETTE = np.stack([*COLOURS, OPACITY], axis=1).astype(np.uint8).tobytes()  # RGBA of 256 levels
 
-# A pasted image goes to the upload of the tab that is open, in place of what lies there. For the head of the page:
-# gradio runs a page's own `js` some time after the page is shown, and what is pasted before that would be lost.
-PASTE = """
-<script>
-document.addEventListener("paste", async (event) => {
-  const files = [...(event.clipboardData?.files ?? [])];
-  const panel = [...document.querySelectorAll("[role=tabpanel]")].find((one) => one.offsetParent !== null);
-  if (!files.length || !panel) return;
-  event.preventDefault();
-  for (let tries = 0; tries < 20; tries++) {
-    const input = panel.querySelector("input[type=file]");
-    if (input) {
-      const data = new DataTransfer();
-      files.forEach((file) => data.items.add(file));
-      input.files = data.files;
-      input.dispatchEvent(new Event("change", { bubbles: true }));
-      return;
-    }
-    panel.querySelector("button[aria-label='Clear'], button[aria-label^='Remove']")?.click();
-    await new Promise((resolve) => setTimeout(resolve, 50));
-  }
-});
-</script>
-"""
-CSS = """
-.cxr-note {border-left: 4px solid var(--color-accent); border-radius: 4px; padding: .5rem .9rem}
-.cxr-note {background: var(--background-fill-secondary)}
-.cxr-warning {border-left-color: #d97706; font-weight: 600}
-.cxr-answer {font-size: 1.5rem; font-weight: 650; margin: .2rem 0 .1rem}
-.cxr-facts table {border-collapse: collapse; margin: .4rem 0; width: 100%}
-.cxr-facts th, .cxr-facts td {text-align: left; padding: .25rem .9rem .25rem 0; border: 0}
-.cxr-facts th, .cxr-facts td {border-bottom: 1px solid var(--border-color-primary)}
-.cxr-facts caption {text-align: left; font-weight: 600}
-.cxr-figures {display: flex; flex-wrap: wrap; gap: 1rem}
-.cxr-figures figure {flex: 1 1 20rem; max-width: 34rem; margin: 0}
-.cxr-figures img {width: 100%; border-radius: 6px; background: #fff}
-.cxr-button {display: inline-block; padding: .3rem .8rem; border-radius: 6px}
-.cxr-button {border: 1px solid var(--border-color-accent)}
-.cxr-film {position: relative; background: #000; border-radius: 8px; overflow: hidden; line-height: 0}
-.cxr-film img {width: 100%; display: block}
-.file-preview .download {display: none} /* a file is deleted soon after its answer, and the visitor has it */
-.cxr-film img + img {position: absolute; inset: 0; height: 100%; opacity: var(--heat, .55)}
-.cxr-film img.cxr-lungs {opacity: 1}
-"""
+
+def render(template: str, **values: Any) -> Markup:
+    """A template of `templates/`, filled in; text is escaped."""
+    return Markup(TEMPLATES.get_template(template).render(values))
 
 
 def trusted(prediction: dict[str, Any]) -> bool:
@@ -89,99 +56,73 @@ def trusted(prediction: dict[str, Any]) -> bool:
     return "scores" in prediction and not UNTRUSTED & set(prediction["warnings"])
 
 
-def warning_html(text: str) -> str:
-    """Something that the visitor must not miss; `text` is HTML."""
-    return f'<p class="cxr-note cxr-warning" role="alert">{text}</p>'
-
-
 def answer_html(answer: Answer, facts: dict[str, Any], title: str = "") -> str:
-    """The answer in words, after whatever speaks against trusting it; `facts` as facts.read_facts gives them."""
-    heading = f"<h3>{html.escape(title)}</h3>" if title else ""
-    return f'<div role="status">{heading}{_answer(answer.prediction, facts)}</div>'
-
-
-def _answer(prediction: dict[str, Any], facts: dict[str, Any]) -> str:
-    if "error" in prediction:
-        return warning_html(f"No answer for this file: {html.escape(prediction['error'])}")
-    notes = "".join(warning_html(WARNINGS.get(code, code)) for code in prediction["warnings"])
-    if not trusted(prediction):
-        return f'{notes}<p class="cxr-answer">No answer for this image.</p>'
-    score = _short(prediction["scores"][prediction["label"]])
-    detail = html.escape(_threshold(prediction["decision"], prediction["scores"], facts))
-    sought = (prediction["decision"] or {}).get("label") or prediction["label"]
-    trust = html.escape(counts_text(facts, sought))
-    answer = f'<p class="cxr-answer">Suggests {html.escape(prediction["label"])}: {score}</p><p>{detail}</p>'
-    return f"{notes}{answer}<p>{trust}</p>" if trust else f"{notes}{answer}"
+    """The answer after whatever speaks against trusting it, and where it came from; `facts` as `facts.read_facts`."""
+    prediction, known = answer.prediction, trusted(answer.prediction)
+    values = {
+        "title": title,
+        "error": prediction.get("error"),
+        "warnings": [WARNINGS.get(code, (code, "")) for code in prediction.get("warnings", [])],
+        "trusted": known,
+        "heat": None,
+    }
+    if known:
+        decision = prediction["decision"] or {"label": prediction["label"], "threshold": None}  # none: of older models
+        values |= {
+            "label": prediction["label"],
+            "score": score_text(prediction["scores"][prediction["label"]]),
+            "decided": _decided(decision, prediction["scores"], facts),
+            "scores": _bars(decision, prediction["scores"]),
+            "trust": trust_lines(facts, decision["label"]),
+        }
+        values |= _heat_map(answer) if answer.film is not None else {}
+    return render("answer.html", **values)
 
 
 def film_html(answer: Answer) -> str:
-    """The film, and over it the heat map at the opacity of the slider."""
-    if answer.film is None:
-        return ""
-    film = _png_address(Image.fromarray(answer.film))
-    if not trusted(answer.prediction):
-        return f'<div class="cxr-film"><img alt="the image as the reader sees it" src="{film}"></div>'
-    label = html.escape(answer.prediction["label"])
-    under = f'<img alt="the radiograph as the model\'s reader sees it" src="{film}">'
-    over = f'<img alt="heat map: where the image speaks for {label}" src="{heat_address(answer)}">'
-    outline = '<img class="cxr-lungs" alt="outline of the lungs that the model sees" src="{}">'
-    lungs = "" if answer.lungs is None else outline.format(_outline_address(answer.lungs, answer.size))
-    return f'<div class="cxr-film">{under}{over}{lungs}</div>'
+    """The bare film, with what exchanges black and white and changes the contrast; empty where none was read."""
+    return "" if answer.film is None else render("film.html", film=film_address(answer))
 
 
-def _threshold(decision: dict[str, Any] | None, scores: dict[str, float], facts: dict[str, Any]) -> str:
-    if decision is None or decision["threshold"] is None:
+def warning_html(text: str) -> str:
+    """Something that the visitor must not miss."""
+    return render("warning.html", text=text)
+
+
+def _heat_map(answer: Answer) -> dict[str, Any]:
+    """The film under its heat map: within the lungs where the model looks for them, and everywhere."""
+    within = proportion_within(answer)
+    lungs: dict[str, str | None] = {"outline": None}
+    if within is not None:
+        everywhere, outside = heat_address(answer), f"{1 - within:.0%}"
+        lungs = {"outline": outline_address(answer), "heat_everywhere": everywhere, "outside": outside}
+    return {"film": film_address(answer), "heat": heat_address(answer, within_lungs=True), **lungs}
+
+
+def _bars(decision: dict[str, Any], scores: dict[str, float]) -> list[dict[str, Any]]:
+    """A bar a label, in their order, with the threshold on the one that it is for: percentages."""
+    return [
+        {
+            "label": label,
+            "text": score_text(score),
+            "percent": round(100 * score, 1),
+            "threshold": round(100 * decision["threshold"], 1)
+            if label == decision["label"] and decision["threshold"] is not None
+            else None,
+        }
+        for label, score in scores.items()
+    ]
+
+
+def _decided(decision: dict[str, Any], scores: dict[str, float], facts: dict[str, Any]) -> str:
+    if decision["threshold"] is None:
         return "The label with the highest score."
     side = "at or above" if decision["positive"] else "below"
     name = "" if decision["name"] == "argmax" else f"{decision['name']} "
     label, score, threshold = decision["label"], scores[decision["label"]], decision["threshold"]
     sensitivity = sensitivity_text(facts, decision)
-    text = f"The score for {label}, {_short(score)}, is {side} the {name}threshold {_short(threshold)}"
+    text = f"The score for {label}, {score_text(score)}, is {side} the {name}threshold {score_text(threshold)}"
     return f"{text}, {sensitivity}." if sensitivity else f"{text}."
-
-
-def _short(value: float) -> str:
-    """Two digits; a score is never quite 0 or 1, and is not called so."""
-    if not 0.005 <= value < 0.995:
-        return "above .99" if value > 0.5 else "below .01"
-    return f"{value:.2f}".removeprefix("0")
-
-
-def heat_address(answer: Answer) -> str:
-    """The heat map in the shape of the film, no side over HEAT_SIDE pixels: PNG with a palette, a data address."""
-    assert answer.heat is not None
-    assert answer.size is not None
-    scale = min(1.0, HEAT_SIDE / max(answer.size))
-    width, height = (max(1, round(scale * side)) for side in answer.size)
-    smooth = Image.fromarray(answer.heat.astype(np.float32)).resize((width, height), Image.Resampling.BICUBIC)
-    image = Image.fromarray((255 * np.asarray(smooth)).clip(0, 255).astype(np.uint8))
-    image.putpalette(PALETTE, "RGBA")
-    return _png_address(image)
-
-
-def _outline_address(lungs: np.ndarray, size: tuple[int, int] | None) -> str:
-    """The edge of the lungs uint8 [h, w] in the shape of the film, its longer side OUTLINE_SIDE pixels: PNG, clear but
-    for a line, a data address.
-    """
-    assert size is not None
-    width, height = (max(1, round(OUTLINE_SIDE / max(size) * side)) for side in size)
-    large = Image.fromarray(lungs).resize((width, height), Image.Resampling.BICUBIC)
-    inside = large.point(lambda value: 255 * (value > 127))
-    line = np.asarray(inside) - np.asarray(inside.filter(ImageFilter.MinFilter(5)))
-    image = Image.fromarray(line).convert("P")
-    image.putpalette(np.array([[0, 0, 0, 0], *[LINE] * 255], np.uint8).tobytes(), "RGBA")
-    return _png_address(image)
-
-
-def data_address(content: bytes, kind: str = "image/png") -> str:
-    """Content as an address inside the page."""
-    return f"data:{kind};base64,{base64.b64encode(content).decode()}"
-
-
-def _png_address(image: Image.Image) -> str:
-    buffer = io.BytesIO()
-    image.save(buffer, format="PNG", compress_level=1)  # to wait costs more than a few bytes
-    return data_address(buffer.getvalue())
 
 
 def remarks_table(predictions: list[dict[str, Any]], labels: list[str]) -> pd.DataFrame:
@@ -189,6 +130,7 @@ def remarks_table(predictions: list[dict[str, Any]], labels: list[str]) -> pd.Da
     table = to_table(predictions, labels).drop(columns=["decision", "warnings", "error"]).round(3)
     table["label"] = [row["label"] if trusted(row) else "–" for row in predictions]
     table["remarks"] = [
-        row.get("error") or " ".join(WARNINGS.get(code, code) for code in row["warnings"]) for row in predictions
+        row.get("error") or " ".join(WARNINGS.get(code, (code, ""))[0] for code in row["warnings"])
+        for row in predictions
     ]
     return table.rename(columns=lambda name: "answer" if name == "label" else name.removeprefix("p:"))

@@ -32,6 +32,7 @@ def test_a_pushed_space_is_pinned_and_answers(hub, cxr, finished, film, tmp_path
     assert tomllib.loads(files["models.toml"].decode()) == {"tb": {"model": "org/tb", "revision": commit}}
     front = yaml.safe_load(files["README.md"].decode().split("---")[1])
     jsonschema.validate(front, FRONT_MATTER)
+    assert {"page.css", "page.js", "templates/answer.html"} <= set(files)
     assert front["models"] == ["org/tb"]
     assert front["datasets"] == ["org/films"]
     assert all("==" in line or "<=" in line for line in files["requirements.txt"].decode().split())
@@ -67,6 +68,7 @@ def test_the_models_that_ship_go_to_the_hub_and_are_served_from_there(hub, cxr, 
     folder.mkdir()
     (tmp_path / "uploads").mkdir()
     for name, content in hub.files("spaces", "org/app").items():
+        (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).write_bytes(content)
     cold = {"HF_ENDPOINT": hub.endpoint, "HF_HOME": str(tmp_path / "visitor"), "HF_HUB_OFFLINE": "0"}
     with serve(folder, cold, tmp_path / "uploads") as address:

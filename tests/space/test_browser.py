@@ -73,7 +73,8 @@ def handed(page, file: Path):
 
 
 def said(prediction) -> str:
-    score = f"{prediction['scores'][prediction['label']]:.2f}".removeprefix("0")
+    value = prediction["scores"][prediction["label"]]
+    score = ">.99" if value >= 0.995 else f"{value:.2f}".removeprefix("0")
     return f"Suggests {prediction['label']}: {score}"
 
 
@@ -98,11 +99,18 @@ def test_a_visitor_reads_the_answer(visit, space, films, run):
     (ours,) = predict(Run(run), [str(films["dicom"])])
     assert answer.inner_text() == said(ours)
     pictures = page.locator(".cxr-film img:visible")
-    assert pictures.count() == 2
-    assert all(pictures.nth(index).get_attribute("alt") for index in range(2))
-    assert pictures.nth(1).evaluate("image => getComputedStyle(image).opacity") == "0.55"
+    assert pictures.count() == 3  # the bare film; the film, and over it its heat map
+    assert all(pictures.nth(index).get_attribute("alt") for index in range(3))
+    heat = page.locator("img.cxr-heat:visible")
+    assert heat.evaluate("image => getComputedStyle(image).opacity") == "0.6"
     page.get_by_role("slider").press("Home")
-    page.wait_for_function("getComputedStyle(document.querySelectorAll('.cxr-film img')[1]).opacity === '0'")
+    page.wait_for_function("getComputedStyle(document.querySelector('img.cxr-heat')).opacity === '0'")
+    page.get_by_label("black and white exchanged").check()
+    page.get_by_label("contrast").select_option("lungs")
+    for film in page.locator("img.cxr-base:visible").all():
+        assert re.match(r"invert\(1\) brightness", film.evaluate("image => getComputedStyle(image).filter"))
+    (threshold,) = page.locator(".cxr-bar i:visible").evaluate_all("marks => marks.map(mark => mark.style.left)")
+    assert float(threshold.rstrip("%")) == pytest.approx(100 * ours["decision"]["threshold"], abs=0.06)
     page.locator("[role=tabpanel]:visible").locator(
         "button[aria-label='Clear'], button[aria-label^='Remove']"
     ).first.click()
@@ -159,14 +167,29 @@ def test_all_questions_many_files_and_results(visit, run, covid_run, films, phan
     assert "'=film.png" in Path(download.value.path()).read_text(encoding="utf-8-sig")
     page.get_by_role("tab", name="Results").click()
     page.locator(".cxr-figures img").first.wait_for(timeout=WAIT)
-    tables = page.locator(".cxr-facts:visible")
-    assert tables.locator("tbody tr").count() == 2  # test of both runs; neither has external radiographs
-    assert "tb" in tables.locator("h3").first.inner_text()
+    told = page.locator(".cxr-facts:visible")
+    assert told.locator("caption", has_text="Metrics").count() == 2  # of both runs; neither has external radiographs
+    assert "tb" in told.locator("h3").first.inner_text()
+    counts = [int(text) for text in told.locator(".cxr-confusion").first.locator("td[style]").all_inner_texts()]
+    assert counts == [
+        count for row in Run(run).read_json("metrics.json")["splits"]["test"]["confusion"] for count in row
+    ]
+    assert page.get_by_role("columnheader", name="AUROC").first.is_visible()
+
+
+def test_on_a_phone_the_answer_comes_first(visit):
+    page = visit(390)
+    page.get_by_role("button", name="Phantom A").first.click()
+    page.locator(".cxr-answer:visible").wait_for(timeout=WAIT)
+    page.wait_for_timeout(300)
+    tops = [page.locator(f"{name}:visible").first.bounding_box()["y"] for name in (".cxr-answer", ".cxr-question")]
+    assert tops[0] < tops[1]
+    assert tops[0] < 500
 
 
 def test_by_keyboard_alone(visit):
     page = visit()
-    example = page.get_by_role("button", name="Try it with a drawn phantom").first
+    example = page.get_by_role("button", name="Phantom A").first
     for _ in range(40):
         page.keyboard.press("Tab")
         if example.evaluate("button => button === document.activeElement"):
@@ -182,7 +205,7 @@ def test_by_keyboard_alone(visit):
 @pytest.mark.parametrize(("width", "dark"), [(1200, False), (1200, True), (390, False)])
 def test_no_serious_fault_in_any_look(visit, width, dark):
     page = visit(width, dark)
-    page.get_by_role("button", name="Try it with a drawn phantom").first.click()
+    page.get_by_role("button", name="Phantom A").first.click()
     page.locator(".cxr-answer:visible").wait_for(timeout=WAIT)
     page.get_by_role("button", name=re.compile("About this model")).first.click()
     page.wait_for_timeout(500)

@@ -176,15 +176,18 @@ def test_an_answer_tells_how_often_the_model_was_right_and_wrong(parts):
     collection = {"trained": False, "confusion": [[53, 6], [8, 31]]}
     splits = {"test": {"confusion": [[90, 10], [5, 45]]}, "external": {"collections": {"there": collection}}}
     known = {"recipe": {"labels": ["Normal", "Tuberculosis"]}, "metrics": {"splits": splits}}
-    text = facts.counts_text(known, "Tuberculosis")
-    assert "in its own test it found 45 of 50 films of Tuberculosis and took 10 of 100 others for it" in text
-    assert "in hospitals it had never seen it found 31 of 39 films of Tuberculosis and took 6 of 59" in text
-    assert "not set for your hospital" in text
+    lines = facts.trust_lines(known, "Tuberculosis")
+    assert "in its own test it found 45 of 50 films of Tuberculosis and took 10 of 100 others for it" in lines
+    assert (
+        "in hospitals it had never seen it found 31 of 39 films of Tuberculosis and took 6 of 59 others for it" in lines
+    )
+    assert lines[-1] == "its threshold is not set for your hospital"
     collection["trained"] = True
-    assert "never seen" not in facts.counts_text(known, "Tuberculosis")
+    assert "never seen" not in " ".join(facts.trust_lines(known, "Tuberculosis"))
     splits["external"]["collections"]["elsewhere"] = {"trained": False, "confusion": [[0, 0], [1, 3]]}
-    assert "had never seen it found 3 of 4 films of Tuberculosis. Its" in facts.counts_text(known, "Tuberculosis")
-    assert facts.counts_text({}, "Tuberculosis") == facts.counts_text(known, "Covid") == ""
+    lines = facts.trust_lines(known, "Tuberculosis")
+    assert "in hospitals it had never seen it found 3 of 4 films of Tuberculosis" in lines
+    assert facts.trust_lines({}, "Tuberculosis") == facts.trust_lines(known, "Covid") == []
 
 
 def test_a_tab_tells_figures_licence_and_citation(parts, run, tmp_path):
