@@ -20,7 +20,7 @@ from PIL import Image
 from transformers import AutoImageProcessor, AutoModelForImageClassification
 from transformers.utils import cached_file
 
-MAX_CONFIGURATION = 2**20  # bytes
+MAX_CONFIGURATION, MAX_LABELS = 2**20, 1000  # bytes
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 # The decision for an image, the heat map of its label, float [h, w], and its lungs, uint8 [h, w]
 Classified = tuple[dict[str, Any], np.ndarray, np.ndarray | None]
@@ -79,7 +79,7 @@ class Predictor:
         self.task, named = source.task, f"the {source.task} model {source.model}"
         options: dict[str, Any] = {"revision": source.revision, "trust_remote_code": True}
         try:
-            _check_code(source)
+            _check_configuration(source)
             trained = _trained_labels(source)
             self.processor = AutoImageProcessor.from_pretrained(source.model, **options)
             model, info = AutoModelForImageClassification.from_pretrained(
@@ -103,16 +103,18 @@ class Predictor:
 
     def _prepared(self, model: Any) -> Any:
         """The model as it is served: BatchNorm folded away; ValueError: what it says of a test image cannot be."""
+        threshold = (model.config.operating_point or {"threshold": 0.5})["threshold"]
         slope = self.processor(Image.linear_gradient("L"), return_tensors="pt")["pixel_values"]
+        if not (0 <= threshold <= 1 and slope.isfinite().all()):
+            raise ValueError(f"its threshold is {threshold}, or it makes no pixel values of a test image")
         example = slope.contiguous(memory_format=torch.channels_last)
         model = model.to(memory_format=torch.channels_last)
         if hasattr(model, "fold_batch_norm"):  # models of older versions have no such method
             model = model.fold_batch_norm(example)
         with torch.inference_mode():
             (answer,) = model.decide(model(example))
-        numbers = [*answer["scores"].values(), answer["decision"]["threshold"] or 0]
-        if not all(0 <= number <= 1 for number in numbers):
-            raise ValueError("scores or a threshold of a test image that are not in 0..1")
+        if not all(0 <= score <= 1 for score in answer["scores"].values()):
+            raise ValueError(f"its scores of a test image are {answer['scores']}")
         return model
 
     def warm(self) -> None:
@@ -142,12 +144,16 @@ class Predictor:
         return result
 
 
-def _check_code(source: ModelSource) -> None:
-    """Refuse, with ValueError, a model that names code of another repository: models.toml names what is trusted."""
+def _check_configuration(source: ModelSource) -> None:
+    """Refuse, with ValueError, a configuration that names code of another repository (models.toml names what is
+    trusted), or more labels than any model has.
+    """
     named: list[Any] = []
 
     def note(one: dict[str, Any]) -> dict[str, Any]:
         named.append(one.get("auto_map"))
+        if isinstance(count := one.get("num_labels"), int) and count > MAX_LABELS:  # the code of older models tries it
+            raise ValueError(f"num_labels={count}: no model has as many")
         return one
 
     for file in ("config.json", "preprocessor_config.json", "processor_config.json"):
