@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from huggingface_hub import EvalResult, ModelCardData
+import yaml
+from huggingface_hub import EvalResult, EvalResultEntry, ModelCardData, eval_result_entries_to_yaml
 from packaging.requirements import Requirement
 
-from hub_cards.formatting import render
+from hub_cards.formatting import format_metric, render
 
 QUESTIONS = {
     "tb": "Does this frontal chest radiograph suggest tuberculosis?",
@@ -59,6 +60,31 @@ def render_card(run: Path, repo_id: str = "THIS_REPOSITORY") -> str:
         weights=_sha256(run / "model.safetensors"),
         figures=sorted(path.name for path in (run / "figures").glob("*.png") if path.stem != "example"),
     )
+
+
+def render_eval_results(run: Path) -> str | None:
+    """The test metrics of a run as `.eval_results/*.yaml` has them; None unless its test films came from a dataset of
+    the Hub: not of other data, nor of a run whose metrics are those of local films now.
+    """
+    facts = {
+        name: json.loads((run / f"{name}.json").read_text(encoding="utf-8")) for name in ("metrics", "environment")
+    }
+    dataset, test = facts["environment"].get("dataset"), facts["metrics"]["splits"]["test"]
+    if not dataset or "adaptation" in facts["metrics"]:
+        return None
+    entries = [
+        EvalResultEntry(
+            dataset_id=dataset,
+            task_id=METRIC_TYPES[name],
+            value=metric["value"],
+            date=facts["environment"]["date"],
+            notes=f"test split, n = {test['n']}, {format_metric(metric)}, 95 % interval",
+        )
+        for name, metric in test["metrics"].items()
+        if name in METRIC_TYPES and metric["value"] is not None
+    ]
+    text: str = yaml.safe_dump(eval_result_entries_to_yaml(entries), sort_keys=False)
+    return text
 
 
 def lowest_versions() -> dict[str, str]:

@@ -14,6 +14,7 @@ CONTRACT = (
     *("config.json", "model.safetensors", "preprocessor_config.json", "*_cxr.py"),
     *("recipe.json", "metrics.json", "history.csv", "predictions.csv", "manifest.csv", "environment.json"),
     *("figures/*.png", "native/*.json", "native/model.safetensors", "onnx/model.onnx"),
+    ".eval_results/*.yaml",  # of data that came from the Hub
     *("original/*.json", "original/*.csv", "original/head.safetensors"),  # of a run that was adapted
 )
 

@@ -100,15 +100,17 @@ class Run:
             figure.savefig(file, dpi=120, format="png", metadata={"Software": None})
 
     def write_card(self) -> None:
-        """Write README.md from the run's files.
+        """Write README.md from the run's files, and .eval_results/test.yaml where its data came from the Hub.
 
         Raises:
             FileNotFoundError: the run lacks a file that the card needs.
             ValueError: one of these files lacks what a card must say.
         """
-        from hub_cards.card import render_card
+        from hub_cards.card import render_card, render_eval_results
 
         write_text(self.path / "README.md", render_card(self.path))
+        if results := render_eval_results(self.path):
+            write_text(self.path / ".eval_results/test.yaml", results)
 
     def write_manifest(self, rows: "pd.DataFrame") -> None:
         """Write manifest.csv as it may be published: no file names, groups under salted names."""

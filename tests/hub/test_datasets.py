@@ -1,10 +1,12 @@
 """A prepared folder goes to the Hub as a dataset, trains from there, and its model goes there too, by the real clients."""
 
 import csv
+import json
 
 import numpy as np
 import pytest
-from huggingface_hub import DatasetCard
+import yaml
+from huggingface_hub import DatasetCard, parse_eval_result_entries
 from PIL import Image
 
 from tests.conftest import QUICK
@@ -62,7 +64,16 @@ def test_a_folder_is_published_in_one_commit_and_a_training_from_its_id_publishe
     trained = cxr(*words, *LICENCE)
     assert trained.returncode == 0, trained.stderr[-3000:]
     assert len(hub.commits["models/org/trained"]) == 2
-    assert "datasets:\n- org/films" in hub.files("models", "org/trained")["README.md"].decode()
+    pushed = hub.files("models", "org/trained")
+    assert "datasets:\n- org/films" in pushed["README.md"].decode()
+    results = parse_eval_result_entries(yaml.safe_load(pushed[".eval_results/test.yaml"]))
+    metrics = json.loads(pushed["metrics.json"])["splits"]["test"]["metrics"]
+    assert {result.task_id: result.value for result in results} == {
+        "accuracy": metrics["accuracy"]["value"],
+        "f1": metrics["f1"]["value"],
+        "roc_auc": metrics["auroc"]["value"],
+    }
+    assert all(result.dataset_id == "org/films" and "95 % interval" in result.notes for result in results)
     assert cxr("-c", AGAIN, "org/trained", "org/copy", python=True, home="friend").returncode == 0
     assert {"modeling_cxr.py", "configuration_cxr.py"} <= set(hub.files("models", "org/copy"))
     with (tmp_path / "run" / "manifest.csv").open() as stream:
