@@ -18,7 +18,7 @@ METRICS = {
 }
 COMPARED = ("auroc", "sensitivity", "specificity", "accuracy")  # the first: of more labels than two their mean
 FIGURES = {
-    "thresholds-test": "ROC and precision-recall, on test",
+    "thresholds-test": "ROC, on test",
     "reliability-test": "Are its scores probabilities? On test",
 }
 SPLITS = ("test", "external")
