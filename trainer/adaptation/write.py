@@ -8,7 +8,7 @@ original was lies in `original/`, from which the run is adapted again.
 import shutil
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -31,6 +31,15 @@ LEFT = ("checkpoints", "onnx", ".*")  # not copied: another model's
 KEPT = ("metrics.json", "predictions.csv", "manifest.csv")  # of the original
 NAME = "local"  # of the operating point
 LEARNED = {"threshold": "validation", "calibration": "validation", "head": "train"}  # what local films are in it
+
+
+class Scores(NamedTuple):
+    """Films by split as the original scored them and as the adapted model does, with what metrics.json says of them."""
+
+    before: dict[str, Scored]
+    after: dict[str, Scored]
+    splits: dict[str, Any]
+    points: list[dict[str, Any]]  # operating points
 
 
 def write_adapted(
@@ -60,43 +69,52 @@ def write_adapted(
             decision = {"name": NAME, "label": labels[1], "threshold": change.threshold}
         _change_model(copy, change, decision)
         if change.head is None:
-            before, after = _score_again(copy, labels, change)
-            trained = original_of(copy).trained_collections()
-            splits = {name: split_report(part, labels, decision, trained) for name, part in after.items()}
+            scores, shown = _of_old_films(copy, change, decision, report), np.exp(local.films.logits)
         else:
             assert test is not None
-            before, after = ({"test": _as_part(local, scores)} for scores in (np.exp(local.films.logits), test.scores))
-            tested = split_report(after["test"], labels, decision, decisions=test.decided.argmax(axis=1))
-            splits = {"test": widen(tested, test.wider)}
-        _write_tables(copy, labels, decision, after, local.rows, LEARNED.get(report["method"]))
-        _write_metrics(copy, _metrics(copy, labels, decision, before, after, splits, change, report), labels, after)
+            scores, shown = _of_local_films(local, test, decision, report), test.scores
+        _write_tables(copy, labels, decision, scores.after, local.rows, LEARNED.get(report["method"]))
+        _write_metrics(copy, labels, decision, scores, report)
         if "sensitivity" in report["after"]:
-            _draw_local(copy, local, labels, report, test if change.head is not None else None)
+            _draw_local(copy, _as_part(local, shown), labels, report)
         copy.write_card()
         copy.path.rename(output)
     return Run(output)
+
+
+def _of_old_films(run: Run, change: Change, decision: dict[str, Any] | None, report: dict[str, Any]) -> Scores:
+    """The films of the original's predictions: their order within a label stays, so its operating points move along."""
+    original, labels = original_of(run), tuple(report["labels"])
+    before, after = _score_again(original, labels, change)
+    trained = original.trained_collections()
+    splits = {name: split_report(part, labels, decision, trained) for name, part in after.items()}
+    points = original.read_json("metrics.json")["operating_points"]
+    if report["method"] == "calibration":
+        points = [_moved(point, change) for point in points] if len(labels) == 2 else []
+    if decision and decision["name"] == NAME:
+        points = [*points, _local_point(decision, after, labels, report)]
+    return Scores(before, after, splits, points)
+
+
+def _of_local_films(
+    local: LocalFilms, test: OutOfFold, decision: dict[str, Any] | None, report: dict[str, Any]
+) -> Scores:
+    """The local films out of fold, with wider intervals: a new last layer has no scores for the old ones."""
+    labels, after = tuple(report["labels"]), _as_part(local, test.scores)
+    tested = split_report(after, labels, decision, decisions=test.decided.argmax(axis=1))
+    point = decision and widen(_local_point(decision, {"test": after}, labels, report), WIDER)
+    before = _as_part(local, np.exp(local.films.logits))
+    points = [point] if point else []
+    return Scores({"test": before}, {"test": after}, {"test": widen(tested, test.wider)}, points)
 
 
 def _as_part(local: LocalFilms, scores: np.ndarray) -> Scored:
     return Scored(local.rows, local.films.truth, scores, None)
 
 
-def _write_metrics(run: Run, metrics: dict[str, Any], labels: tuple[str, ...], parts: dict[str, Scored]) -> None:
-    """metrics.json, and the figures of its splits in place of the original's."""
-    for stale in run.path.glob("figures/*-*.png"):
-        stale.unlink()
-    for name, part in parts.items():
-        run.write_figure(f"confusion-{name}", figures.confusion(metrics["splits"][name], labels, name))
-        run.write_figure(f"thresholds-{name}", figures.thresholds(part, labels, metrics["operating_points"], name))
-    run.write_json("metrics.json", metrics)
-
-
-def _draw_local(
-    run: Run, local: LocalFilms, labels: tuple[str, ...], report: dict[str, Any], test: OutOfFold | None
-) -> None:
+def _draw_local(run: Run, part: Scored, labels: tuple[str, ...], report: dict[str, Any]) -> None:
     """figures/local-roc.png: the local films' ROC curve with the thresholds before and after."""
     points = [{"name": when, "label": labels[1], "on": {"local films": report[when]}} for when in ("before", "after")]
-    part = _as_part(local, np.exp(local.films.logits) if test is None else test.scores)
     run.write_figure("local-roc", figures.thresholds(part, labels, points, "local films"))
 
 
@@ -128,9 +146,8 @@ def _change_model(run: Run, change: Change, decision: dict[str, Any] | None) -> 
         run.write_model(*native, folder="native")
 
 
-def _score_again(run: Run, labels: tuple[str, ...], change: Change) -> tuple[dict[str, Scored], dict[str, Scored]]:
+def _score_again(original: Run, labels: tuple[str, ...], change: Change) -> tuple[dict[str, Scored], dict[str, Scored]]:
     """The splits of the original by its own scores, and by the changed ones."""
-    original = original_of(run)
     predictions, manifest = original.predictions(), original.manifest()
     assert manifest is not None
     of_film = manifest.drop_duplicates(["sha256", "split"])[["sha256", "split", "group", "collection"]]
@@ -171,41 +188,33 @@ def _write_tables(
         run.write_table("manifest.csv", pd.concat([added, known[~known["sha256"].isin(added["sha256"])]]))
 
 
-def _metrics(
-    run: Run,
-    labels: tuple[str, ...],
-    decision: dict[str, Any] | None,
-    before: dict[str, Scored],
-    after: dict[str, Scored],
-    splits: dict[str, Any],
-    change: Change,
-    report: dict[str, Any],
-) -> dict[str, Any]:
-    """metrics.json of the adapted run."""
+def _write_metrics(
+    run: Run, labels: tuple[str, ...], decision: dict[str, Any] | None, scores: Scores, report: dict[str, Any]
+) -> None:
+    """metrics.json, and the figures of its splits in place of the original's."""
     old = original_of(run).read_json("metrics.json")
-    if change.head is not None:
+    if report["method"] == "head":
         old.pop("audit", None)  # it is of another head
-    points = old["operating_points"]
-    if report["method"] in ("calibration", "head"):
-        comparable = change.head is None and len(labels) == 2
-        points = [_moved(point, change) for point in points] if comparable else []
-    if decision and decision["name"] == NAME:
-        local = _local_point(decision, after, labels, report)
-        points = [*points, local if change.head is None else widen(local, WIDER)]
     calibrated = {
-        name: {"n": len(part.truth), "before": _calibration(before[name]), "after": _calibration(part)}
-        for name, part in after.items()
+        name: {"n": len(part.truth), "before": _calibration(scores.before[name]), "after": _calibration(part)}
+        for name, part in scores.after.items()
     }
     summary = {name: {key: part[key] for key in ("n", "metrics")} for name, part in old["splits"].items()}
-    return {
+    metrics = {
         **old,
         "decision": decision,
-        "splits": splits,
-        "operating_points": points,
+        "splits": scores.splits,
+        "operating_points": scores.points,
         "calibration": {**old["calibration"], "splits": calibrated},
         "adaptation": {**report, "weights": run.weights_hash()},
         "before": {"decision": old["decision"], "splits": summary},
     }
+    for stale in run.path.glob("figures/*-*.png"):
+        stale.unlink()
+    for name, part in scores.after.items():
+        run.write_figure(f"confusion-{name}", figures.confusion(scores.splits[name], labels, name))
+        run.write_figure(f"thresholds-{name}", figures.thresholds(part, labels, scores.points, name))
+    run.write_json("metrics.json", metrics)
 
 
 def _calibration(part: Scored) -> dict[str, Any]:
