@@ -187,6 +187,17 @@ def test_the_simplest_change_that_is_not_clearly_worse_is_chosen(threshold, slop
     assert choose(films, aim, tests)[0] == method
 
 
+@pytest.mark.parametrize(("found", "method"), [(11, "threshold"), (15, "none")])
+def test_a_threshold_that_misses_its_aim_by_more_than_one_standard_error_is_changed(found, method):
+    """Of 16 diseased films so many lie above it, and the others just below, among few healthy ones."""
+    positive = np.arange(40) < 16
+    margins = np.where(positive, np.where(np.arange(40) < found, 2.0, -0.5), -3.0) + np.linspace(0, 0.4, 40)
+    films, aim, known = two(margins, positive, np.random.default_rng(0)), local_aim(0.9, None), as_it_is()
+    tests = {name: out_of_fold(films, name, aim, known) for name in ("none", "threshold")}
+    chosen, reason = choose(films, aim, tests)
+    assert (chosen, "one standard error" in reason) == (method, True)
+
+
 def test_no_film_of_a_group_is_in_what_tests_it(monkeypatch):
     groups = np.repeat(np.arange(20), 5)
     positive = (np.arange(20) < 10)[groups]

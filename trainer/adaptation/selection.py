@@ -106,17 +106,28 @@ def choose(films: Films, aim: Aim, tests: dict[str, OutOfFold]) -> tuple[str, st
 def _is_better(films: Films, test: OutOfFold, other: OutOfFold) -> bool:
     """Whether films are more likely by a test's scores than by another's, by more than one standard error."""
     gain = interval(other.losses - test.losses, films.groups, WIDER)
-    return bool(gain["value"] > (gain["high"] - gain["low"]) / (2 * Z))
+    return bool(gain["value"] > _error(gain))
+
+
+def _error(metric: Metric) -> float:
+    """The standard error that an interval of 95 % has."""
+    return float((metric["high"] - metric["low"]) / (2 * Z))
 
 
 def _choose_threshold(films: Films, aim: Aim, tests: dict[str, OutOfFold]) -> tuple[str, str]:
     main, other = ("specificity", "sensitivity") if aim.specificity else ("sensitivity", "specificity")
-    goal = getattr(aim, main)
-    if rate(films, tests["none"], main)["high"] < goal:
-        return "threshold", f"the {main} of the threshold that there is lies below {goal:g}"
+    goal, reached = getattr(aim, main), rate(films, tests["none"], main)
+    if reached["value"] + _error(reached) < goal:
+        return (
+            "threshold",
+            f"the {main} of the threshold that there is lies more than one standard error below {goal:g}",
+        )
     if difference(films, tests, other)["low"] > 0:
         return "threshold", f"another threshold has a clearly higher {other}"
-    return "none", "the threshold that there is keeps the aim, and none that these films choose does better"
+    return (
+        "none",
+        "the threshold that there is lies within one standard error of the aim or above, and no change is better",
+    )
 
 
 def rate(films: Films, test: OutOfFold, name: str) -> Metric:
