@@ -80,10 +80,9 @@ def _film_tab(predictors: list[Served], examples: list[bytes]) -> None:
     with gr.Row(elem_classes="cxr-columns"):
         with gr.Column(scale=1, elem_classes="cxr-question"):
             upload = gr.File(label="Frontal chest radiograph", height=190)
-            with gr.Row():
-                buttons = [
-                    gr.Button(f"Phantom {letter}", size="sm") for letter, _ in zip("ABC", examples, strict=False)
-                ]
+            with gr.Row(elem_classes="cxr-phantoms"):
+                names = [f"Phantom {letter}" for letter in "ABC"[: len(examples)]]
+                buttons = [gr.Button(name, size="sm", min_width=60) for name in names]
             if buttons:
                 gr.Markdown("Phantoms are drawn, radiographs of nobody.")
             film = gr.HTML()

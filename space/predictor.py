@@ -20,7 +20,8 @@ from PIL import Image
 from transformers import AutoImageProcessor, AutoModelForImageClassification
 from transformers.utils import cached_file
 
-MAX_CONFIGURATION, MAX_LABELS = 2**20, 1000  # bytes
+MAX_CONFIGURATION = 2**20  # bytes
+MAX_LABELS = 1000
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 # The decision for an image, the heat map of its label, float [h, w], and its lungs, uint8 [h, w]
 Classified = tuple[dict[str, Any], np.ndarray, np.ndarray | None]

@@ -84,6 +84,29 @@ def test_what_cannot_be_referred_to_is_answered_without_a_report(film, run, phan
     assert f"{png}: no report was written: it is no DICOM file" in told.err
 
 
+@pytest.mark.parametrize(
+    ("keyword", "value"),
+    [
+        ("PatientSex", "?"),
+        ("PatientOrientation", ["X", "Y", "Z"]),
+        ("StudyDate", "yesterday"),
+        ("StudyInstanceUID", "1.x"),
+    ],
+)
+def test_a_header_out_of_order_costs_no_answer(film, run, tmp_path, capsys, keyword, value):
+    odd = tmp_path / "odd"
+    dataset = pydicom.dcmread(film)
+    element = pydicom.DataElement(keyword, pydicom.datadict.dictionary_VR(keyword), "", validation_mode=0)
+    element.value = value
+    dataset[keyword] = element
+    dataset.save_as(odd)
+    assert main(["predict", str(run), str(odd), str(film), "--dicom-out", str(tmp_path / "out")]) == 0
+    told = capsys.readouterr()
+    assert len(told.out.splitlines()) == 2
+    assert "Traceback" not in told.err
+    assert len([file for file in (tmp_path / "out").iterdir() if file.name.startswith("IM0001")]) == 2
+
+
 def test_the_same_film_again_takes_the_place_of_its_files(film, run, tmp_path):
     for _ in range(2):
         list(predict(Run(run), [str(film)], dicom_out=str(tmp_path / "out")))

@@ -81,9 +81,7 @@ def run_model(
 
 def predict_image(model: CxrForImageClassification, processor: CxrImageProcessor, pixels: np.ndarray) -> dict[str, Any]:
     """The decision of a model on one image uint8 [H, W] of any size; see `CxrForImageClassification.decide`."""
-    grey = torch.from_numpy(processor.resize(pixels).copy()).unsqueeze(0).to(model.device)
-    with torch.inference_mode():
-        (decision,) = model.decide(model(processor.to_pixel_values(grey)))
+    (decision,) = model.decide(_output(model, processor, pixels))
     return decision
 
 
@@ -91,10 +89,15 @@ def heat_map_of(
     model: CxrForImageClassification, processor: CxrImageProcessor, pixels: np.ndarray, label: str
 ) -> np.ndarray:
     """Where one image uint8 [H, W] of any size spoke for a label: float32 [h, w] in 0..1; see `heatmap`."""
+    output = _output(model, processor, pixels)
+    return model.heatmap(output, model.labels.index(label))[0].cpu().numpy()
+
+
+def _output(model: CxrForImageClassification, processor: CxrImageProcessor, pixels: np.ndarray) -> CxrOutput:
     grey = torch.from_numpy(processor.resize(pixels).copy()).unsqueeze(0).to(model.device)
     with torch.inference_mode():
-        output = model(processor.to_pixel_values(grey))
-    return model.heatmap(output, model.labels.index(label))[0].cpu().numpy()
+        output: CxrOutput = model(processor.to_pixel_values(grey))
+    return output
 
 
 def to_device(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:

@@ -52,12 +52,16 @@ class DicomReports:
             heat: of the label that the decision is about, float [h, w] in 0..1.
 
         Raises:
-            ValueError: the file is no DICOM, or has no study, series or instance to refer to.
+            ValueError: the file is no DICOM, or its header has no study, series or instance to refer to, or other
+                values than a report may have.
             WorkError: the folder cannot be written.
         """
         film = _header(file)
         name = f"{Path(file).stem}-{sha256(film.SOPInstanceUID.encode()).hexdigest()[:8]}"
-        parts = {"report": self._report(film, prediction), "heatmap": self._capture(film, prediction, pixels, heat)}
+        try:
+            parts = {"report": self._report(film, prediction), "heatmap": self._capture(film, prediction, pixels, heat)}
+        except Exception as error:  # whatever a header that is not as the standard has it makes of it
+            raise ValueError(f"its header has values that no report may have ({str(error)[:200]})") from error
         for part, dataset in parts.items():
             dataset.SeriesDescription = RESEARCH
             with atomic_write(self._folder / f"{name}-{part}.dcm") as target:

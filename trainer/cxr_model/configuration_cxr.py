@@ -8,7 +8,7 @@ from .versions_cxr import LOWEST  # noqa: F401  checks the versions
 # isort: split
 from transformers import AutoConfig, PreTrainedConfig, __version__
 
-LARGEST, ITEMS, LIMITS = 100_000, 200, {"depths": 200, "layers": 200, "level": 2048}  # any number, list, those named so
+LARGEST, ITEMS, LIMITS = 100_000, 200, {"depths": 200, "layers": 200, "level": 2048}  # numbers, lists, by name
 CXR_VERSION = 2  # 2: views of the film
 POOLINGS = ("avg", "max", "avg+max+std")
 VIEWS = ("film", "lungs", "lungs-equalised")
