@@ -11,7 +11,8 @@ PORT ?= 7860
 
 shipped = CXR_$(1)="$$($(BIN)/python -c 'from trainer import load_run; print(load_run("$(2)").path.resolve())')"
 demo: install
-	export $(call shipped,TB,tb) $(call shipped,COVID,covid) $(call shipped,THREE_CLASS,three-class) && \
+	@echo "The page comes up on http://127.0.0.1:$(PORT); Ctrl-C ends it."
+	@export $(call shipped,TB,tb) $(call shipped,COVID,covid) $(call shipped,THREE_CLASS,three-class) && \
 	cd space && PYTHONPATH= GRADIO_SERVER_NAME=127.0.0.1 GRADIO_SERVER_PORT=$(PORT) exec ../$(BIN)/python app.py
 
 install: .venv/installed
@@ -22,7 +23,7 @@ install-dev: .venv/installed-dev
 	$(PYTHON) -m venv .venv
 
 # Python compiles what it imports; all that lies in the packages would take a minute.
-PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile --constraint requirements.txt
+PIP := $(BIN)/python -m pip install --disable-pip-version-check --no-compile --constraint requirements.txt
 
 .venv/installed: .venv/bin/python requirements.txt pyproject.toml
 	$(PIP) --editable '.[dicom]'

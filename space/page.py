@@ -215,6 +215,7 @@ def _stored(item: str | dict[str, Any]) -> str:
 
 def serve(predictors: list[Served], failed: dict[str, str]) -> None:
     """Serve until the process is ended."""
+    print(view.DISCLAIMER)
     UPLOADS.keep_clean()
     name_uploads_apart()
     build(predictors, failed).queue(max_size=128, default_concurrency_limit=2).launch(**LAUNCH)

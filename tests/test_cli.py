@@ -184,6 +184,18 @@ def test_predict_goes_on_past_a_bad_file(run, film, tmp_path, capsys):
     assert "Tuberculosis" in capsys.readouterr().out
 
 
+def test_predict_answers_every_image_below_a_folder(run, film, tmp_path, capsys):
+    (tmp_path / "films/deep").mkdir(parents=True)
+    shutil.copyfile(film, tmp_path / "films/a.png")
+    shutil.copyfile(film, tmp_path / "films/deep/b.png")
+    (tmp_path / "films/notes.txt").write_text("no image")
+    (tmp_path / "empty").mkdir()
+    assert main(["predict", str(run), str(tmp_path / "films"), str(tmp_path / "empty"), "--json"]) == 1
+    first, second, third = map(json.loads, capsys.readouterr().out.splitlines())
+    assert [first["file"], second["file"]] == [str(tmp_path / "films/a.png"), str(tmp_path / "films/deep/b.png")]
+    assert "empty: a folder" in third["error"]
+
+
 def test_names_that_are_no_utf_8_are_printed_and_a_run_has_none(run, film, tmp_path, capsys, monkeypatch):
     name = os.fsdecode(b"film-\xe9.png")
     shutil.copyfile(film, tmp_path / name)

@@ -14,13 +14,14 @@ import torch
 from PIL import Image, ImageDraw
 from safetensors.torch import load_file
 
-from trainer import load_run, predict
+from trainer import get_recipe, load_run, predict
 from trainer.cli import main
 from trainer.cxr_model import CxrImageProcessor
 from trainer.data.phantom import draw_phantom
 from trainer.inference import predict_image
 from trainer.shipped import MODELS
 from trainer.tasks import TASKS
+from trainer.training.build import load_backbone
 
 SCHEMA = Path(__file__).parents[1] / "trainer" / "evaluation" / "metrics.schema.json"
 SPLITS = ("validation", "test", "external")
@@ -130,6 +131,13 @@ def test_the_command_line_knows_them_by_their_task(tmp_path, capsys, monkeypatch
     (tmp_path / "tb").mkdir()  # a folder of that name is meant before a model that ships
     assert main(["predict", "tb", str(picture)]) == 2
     assert "no model can be loaded" in capsys.readouterr().err
+
+
+def test_a_training_goes_on_from_it_by_its_name(task, shipped, model):
+    backbone = load_backbone(get_recipe(task), task, pretrained=True)
+    ours, theirs = model[0].backbone.state_dict(), backbone.encoder.state_dict()
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
 
 
 def test_a_model_that_ships_is_never_written_to(task, shipped):

@@ -16,7 +16,7 @@ from trainer.data.labelled import LabelledImages
 from trainer.data.pixels import GreyImages
 from trainer.run import Run
 from trainer.tasks import TASKS
-from trainer.training.environment import outline
+from trainer.training.environment import describe, outline
 
 
 def test_the_outline_counts_images_and_what_trains(monkeypatch):
@@ -37,6 +37,10 @@ def test_the_outline_counts_images_and_what_trains(monkeypatch):
     assert ["Tuberculosis", "1", "1", "1"] in table
     assert "parameters: 22 of 1,032 train" in text
     assert "decoded: 500,000 images, 10.0 MB in cache" in text
+
+
+def test_the_command_can_be_pasted():
+    assert describe(["train", "tb", "--data", "/home/me/my films"])["command"] == "cxr train tb --data 'my films'"
 
 
 def test_a_finished_run_knows_what_took_how_long(run):

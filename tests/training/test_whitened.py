@@ -85,6 +85,14 @@ def test_collections_of_one_label_teach_no_label():
     assert "learned from 60 films of hospital-0" in said[0]
 
 
+def test_films_of_no_named_collection_are_said_to_be_of_none():
+    features, truth, names = hospitals(np.random.default_rng(4), [(0, 0.5)])
+    said = []
+    fit_views(features, truth, np.full(len(names), ""), np.flatnonzero(truth == 0), RECIPE, said.append)
+    healthy = int((truth == 0).sum())
+    assert said == [f"head: learned from 60 films; whitened by {healthy} without a finding"]
+
+
 def settings(**changes: object) -> list[str]:
     """The words of a training of a head in closed form, in seconds."""
     chosen = {

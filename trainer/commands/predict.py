@@ -2,7 +2,9 @@
 
 import argparse
 import json
-from collections.abc import Iterator, Sequence
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hub_cards.formatting import format_number
@@ -12,12 +14,12 @@ if TYPE_CHECKING:
     from trainer.run import Run
 
 
-def predict(run: "Run", files: Sequence[str], dicom_out: str | None = None) -> Iterator[dict[str, Any]]:
+def predict(run: "Run", files: Iterable[str], dicom_out: str | None = None) -> Iterator[dict[str, Any]]:
     """Classify files one by one. Research demonstration, not a medical device.
 
     Args:
         run: a run; `load_run` finds one by its folder or its Hub id.
-        files: PNG, JPEG, TIFF (8 or 16 bit) or DICOM.
+        files: PNG, JPEG, TIFF (8 or 16 bit) or DICOM; of a folder, every image below it.
         dicom_out: a folder for a structured report and a heat map of each DICOM film, with its patient in them.
 
     Yields:
@@ -39,7 +41,7 @@ def predict(run: "Run", files: Sequence[str], dicom_out: str | None = None) -> I
 
         reports = DicomReports(dicom_out, run, model)
     model = for_inference(model, processor)
-    for file in files:
+    for file in _in_folders(files):
         try:
             radiograph = processor.read(file, DECODE)
         except (RadiographError, ImportError) as error:
@@ -56,12 +58,21 @@ def predict(run: "Run", files: Sequence[str], dicom_out: str | None = None) -> I
         yield prediction
 
 
+def _in_folders(files: Iterable[str]) -> Iterator[str]:
+    """The files, of a folder every image below it."""
+    from trainer.data.folder import list_images
+
+    for file in files:
+        yield from (list_images(Path(file)) or [file]) if os.path.isdir(file) else [file]
+
+
 def add_parser(commands: Commands) -> None:
     """cxr predict"""
     parser = add_command(
         commands, "predict", "classify radiographs with a run", RUN, JSON, example="cxr predict runs/tb film.dcm"
     )
-    parser.add_argument("files", nargs="+", metavar="FILE", help="PNG, JPEG, TIFF (8 or 16 bit) or DICOM")
+    kinds = "PNG, JPEG, TIFF (8 or 16 bit) or DICOM, or a folder of them"
+    parser.add_argument("files", nargs="+", metavar="FILE", help=kinds)
     dicom_help = "write a DICOM structured report and the heat map of each DICOM film there, of its patient and study"
     parser.add_argument("--dicom-out", metavar="DIR", help=f"{dicom_help}; extra [dicom-out]")
     parser.set_defaults(main=main)

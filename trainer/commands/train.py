@@ -252,7 +252,8 @@ def add_parser(commands: Commands) -> None:
     add = parser.add_argument
     add("recipe", help="its name; see cxr recipes")
     add("--output", required=True, metavar="RUN", help="the folder to leave the run in")
-    add("--backbone", metavar="ID_OR_DIR", help="another than the recipe's: a Hub id, a folder, or a run to go on from")
+    backbone_help = "another than the recipe's: a Hub id, a folder, a run to go on from, or a model that ships (tb)"
+    add("--backbone", metavar="ID_OR_DIR", help=backbone_help)
     add("--no-pretrained", action="store_false", dest="pretrained", help="random weights at the start, no download")
     add(
         "--positive", metavar="LABEL", help="of two own classes the positive one (default: not the one called normal …)"

@@ -95,7 +95,7 @@ def _open(source: Any) -> BinaryIO:
     try:
         status = os.stat(source)
         if stat.S_ISDIR(status.st_mode):
-            raise RadiographError("a folder, not a file")
+            raise RadiographError("a folder: give the images in it")
         if not stat.S_ISREG(status.st_mode):  # to open a pipe would wait for whoever writes into it
             raise RadiographError("not a regular file")
         file = open(source, "rb")  # noqa: SIM115  the caller closes it

@@ -18,6 +18,7 @@ from trainer.cxr_model.modeling_cxr import maps_by_stride
 from trainer.errors import UsageError, hub_refusal, reason_of
 from trainer.recipes import Recipe
 from trainer.run import Run, load_run
+from trainer.shipped import unpack_shipped
 
 OF_RECIPE = ("features", "pooling", "hidden_sizes", "input_dropout", "dropout", "level")
 # where these are equal, a head is kept
@@ -34,7 +35,8 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
     "timm/tf_mobilenetv3_small_100.in1k": {**_TIMM, "architecture": "tf_mobilenetv3_small_100"},
 }
 UNREACHABLE = (
-    "give a folder that holds it (--backbone DIR), go online once, or start from random weights (--no-pretrained)"
+    "go online once, give a folder that holds it (--backbone DIR), start from a model that ships (--backbone tb) or "
+    "from random weights (--no-pretrained)"
 )
 # Parts of timm's networks that lie behind the feature map: they would only weigh (VGG's are 120 million numbers).
 UNUSED = {"vgg": ["timm_model.pre_logits"], "tf_mobilenetv3": ["timm_model.conv_head", "timm_model.norm_head"]}
@@ -60,7 +62,7 @@ def load_backbone(recipe: Recipe, name: str, pretrained: bool) -> Backbone:
     """The backbone of a recipe, tried on one black image of the recipe's size.
 
     Args:
-        name: a Hub id or a folder; of a run, its encoder is taken.
+        name: a Hub id, a folder or the name of a model that ships; of a run, its encoder is taken.
         pretrained: False starts from random weights (for tests and phantoms).
 
     Raises:
@@ -68,6 +70,8 @@ def load_backbone(recipe: Recipe, name: str, pretrained: bool) -> Backbone:
     """
     if Path(name).is_file():
         raise UsageError(f"backbone {name}: this is a file; give the folder that holds it (--backbone DIR)")
+    if not Path(name).exists():
+        name = str(unpack_shipped(name) or name)
     torch.manual_seed(recipe.seed)
     logging.getLogger("transformers.modeling_utils").setLevel(logging.ERROR)  # its report lists the unused classifier
     with _explained(f"backbone {name} cannot be loaded", UNREACHABLE):
@@ -136,7 +140,8 @@ def _explained(problem: str, cure: str) -> Iterator[None]:
     except UsageError:
         raise
     except Exception as error:
-        raise UsageError(f"{problem}: {hub_refusal(error) or f'{reason_of(error)}: {cure}'}") from error
+        reason = hub_refusal(error) or f"{reason_of(error).rstrip('.')}: {cure}"
+        raise UsageError(f"{problem}: {reason}") from error
 
 
 def _read_settings(name: str) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 import os
 import platform
+import shlex
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -38,7 +39,7 @@ def describe(command: Sequence[str]) -> dict[str, Any]:
         "cpu_kind": cpu_kind(),
         "threads": torch.get_num_threads(),
         "gpus": [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())],
-        "command": " ".join(["cxr", *(Path(word.replace("\\", "/")).name or word for word in command)]),
+        "command": shlex.join(["cxr", *(Path(word.replace("\\", "/")).name or word for word in command)]),
         "date": datetime.now(UTC).strftime("%Y-%m-%d"),
     }
 

@@ -6,7 +6,7 @@ weights, so that what ships is one linear layer. Where lesions are known, a lesi
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from operator import attrgetter
 from pathlib import Path
@@ -154,10 +154,8 @@ def fit_views(
     if not teaching:
         log("note: no collection has films of two labels: what tells the collections apart is learned too")
     learns = np.isin(collections, teaching) if teaching else np.ones(len(truth), bool)
-    log(
-        f"head: learned from {int(learns.sum())} films of {', '.join(teaching or ['all'])}; whitened by {len(healthy)} "
-        f"films without a finding of {', '.join(sorted(set(collections[healthy])))}"
-    )
+    learned = f"{int(learns.sum())} films{_of(teaching)}"
+    log(f"head: learned from {learned}; whitened by {len(healthy)} without a finding{_of(set(collections[healthy]))}")
     counted = count_alike(truth[learns], collections[learns])
     views = [
         fit_head(each[learns], truth[learns], counted, each[healthy], collections[healthy], recipe)
@@ -166,6 +164,11 @@ def fit_views(
     weights = np.concatenate([weight for weight, _ in views], axis=1) / len(views)
     bias = np.mean([bias for _, bias in views], axis=0)
     return weights.astype(np.float32), bias.astype(np.float32)
+
+
+def _of(collections: Iterable[str]) -> str:
+    names = ", ".join(sorted(filter(None, collections)))
+    return f" of {names}" if names else ""
 
 
 def fit_head(
