@@ -19,7 +19,8 @@ class Answer:
 
     `size` is the width and height of what is shown, no side longer than SHOWN; `heat` float [h, w] in 0..1 has the
     coarse grid of the network's last feature map, over the whole film; `lungs` uint8 [h, w] in 0..255 is where
-    the model sees lungs, None of a model that does not look; `film` is uint8 [H, W], or None where nobody asked for it.
+    the model sees lungs, None of a model that does not look; `film` is uint8 [H, W], or None where nobody asked for it;
+    `deep` uint16 [h, w] the values of a film deeper than 8 bits, black low.
     """
 
     prediction: dict[str, Any]
@@ -27,3 +28,4 @@ class Answer:
     heat: np.ndarray | None = None
     film: np.ndarray | None = None
     lungs: np.ndarray | None = None
+    deep: np.ndarray | None = None

@@ -32,8 +32,8 @@ def sensitivity_text(facts: dict[str, Any], decision: dict[str, Any]) -> str:
 
 
 def trust_lines(facts: dict[str, Any], label: str) -> list[str]:
-    """How often a model was right and wrong about a label, in its own test and elsewhere, in counts, and for whom its
-    threshold was set; empty where its metrics do not say.
+    """How often a model was right and wrong about a label, in its own test and elsewhere, in counts, and to whom it
+    was adapted; empty where its metrics do not say.
 
     Hospitals that it has not seen are the external collections of which it learned nothing.
     """
@@ -52,8 +52,8 @@ def trust_lines(facts: dict[str, Any], label: str) -> list[str]:
         if tables:
             found.append(f"{where} {_right_and_wrong(np.sum(tables, axis=0), labels.index(label), label)}")
     local = facts.get("metrics", {}).get("adaptation")
-    whose = f"was set by {local['n']} films of one hospital" if local else "is not set for your hospital"
-    return [*found, f"its threshold {whose}"] if found else []
+    whose = f"adapted by {local['n']} films of one hospital" if local else "not adapted to your hospital"
+    return [*found, f"it was {whose}"] if found else []
 
 
 def _right_and_wrong(confusion: np.ndarray, index: int, label: str) -> str:

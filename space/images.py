@@ -9,6 +9,7 @@ from PIL import Image, ImageFilter
 
 # Dark violet, red, orange, pale yellow: brighter means more, in colour and in print; cold places stay clear.
 STOPS = np.array([[40, 10, 84], [150, 38, 103], [229, 92, 48], [251, 180, 26], [252, 255, 164]])
+WINDOWS = {"all values": (0, 100), "lungs": (1, 60), "heart and bones": (40, 99.9)}  # percentiles of a deep film
 OUTLINE_SIDE, SMOOTH = 768, 6  # pixels
 LINE = (94, 234, 212, 255)  # light green shows on black and on grey
 HEAT_SIDE = 256  # pixels: many more than the grid that is shown has
@@ -24,10 +25,25 @@ def film_address(answer: Answer) -> str:
     return _png_address(Image.fromarray(answer.film))
 
 
+def window_addresses(answer: Answer) -> dict[str, str]:
+    """The film by each of WINDOWS, by their names; none of a film of 8 bits."""
+    if answer.deep is None:
+        return {}
+    inside = answer.deep[(answer.deep > 0) & (answer.deep < 65535)]  # without what was painted over, and padding
+    addresses = {}
+    for name, limits in WINDOWS.items():
+        low, high = np.percentile(inside if inside.size else answer.deep, limits)
+        grey = np.rint((255 / max(high - low, 1) * (answer.deep - low)).clip(0, 255)).astype(np.uint8)
+        buffer = io.BytesIO()
+        Image.fromarray(grey).save(buffer, format="JPEG", quality=90)
+        addresses[name] = data_address(buffer.getvalue(), "image/jpeg")
+    return addresses
+
+
 def heat_address(answer: Answer, within_lungs: bool = False) -> str:
     """The heat map in the shape of the film, no side over HEAT_SIDE pixels: PNG with a palette, a data address.
 
-    `within_lungs`: clear where the model sees no lungs.
+    `within_lungs`: clear where the model sees no lungs, and strongest at its own strongest place.
     """
     assert answer.heat is not None
     assert answer.size is not None
@@ -36,6 +52,7 @@ def heat_address(answer: Answer, within_lungs: bool = False) -> str:
     heat = _resized(answer.heat.astype(np.float32), width, height)
     if within_lungs and answer.lungs is not None:
         heat = heat * _resized(answer.lungs, width, height) / 255
+        heat = heat / max(float(heat.max()), 1e-6)
     image = Image.fromarray((255 * heat).clip(0, 255).astype(np.uint8))
     image.putpalette(PALETTE, "RGBA")
     return _png_address(image)

@@ -45,7 +45,7 @@ EXPECTED = "give data addresses (data:image/png;base64,...), or files that were 
 
 def build(predictors: list[Served], failed: dict[str, str]) -> gr.Blocks:
     """The page: a tab for each predictor, for all of them, for many files and for their metrics."""
-    by_title = {TASKS[predictor.task]: predictor for predictor in predictors}
+    by_title = {predictor.title: predictor for predictor in predictors}
     examples = list(dict.fromkeys(predictor.example for predictor in predictors if predictor.example))
     with gr.Blocks(title="Chest X-ray classifiers", analytics_enabled=False) as page:
         gr.Markdown("# Chest X-ray classifiers")
@@ -105,7 +105,7 @@ def _film_tab(predictors: list[Served], examples: list[bytes]) -> None:
         return render([predictor(drawn, "a drawn phantom", film=True) for predictor in predictors])
 
     def render(given: list[Answer]) -> list[str]:
-        titles = [TASKS[predictor.task] if len(predictors) > 1 else "" for predictor in predictors]
+        titles = [predictor.title if len(predictors) > 1 else "" for predictor in predictors]
         parts = zip(given, predictors, titles, strict=True)
         return [view.film_html(given[0]), *(view.answer_html(one, by.facts, title) for one, by, title in parts)]
 

@@ -97,6 +97,7 @@ class Predictor:
         self._read = self.processor.read
         if hasattr(self.processor, "reader_process"):  # nor has it this one
             decode = self.processor.reader_process()
+            decode.previews = True
             decode.start()
             self._read = partial(self.processor.read, decode=decode)
         LOADED[self.task] = self
@@ -137,7 +138,8 @@ class Predictor:
         image = Image.fromarray(radiograph.pixels)
         scale = min(1.0, SHOWN / max(image.size))
         size = max(1, round(scale * image.width)), max(1, round(scale * image.height))
-        return Answer(prediction, size, heat, np.asarray(image.resize(size)) if film else None, lungs)
+        deep = radiograph.preview() if film and hasattr(radiograph, "preview") else None  # nor have they this one
+        return Answer(prediction, size, heat, np.asarray(image.resize(size)) if film else None, lungs, deep)
 
     def _pass(self, grey: torch.Tensor) -> Classified:
         """ZeroGPU lends its GPU to the thread of a request only; elsewhere requests share their passes."""

@@ -7,7 +7,7 @@ import pandas as pd
 from answer import Answer
 from batch import to_table
 from facts import score_text, sensitivity_text, trust_lines
-from images import film_address, heat_address, outline_address, proportion_within
+from images import film_address, heat_address, outline_address, proportion_within, window_addresses
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
@@ -36,7 +36,7 @@ WARNINGS = {  # what is wrong, and what to do
     "child": ("The file says that this is a child.", "The model learned from adults."),
     "no-lungs": ("No two lungs were found.", "Give a whole frontal chest radiograph, upright."),
     "coloured": ("This image is coloured; a radiograph is grey.", "Give the film as it was exported, without marks."),
-    "implausible-header": ("Values of the file's header cannot be true and were left out.", "Check the image below."),
+    "implausible-header": ("Values of the file's header cannot be true and were left out.", "Is the film shown yours?"),
     "tiny": ("This image is very small.", "Give it at its own size."),
     "extreme-aspect": ("This image is much longer than wide, or wider than long.", "Cut nothing off a chest."),
     "blank": ("This image is almost blank.", "Export it again."),
@@ -80,8 +80,13 @@ def answer_html(answer: Answer, facts: dict[str, Any], title: str = "") -> str:
 
 
 def film_html(answer: Answer) -> str:
-    """The bare film, with what exchanges black and white and changes the contrast; empty where none was read."""
-    return "" if answer.film is None else render("film.html", film=film_address(answer))
+    """The bare film, with what exchanges black and white and changes the contrast; empty where none was read.
+
+    A film deeper than 8 bits has windows of its own values, others a change of their contrast.
+    """
+    if answer.film is None:
+        return ""
+    return render("film.html", film=film_address(answer), windows=window_addresses(answer))
 
 
 def warning_html(text: str) -> str:

@@ -16,7 +16,7 @@ from pathlib import Path
 from queue import SimpleQueue
 
 from answer import Answer, printable
-from config import ZERO_GPU, ModelError, ModelSource
+from config import TASKS, ZERO_GPU, ModelError, ModelSource
 from facts import read_facts, read_figure
 
 MAX_IN_FLIGHT = 16  # requests that are worked on at the same time: they share forward passes
@@ -35,11 +35,13 @@ _answered = threading.Event()  # since memory was released the last time
 
 
 class Served:
-    """A model that answers: its task, its labels, its files; called with a file it gives an Answer."""
+    """A model that answers: its task, its title, its labels, its files; called with a file it gives an Answer."""
 
     def __init__(self, source: ModelSource, labels: list[str], models: "Models") -> None:
         self.task, self.source, self.labels, self._models = source.task, source, labels, models
         self.facts, self.example = read_facts(source), read_figure(source, "example")
+        own = self.facts.get("recipe", {}).get("task", self.task) != self.task
+        self.title = ", ".join(labels) if own else TASKS[self.task]  # a classifier of a user's own classes
 
     def __call__(self, source: str | bytes, name: str = "", film: bool = False) -> Answer:
         """The answer for a file, or its bytes and a name; `film`: with the image, too."""

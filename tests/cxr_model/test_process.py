@@ -74,6 +74,15 @@ def test_it_reads_what_the_reader_reads(name, warm, tmp_path):
         here, there = read_radiograph(source), read_radiograph(source, warm)
         assert np.array_equal(here.pixels, there.pixels)
         assert here.warnings == there.warnings
+        assert there.deep is None or here.deep is not None
+
+
+@pytest.mark.parametrize("name", sorted(VALID))
+def test_it_gives_a_viewer_the_values_that_the_reader_gives(name, process):
+    process.previews = True
+    here, there = read_radiograph(VALID[name]()).preview(), read_radiograph(VALID[name](), process).preview()
+    assert (here is None) == (there is None)
+    assert here is None or np.array_equal(here, there)
 
 
 def test_an_error_is_the_reader_s_own_and_names_the_file_as_given(warm, tmp_path, monkeypatch):

@@ -204,6 +204,27 @@ def test_dicom_depth_and_sign(dicom_of, bits, signed):
     assert (read_radiograph(dicom_bytes(dicom_of(stored, bits=bits))).pixels == GREY).all()
 
 
+@pytest.mark.parametrize("polarity", ["MONOCHROME1", "MONOCHROME2"])
+@pytest.mark.parametrize("signed", [False, True])
+def test_a_viewer_gets_the_values_of_a_deep_film_as_dark_as_it_is_shown(dicom_of, polarity, signed):
+    deep = np.add.outer(np.arange(1000), np.arange(1600)) + 7
+    stored = (deep - 2000 if signed else deep).astype(np.int16 if signed else np.uint16)
+    window = {"WindowCenter": 1000 - 2000 * signed, "WindowWidth": 200}  # shows one value in ten
+    radiograph = read_radiograph(dicom_bytes(dicom_of(stored, bits=12, PhotometricInterpretation=polarity, **window)))
+    preview = radiograph.preview()
+    assert (preview.dtype, preview.min(), preview.max()) == (np.uint16, 0, 65535)
+    assert max(preview.shape) <= 768
+    assert len(np.unique(preview)) > 500
+    dark = preview[:100, :100].mean() < preview[-100:, -100:].mean()
+    assert dark == (polarity == "MONOCHROME2") == (radiograph.pixels[0, 0] < radiograph.pixels[-1, -1])
+
+
+def test_a_film_of_8_bits_has_no_deeper_values(dicom_of):
+    assert read_radiograph(saved(Image.fromarray(GREY), "PNG")).preview() is None
+    assert read_radiograph(dicom_bytes(dicom_of(GREY, bits=8))).preview() is None
+    assert read_radiograph(saved(Image.fromarray(GREY.astype(np.uint16)), "PNG")).preview() is None
+
+
 def dicom_bytes(dataset: pydicom.Dataset) -> bytes:
     buffer = io.BytesIO()
     dataset.save_as(buffer, enforce_file_format=True)

@@ -117,6 +117,10 @@ def test_a_visitor_reads_the_answer(visit, space, films, run):
     answer.wait_for(state="detached")
     put(page, films["text"])
     page.get_by_text("No answer for this file").wait_for(timeout=WAIT)
+    put(page, films["deep"])
+    page.get_by_label("window").select_option("lungs")
+    page.locator("img.cxr-window:visible").wait_for(timeout=WAIT)
+    assert page.locator("img.cxr-window-2:visible").evaluate("image => image.naturalWidth") > 0
     page.get_by_role("tab", name="COVID-19 or pneumonia").click()
     page.get_by_text("not available now").wait_for()
     assert [url for url in addresses if not url.startswith((space, "data:", "blob:"))] == []

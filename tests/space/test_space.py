@@ -12,11 +12,13 @@ import subprocess
 import sys
 import tomllib
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
 import httpx
 import jsonschema
+import numpy as np
 import pytest
 import yaml
 from gradio_client import Client, handle_file
@@ -181,13 +183,53 @@ def test_an_answer_tells_how_often_the_model_was_right_and_wrong(parts):
     assert (
         "in hospitals it had never seen it found 31 of 39 films of Tuberculosis and took 6 of 59 others for it" in lines
     )
-    assert lines[-1] == "its threshold is not set for your hospital"
+    assert lines[-1] == "it was not adapted to your hospital"
     collection["trained"] = True
     assert "never seen" not in " ".join(facts.trust_lines(known, "Tuberculosis"))
     splits["external"]["collections"]["elsewhere"] = {"trained": False, "confusion": [[0, 0], [1, 3]]}
     lines = facts.trust_lines(known, "Tuberculosis")
     assert "in hospitals it had never seen it found 3 of 4 films of Tuberculosis" in lines
     assert facts.trust_lines({}, "Tuberculosis") == facts.trust_lines(known, "Covid") == []
+
+
+def test_a_deep_film_has_windows_and_the_heat_map_within_the_lungs_its_own_scale(parts):
+    import images
+    import view
+    from answer import Answer
+
+    deep = np.add.outer(np.arange(400), np.arange(300)).astype(np.uint16) * 90
+    heat, lungs = np.zeros((7, 7), np.float32), np.zeros((56, 56), np.uint8)
+    heat[0, 0], heat[3, 3], lungs[20:36, 20:36] = 1, 0.2, 255
+    answer = Answer({}, (300, 400), heat, (deep >> 8).astype(np.uint8), lungs, deep)
+    windows = images.window_addresses(answer)
+    assert list(windows) == ["all values", "lungs", "heart and bones"]
+    whole, dark, bright = (np.asarray(opened(address).convert("L"), float) for address in windows.values())
+    assert bright.mean() < whole.mean() < dark.mean()
+    assert all(name in view.film_html(answer) for name in windows)
+    shallow = replace(answer, deep=None)
+    assert images.window_addresses(shallow) == {}
+    assert "softer" in view.film_html(shallow)
+    within = np.asarray(opened(images.heat_address(answer, within_lungs=True)).convert("RGBA"))[..., 3]
+    everywhere = np.asarray(opened(images.heat_address(answer)).convert("RGBA"))[..., 3]
+    assert within.max() == within[128 - 30 : 128 + 30, 96 - 30 : 96 + 30].max() == 255
+    assert everywhere[128, 96] < within[128, 96]
+    assert images.proportion_within(answer) < 0.5
+
+
+def opened(address: str) -> Image.Image:
+    """The image of a data address."""
+    return Image.open(io.BytesIO(base64.b64decode(address.partition(",")[2])))
+
+
+def test_a_classifier_of_own_classes_has_a_tab_of_its_own_name(parts, run, tmp_path):
+    from config import ModelSource
+    from worker import Served
+
+    assert Served(ModelSource("tb", str(run)), ["Normal", "Tuberculosis"], None).title == "Tuberculosis"
+    shutil.copytree(run, tmp_path / "own", ignore=shutil.ignore_patterns("checkpoints"))
+    recipe = json.loads((run / "recipe.json").read_text())
+    (tmp_path / "own/recipe.json").write_text(json.dumps({**recipe, "task": "own"}))
+    assert Served(ModelSource("tb", str(tmp_path / "own")), ["Cat", "Dog"], None).title == "Cat, Dog"
 
 
 def test_a_tab_tells_figures_licence_and_citation(parts, run, tmp_path):

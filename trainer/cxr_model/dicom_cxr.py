@@ -63,17 +63,18 @@ def read_dicom(file: BinaryIO) -> Radiograph:
             for keyword in ("FrameVOILUTSequence", "PixelValueTransformationSequence"):
                 dataset.update((header.get(keyword, group) or [{}])[0])
     stored, bits = _stored_values(header)
-    photometric = dataset.PhotometricInterpretation
+    photometric, deep = dataset.PhotometricInterpretation, None
     if photometric == "PALETTE COLOR":
         colour = apply_color_lut(stored, dataset)
         grey = array_to_grey(to_uint8(colour, 0, 255 if colour.max() <= 255 else 65535) if bits <= 8 else colour)
     elif photometric in GREY and (stored.ndim == 2 or (stored == stored[..., :1]).all()):
-        grey = grey_from_stored(stored if stored.ndim == 2 else stored[..., 0], header, bits)
+        stored = stored if stored.ndim == 2 else stored[..., 0]
+        grey, deep = grey_from_stored(stored, header, bits), stored if bits > 8 else None
     else:
         if photometric in GREY:
             header.left_out.add("PhotometricInterpretation")
         grey = array_to_grey(stored.astype(np.uint8) << (8 - bits) if bits <= 8 else stored)
-    return Radiograph(grey, _header_warnings(header))
+    return Radiograph(grey, _header_warnings(header), deep)
 
 
 def _required(header: Header, keyword: str, known: Any) -> int:

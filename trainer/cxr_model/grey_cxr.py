@@ -7,6 +7,7 @@ from PIL import Image
 
 MAX_PIXELS = 80_000_000  # a 43 x 43 cm film at 50 micrometres has 74 million
 BLACK, WHITE = 0.5, 99.5  # percentiles of a deep image
+PREVIEW = 768  # pixels
 SAMPLED = 2_000_000  # most pixels that they are taken of
 
 
@@ -16,10 +17,29 @@ class RadiographError(ValueError):
 
 @dataclass(frozen=True)
 class Radiograph:
-    """An image at its own size: `pixels` uint8 [H, W], 0 black; `warnings` holds codes such as `multi-frame`."""
+    """An image at its own size: `pixels` uint8 [H, W], 0 black; `warnings` holds codes such as `multi-frame`; of a file
+    of more than 8 bits `deep` holds its values, [H, W], for viewers.
+    """
 
     pixels: np.ndarray
     warnings: tuple[str, ...] = ()
+    deep: np.ndarray | None = None
+
+    def preview(self) -> np.ndarray | None:
+        """The deep values from their least to their greatest: uint16 [h, w], black as in `pixels`, no side over PREVIEW
+        pixels; None where there are no more than 256 of them.
+        """
+        if self.deep is None:
+            return None
+        image = Image.fromarray(self.deep.astype(np.float32))
+        values = np.asarray(image.reduce(1 + (max(image.size) - 1) // PREVIEW))
+        low, high = float(values.min()), float(values.max())
+        if not 256 <= high - low < np.inf:
+            return None
+        shown = np.asarray(Image.fromarray(self.pixels).resize(values.shape[::-1], Image.Resampling.BOX))
+        if np.corrcoef(values.reshape(-1), shown.reshape(-1))[0, 1] < 0:
+            values, low, high = -values, -high, -low
+        return np.rint((values - low) * (65535 / (high - low))).astype(np.uint16)
 
 
 def check_size(width: int, height: int) -> None:

@@ -52,6 +52,7 @@ class ReaderProcess:
         self._lock = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
         self._owner = 0  # the process that started it: a fork must not share its pipes
+        self.previews = False  # whether `deep` of a radiograph is given, as its preview
 
     def __call__(self, file: BinaryIO) -> Radiograph:
         """The radiograph in an open file, from any thread.
@@ -65,7 +66,7 @@ class ReaderProcess:
         path = getattr(file, "name", None)
         content = b"" if path else file.read()
         with self._lock:
-            return self._ask({"path": os.path.abspath(path) if path else ""}, content)
+            return self._ask({"path": os.path.abspath(path) if path else "", "preview": self.previews}, content)
 
     def start(self) -> None:
         """Start the process, if there is none."""
@@ -96,8 +97,10 @@ class ReaderProcess:
             late.cancel()
         if "error" in answer:
             raise (ImportError if answer["missing"] else RadiographError)(answer["error"])
-        image = np.frombuffer(pixels, np.uint8).reshape(answer["shape"])
-        return Radiograph(image, tuple(answer["warnings"]))
+        height, width = answer["shape"]
+        image = np.frombuffer(pixels, np.uint8, height * width).reshape(height, width)
+        deep = np.frombuffer(pixels, np.uint16, offset=image.size).reshape(answer["deep"]) if answer["deep"] else None
+        return Radiograph(image, tuple(answer["warnings"]), deep)
 
 
 def is_bounded(file: BinaryIO) -> bool:
@@ -122,19 +125,20 @@ def serve() -> None:
         except EOFError:
             return
         _set_clock(SECONDS)
-        answer, pixels = _answer(request["path"] or content)
+        answer, pixels = _answer(request["path"] or content, request["preview"])
         _set_clock(0)
         _write(answers, answer, pixels)
 
 
-def _answer(source: str | bytes) -> tuple[dict[str, Any], bytes | memoryview]:
+def _answer(source: str | bytes, preview: bool) -> tuple[dict[str, Any], bytes | memoryview]:
     try:
         radiograph = read_radiograph(source)
     except (RadiographError, ImportError) as error:
         name = source if isinstance(source, str) else "the bytes given"
         return {"error": str(error).removeprefix(f"{name}: "), "missing": isinstance(error, ImportError)}, b""
-    image = np.ascontiguousarray(radiograph.pixels)
-    return {"shape": image.shape, "warnings": radiograph.warnings}, image.data.cast("B")
+    image, deep = np.ascontiguousarray(radiograph.pixels), radiograph.preview() if preview else None
+    answer = {"shape": image.shape, "warnings": radiograph.warnings, "deep": None if deep is None else deep.shape}
+    return answer, image.data.cast("B") if deep is None else image.tobytes() + deep.tobytes()
 
 
 def _limit_memory() -> None:

@@ -130,8 +130,8 @@ def _read_image(image: Image.Image) -> Radiograph:
     image = ImageOps.exif_transpose(image)  # a copy: the image may be the caller's
     coloured = False
     if kind or image.mode in DEEP_MODES:
-        samples = np.asarray(image)
-        grey = array_to_grey(samples.view(kind) if kind else samples)
+        deep = np.asarray(image).view(kind) if kind else np.asarray(image)
+        grey = array_to_grey(deep)
         grey = 255 - grey if tags.get(PHOTOMETRIC) == 0 else grey  # Pillow inverts only the unsigned 8-bit ones
     else:
         if image.has_transparency_data:  # over black
@@ -144,7 +144,8 @@ def _read_image(image: Image.Image) -> Radiograph:
     if not opened and image.mode == "RGB" and _is_clipped(grey):
         raise RadiographError("is all black or mostly white, as a deep film in 8 bits: give the file or name the model")
     codes = {"multi-frame": several, "coloured": coloured}
-    return Radiograph(grey, tuple(code for code, present in codes.items() if present))
+    deep = deep if deep is not None and deep.ndim == 2 else None
+    return Radiograph(grey, tuple(code for code, present in codes.items() if present), deep)
 
 
 def _read_smaller(image: Any) -> None:
