@@ -43,7 +43,7 @@ def window_addresses(answer: Answer) -> dict[str, str]:
 def heat_address(answer: Answer, within_lungs: bool = False) -> str:
     """The heat map in the shape of the film, no side over HEAT_SIDE pixels: PNG with a palette, a data address.
 
-    `within_lungs`: clear where the model sees no lungs, and strongest at its own strongest place.
+    `within_lungs`: clear where the model sees no lungs.
     """
     assert answer.heat is not None
     assert answer.size is not None
@@ -52,7 +52,6 @@ def heat_address(answer: Answer, within_lungs: bool = False) -> str:
     heat = _resized(answer.heat.astype(np.float32), width, height)
     if within_lungs and answer.lungs is not None:
         heat = heat * _resized(answer.lungs, width, height) / 255
-        heat = heat / max(float(heat.max()), 1e-6)
     image = Image.fromarray((255 * heat).clip(0, 255).astype(np.uint8))
     image.putpalette(PALETTE, "RGBA")
     return _png_address(image)

@@ -45,7 +45,10 @@ EXPECTED = "give data addresses (data:image/png;base64,...), or files that were 
 
 def build(predictors: list[Served], failed: dict[str, str]) -> gr.Blocks:
     """The page: a tab for each predictor, for all of them, for many files and for their metrics."""
-    by_title = {predictor.title: predictor for predictor in predictors}
+    by_title: dict[str, Served] = {}
+    for predictor in predictors:
+        taken = predictor.title in by_title  # two of a user's own may have the same classes
+        by_title[f"{predictor.title} ({predictor.task})" if taken else predictor.title] = predictor
     examples = list(dict.fromkeys(predictor.example for predictor in predictors if predictor.example))
     with gr.Blocks(title="Chest X-ray classifiers", analytics_enabled=False) as page:
         gr.Markdown("# Chest X-ray classifiers")
@@ -162,7 +165,8 @@ def _add_endpoint(predictor: Served) -> None:
     Args:
         path: the radiograph, PNG, JPEG, TIFF (8 or 16 bit) or DICOM: a data address (data:image/png;base64,...), or a
             file that was uploaded here (its path or address).
-        heat_map: also give where the image spoke for the label: a PNG data address, to be stretched over the film.
+        heat_map: also give where the image spoke for decision["label"]: a PNG data address, to be stretched over the
+            film.
 
     Returns:
         file, label, scores (0 to 1 for each label), decision (name, label, threshold, positive), familiarity (0 to 1;

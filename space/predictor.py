@@ -23,7 +23,7 @@ from transformers.utils import cached_file
 MAX_CONFIGURATION = 2**20  # bytes
 MAX_LABELS = 1000
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-# The decision for an image, the heat map of its label, float [h, w], and its lungs, uint8 [h, w]
+# What is decided of an image, the heat map of what was asked, float [h, w], and its lungs, uint8 [h, w]
 Classified = tuple[dict[str, Any], np.ndarray, np.ndarray | None]
 Waiting = tuple[torch.Tensor, Future[Any]]
 
@@ -188,7 +188,8 @@ def _classify(task: str, grey: torch.Tensor) -> list[Classified]:
     with torch.inference_mode():
         output = predictor.model(values.contiguous(memory_format=torch.channels_last))
     decided = predictor.model.decide(output)
-    chosen = torch.tensor([predictor.labels.index(one["label"]) for one in decided], device=DEVICE)
+    asked = [(one.get("decision") or one)["label"] for one in decided]  # older models give no decision
+    chosen = torch.tensor([predictor.labels.index(label) for label in asked], device=DEVICE)
     heat = predictor.model.heatmap(output, chosen).cpu().numpy()
     lungs = output.get("lungs")
     fields = [None] * len(decided) if lungs is None else (255 * lungs).byte().cpu().numpy()

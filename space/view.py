@@ -75,7 +75,7 @@ def answer_html(answer: Answer, facts: dict[str, Any], title: str = "") -> str:
             "scores": _bars(decision, prediction["scores"]),
             "trust": trust_lines(facts, decision["label"]),
         }
-        values |= _heat_map(answer) if answer.film is not None else {}
+        values |= _heat_map(answer, decision) if answer.film is not None else {}
     return render("answer.html", **values)
 
 
@@ -94,14 +94,18 @@ def warning_html(text: str) -> str:
     return render("warning.html", text=text)
 
 
-def _heat_map(answer: Answer) -> dict[str, Any]:
-    """The film under its heat map: within the lungs where the model looks for them, and everywhere."""
+def _heat_map(answer: Answer, decision: dict[str, Any]) -> dict[str, Any]:
+    """The film under the heat map of the label that is decided about, as faint as its score is below the threshold:
+    within the lungs where the model looks for them, and everywhere.
+    """
+    strength = min(1.0, answer.prediction["scores"][decision["label"]] / max(decision["threshold"] or 0, 1e-9))
     within = proportion_within(answer)
     lungs: dict[str, str | None] = {"outline": None}
     if within is not None:
         everywhere, outside = heat_address(answer), f"{1 - within:.0%}"
         lungs = {"outline": outline_address(answer), "heat_everywhere": everywhere, "outside": outside}
-    return {"film": film_address(answer), "heat": heat_address(answer, within_lungs=True), **lungs}
+    heat = {"heat": heat_address(answer, within_lungs=True), "strength": round(strength, 3)}
+    return {"film": film_address(answer), "heat_label": decision["label"], **heat, **lungs}
 
 
 def _bars(decision: dict[str, Any], scores: dict[str, float]) -> list[dict[str, Any]]:

@@ -111,12 +111,14 @@ def test_a_visitor_reads_the_answer(visit, space, films, run):
         assert re.match(r"invert\(1\) brightness", film.evaluate("image => getComputedStyle(image).filter"))
     (threshold,) = page.locator(".cxr-bar i:visible").evaluate_all("marks => marks.map(mark => mark.style.left)")
     assert float(threshold.rstrip("%")) == pytest.approx(100 * ours["decision"]["threshold"], abs=0.06)
-    page.locator("[role=tabpanel]:visible").locator(
-        "button[aria-label='Clear'], button[aria-label^='Remove']"
-    ).first.click()
+    clear = page.locator("[role=tabpanel]:visible button").and_(
+        page.locator("[aria-label=Clear], [aria-label^=Remove]")
+    )
+    clear.first.click()
     answer.wait_for(state="detached")
     put(page, films["text"])
     page.get_by_text("No answer for this file").wait_for(timeout=WAIT)
+    clear.first.click()
     put(page, films["deep"])
     page.get_by_label("window").select_option("lungs")
     page.locator("img.cxr-window:visible").wait_for(timeout=WAIT)

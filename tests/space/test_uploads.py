@@ -114,7 +114,7 @@ def test_what_was_shown_is_forgotten_with_the_next_question(uploads, film):
     from answer import Answer
 
     class Stub:
-        task, labels, facts, example = "tb", ["Normal", "Tuberculosis"], {}, None
+        task, title, labels, facts, example = "tb", "Tuberculosis", ["Normal", "Tuberculosis"], {}, None
         source = SimpleNamespace(model="org/tb", revision=None)
 
         def __call__(self, source, name="", film=False):
