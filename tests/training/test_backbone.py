@@ -2,6 +2,7 @@
 
 import builtins
 import json
+import logging
 import shutil
 from pathlib import Path
 
@@ -9,11 +10,13 @@ import pandas as pd
 import pytest
 import torch
 from safetensors.torch import load_file
+from transformers.utils import logging as transformers_logging
 
 from tests.conftest import QUICK, SESSION, TINY
 from trainer.cli import main
 from trainer.errors import UsageError
 from trainer.recipes import get_recipe
+from trainer.run import Run
 from trainer.training.build import build_model, build_processor, load_backbone
 from trainer.training.loop import check_passes
 
@@ -47,6 +50,19 @@ def old(request, run) -> str:
     (cache / "refs" / "main").write_text("1" * 40)
     shutil.copytree(run, cache / "snapshots" / ("1" * 40), dirs_exist_ok=True)
     return "org/old"
+
+
+def test_transformers_says_nothing_of_its_own_from_python(run, caplog, monkeypatch):
+    """Once a level is set for its logger, it lists all layers as not sharded with every model that is loaded."""
+    level = transformers_logging.get_verbosity()
+    monkeypatch.setattr(logging.getLogger("transformers"), "propagate", True)
+    transformers_logging.set_verbosity_warning()
+    try:
+        load_backbone(RECIPE, str(run), pretrained=True)
+        Run(run).load_model()
+    finally:
+        transformers_logging.set_verbosity(level)
+    assert caplog.records == []
 
 
 def test_a_run_is_a_backbone_and_its_head_stays_where_the_labels_do(old, run, capsys):

@@ -73,7 +73,7 @@ def load_backbone(recipe: Recipe, name: str, pretrained: bool) -> Backbone:
     if not Path(name).exists():
         name = str(unpack_shipped(name) or name)
     torch.manual_seed(recipe.seed)
-    logging.getLogger("transformers.modeling_utils").setLevel(logging.ERROR)  # its report lists the unused classifier
+    logging.getLogger("transformers.modeling_utils").addFilter(_is_error)  # its report lists the unused classifier
     with _explained(f"backbone {name} cannot be loaded", UNREACHABLE):
         backbone = _load_pretrained(name, recipe.features) if pretrained else _make_random(name)
     backbone.feature_size, backbone.pooled_size, backbone.map_size = _sizes(backbone.encoder, recipe, name)
@@ -130,6 +130,10 @@ def build_model(
     model.update_statistics = from_scratch or recipe.batch_norm == "moving"
     _freeze(model, recipe.unfreeze)
     return model
+
+
+def _is_error(record: logging.LogRecord) -> bool:
+    return record.levelno >= logging.ERROR
 
 
 @contextmanager
