@@ -233,6 +233,7 @@ def _known_labels(rows: pd.DataFrame, labels: tuple[str, ...]) -> Task:
     known = {normalise_label(label): label for label in labels}
     unknown = sorted({name for name in rows["label"] if normalise_label(name) not in known})
     if unknown:
-        raise UsageError(f"the model answers {', '.join(labels)}; the data has {', '.join(unknown)}")
+        cure = "name them as the model does, or leave them out"
+        raise UsageError(f"the model answers {', '.join(labels)}; the data has {', '.join(unknown)}: {cure}")
     rows["label"] = [known[normalise_label(name)] for name in rows["label"]]
     return Task("run", labels, "")
