@@ -29,7 +29,7 @@ CXR_MALLOC=0 leaves the memory allocator as it is; else freed memory is kept whi
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command. Exit codes: 0 done, 1 the work failed, 2 wrong use, 130 stopped by the user."""
-    words = list(sys.argv[1:] if arguments is None else arguments)
+    words = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
     options = build_parser().parse_args(words)
     options.command = tuple(words)
     if isinstance(sys.stdout, io.TextIOWrapper):

@@ -150,8 +150,8 @@ def _check_output(run: "Run", resume: bool) -> None:
     if not run.path.is_dir() or not run.has("recipe.json"):
         raise UsageError(f"--output {run.path}: exists and is not a run; give a new folder")
     if not resume:
-        state = "holds a finished run" if run.finished else "holds a run that was stopped; go on with --resume"
-        raise UsageError(f"--output {run.path}: {state}, or give another folder")
+        state = "a finished run: give" if run.finished else "a run that was stopped: go on with --resume, or give"
+        raise UsageError(f"--output {run.path}: holds {state} another folder")
 
 
 def _check_recipe(run: "Run", resolved: dict[str, Any]) -> None:
