@@ -50,7 +50,7 @@ lint: install-dev
 # The lung network that ships: outlines made by hand, a CSV with file,mask,collection,split,heart.
 MASKS ?= ../shared/radiographs/lung_masks.csv
 lungs: install
-	$(BIN)/python -m trainer.training.lungs --data "$(MASKS)"
+	$(BIN)/python bench/lungs.py --data "$(MASKS)"
 
 # The models that ship; BACKBONE may be a folder that holds google/mobilenet_v2_1.0_224.
 RADIOGRAPHS ?= ../shared/radiographs

@@ -21,9 +21,7 @@ from trainer.inference import PixelBatches, for_inference, predict_image, run_mo
 from trainer.run import Run
 from trainer.training.checkpoint import Checkpoints, Progress
 
-FAMILIARITY_SAMPLE = (
-    250  # training radiographs that it is fitted on: more change nothing, bench/familiarity.py --sample
-)
+FAMILIARITY_SAMPLE = 250  # training radiographs: more change nothing, bench/familiarity.py --sample
 
 
 def finish(

@@ -52,7 +52,8 @@ def train(recipe: "Recipe", data: str, output: str, options: TrainOptions | None
     """
     from trainer.training.environment import describe, describe_training, outline
     from trainer.training.feed import PixelFeed, TrainingData
-    from trainer.training.whitened import fit_recipe
+    from trainer.training.loop import fit
+    from trainer.training.whitened import fit_whitened
 
     options = options or TrainOptions()
     run, accelerator = _open(recipe, output, options)
@@ -73,9 +74,10 @@ def train(recipe: "Recipe", data: str, output: str, options: TrainOptions | None
     accelerator.wait_for_everyone()
     accelerator.init_trackers("cxr-hub", config={key: str(value) for key, value in resolved.items()})
     feed = PixelFeed(labelled.images, processor, accelerator.device, recipe, samples)
-    progress = fit_recipe(
-        accelerator, model, feed, labelled, lesions, run.checkpoints, int(options.feature_cache_gb * 1e9)
-    )
+    if recipe.head == "whitened":
+        progress = fit_whitened(accelerator, model, feed, labelled, lesions, run.checkpoints)
+    else:
+        progress = fit(accelerator, model, feed, run.checkpoints, int(options.feature_cache_gb * 1e9))
     accelerator.end_training()  # the other processes have nothing more to do
     if accelerator.is_main_process:
         _finish(run, labelled, processor, progress, model)

@@ -27,26 +27,10 @@ from trainer.tasks import is_negative
 from trainer.training.checkpoint import Checkpoints, Progress
 from trainer.training.feed import PixelFeed
 from trainer.training.lesions import FILMS, fit_lesions, select_cells
-from trainer.training.loop import fit
 from trainer.training.monitor import validation_metrics
 from trainer.training.whitening import fit_whitening
 
 SAMPLE = 250  # films without a finding of a collection: more change little and cost memory
-
-
-def fit_recipe(
-    accelerator: Accelerator,
-    model: CxrForImageClassification,
-    feed: PixelFeed,
-    labelled: LabelledImages,
-    lesions: Masks,
-    folder: Path,
-    cache_bytes: int,
-) -> Progress:
-    """Train a model by its recipe, or fit its head in closed form; see `training.loop.fit` and `fit_whitened`."""
-    if feed.recipe.head == "whitened":
-        return fit_whitened(accelerator, model, feed, labelled, lesions, folder)
-    return fit(accelerator, model, feed, folder, cache_bytes)
 
 
 def fit_whitened(

@@ -1,6 +1,6 @@
 """The lung network that ships with every model that looks for lungs: how it was trained, `make lungs`.
 
-`python -m trainer.training.lungs --data lung_masks.csv --output lungs.safetensors` learns from films whose lungs were
+`python bench/lungs.py --data lung_masks.csv --output lungs.safetensors` learns from films whose lungs were
 outlined by hand: columns file, mask, collection, split (train, validation, test, external) and heart (`out` where the
 outline leaves out the lung behind the heart, else `in`). Collections count alike. The films are made hard: opacities
 hide lungs, there are text and borders, they are turned, stretched, re-exposed, inverted and blurred. It prints the Dice
@@ -20,6 +20,7 @@ from tqdm.auto import tqdm
 
 from trainer.cxr_model.lungs_cxr import SIDE, LungNetwork, resample, whole_film
 from trainer.hardware import choose_precision, keep_freed_memory
+from trainer.training.build import LUNGS
 
 SIZE = 224  # pixels of a side at which films are kept
 PER_COLLECTION = 256  # films of each collection an epoch
@@ -201,7 +202,7 @@ def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, metavar="CSV")
-    parser.add_argument("--output", type=Path, default=Path(__file__).with_name("lungs.safetensors"))
+    parser.add_argument("--output", type=Path, default=LUNGS)
     parser.add_argument("--epochs", type=int, default=60)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
