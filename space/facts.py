@@ -46,14 +46,14 @@ def trust_lines(facts: dict[str, Any], label: str) -> list[str]:
         seen = part.get("trained", True)
         where = "in other patients of a hospital it knew" if seen else "in hospitals it had never seen"
         places.setdefault(where, []).append(part)
-    found = []
+    lines = []
     for where, parts in places.items():
         tables = [np.array(part["confusion"]) for part in parts if "confusion" in part]
         if tables:
-            found.append(f"{where} {_right_and_wrong(np.sum(tables, axis=0), labels.index(label), label)}")
+            lines.append(f"{where} {_right_and_wrong(np.sum(tables, axis=0), labels.index(label), label)}")
     local = facts.get("metrics", {}).get("adaptation")
     whose = f"adapted by {local['n']} films of one hospital" if local else "not adapted to your hospital"
-    return [*found, f"it was {whose}"] if found else []
+    return [*lines, f"it was {whose}"] if lines else []
 
 
 def _right_and_wrong(confusion: np.ndarray, index: int, label: str) -> str:

@@ -107,10 +107,10 @@ def _film_tab(predictors: list[Served], examples: list[bytes]) -> None:
     def show_example(drawn: bytes) -> list[str]:
         return render([predictor(drawn, "a drawn phantom", film=True) for predictor in predictors])
 
-    def render(given: list[Answer]) -> list[str]:
+    def render(each: list[Answer]) -> list[str]:
         titles = [predictor.title if len(predictors) > 1 else "" for predictor in predictors]
-        parts = zip(given, predictors, titles, strict=True)
-        return [view.film_html(given[0]), *(view.answer_html(one, by.facts, title) for one, by, title in parts)]
+        parts = zip(each, predictors, titles, strict=True)
+        return [view.film_html(each[0]), *(view.answer_html(one, by.facts, title) for one, by, title in parts)]
 
     outputs: list[Any] = [film, *answers]
     upload.change(show, upload, outputs, api_visibility="private", concurrency_limit=MAX_IN_FLIGHT)

@@ -173,9 +173,9 @@ def _fit(films: Films, directions: np.ndarray) -> tuple[float, np.ndarray, np.nd
         gradient = np.concatenate([[of_slope], gaps.sum(axis=0) + FLAT * intercepts, of_weights.ravel()])
         return float(penalty / 2 - (targets * logs).sum()), gradient
 
-    found: Any = minimize(loss, np.zeros(1 + labels + count * labels), jac=True, method="L-BFGS-B").x
-    intercepts = np.full(films.logits.shape[1], found[1 : 1 + labels].mean())
-    intercepts[present] = found[1 : 1 + labels]
+    solution: Any = minimize(loss, np.zeros(1 + labels + count * labels), jac=True, method="L-BFGS-B").x
+    intercepts = np.full(films.logits.shape[1], solution[1 : 1 + labels].mean())
+    intercepts[present] = solution[1 : 1 + labels]
     weights = np.zeros((count, films.logits.shape[1]))
-    weights[:, present] = found[1 + labels :].reshape(count, labels)
-    return float(np.exp(found[0])), intercepts, weights
+    weights[:, present] = solution[1 + labels :].reshape(count, labels)
+    return float(np.exp(solution[0])), intercepts, weights

@@ -32,8 +32,8 @@ def forecast(films: Films) -> dict[str, Any] | None:
     errors = np.log(np.maximum(1 - np.array([*means.values()]), LEAST_ERROR))
     power, start = np.polyfit(np.log([*means]), errors, 1)
     twice = 2 * len(films.truth)
-    found = 1 - float(np.exp(start + min(power, 0.0) * np.log(twice)))
-    return {"films": [*means], "auroc": [*means.values()], "twice": {"films": twice, "auroc": found}}
+    area = 1 - float(np.exp(start + min(power, 0.0) * np.log(twice)))
+    return {"films": [*means], "auroc": [*means.values()], "twice": {"films": twice, "auroc": area}}
 
 
 def _auroc_of_draw(films: Films, present: np.ndarray, size: int, rng: np.random.Generator) -> float:

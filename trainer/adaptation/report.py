@@ -79,7 +79,7 @@ def _balanced(films: Films, test: OutOfFold) -> Statistic:
 
     def mean(weights: np.ndarray) -> np.ndarray:
         with np.errstate(divide="ignore", invalid="ignore"):
-            rates = np.stack([weights @ (among * found) / (weights @ among) for among, found in parts])
+            rates = np.stack([weights @ (of_label * positive) / (weights @ of_label) for of_label, positive in parts])
         means: np.ndarray = rates.mean(axis=0)
         return means
 
@@ -134,5 +134,5 @@ def population(positive: np.ndarray, scores: np.ndarray, chosen: float, prevalen
 
 def films_needed(sensitivity: float, share: float) -> dict[str, int]:
     """Films of this mixture, of which a share is positive, for an interval of sensitivity of +-5 and +-10 points."""
-    spread = max(sensitivity * (1 - sensitivity), 0.05)
-    return {f"{width:.2f}": int(np.ceil(Z**2 * spread / width**2 / share)) for width in WIDTHS}
+    variance = max(sensitivity * (1 - sensitivity), 0.05)
+    return {f"{width:.2f}": int(np.ceil(Z**2 * variance / width**2 / share)) for width in WIDTHS}

@@ -162,5 +162,5 @@ def _correlation(one: torch.Tensor, two: torch.Tensor, weight: torch.Tensor) -> 
     total = weight.sum((1, 2)).clamp_min(1)
     one = one - ((one * weight).sum((1, 2)) / total).view(-1, 1, 1)
     two = two - ((two * weight).sum((1, 2)) / total).view(-1, 1, 1)
-    spread = ((one**2 * weight).sum((1, 2)) * (two**2 * weight).sum((1, 2))).clamp_min(1e-12).sqrt()
-    return (one * two * weight).sum((1, 2)) / spread
+    norms = ((one**2 * weight).sum((1, 2)) * (two**2 * weight).sum((1, 2))).clamp_min(1e-12).sqrt()
+    return (one * two * weight).sum((1, 2)) / norms

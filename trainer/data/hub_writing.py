@@ -43,12 +43,12 @@ def write_parquet(rows: pd.DataFrame, folder: Path, salt: bytes) -> tuple[dict[s
             for row in part.iloc[start : start + SHARD].to_dict("records"):
                 bar.update()
                 try:
-                    picture = _png(row["file"])
+                    content = _png(row["file"])
                 except (RadiographError, ImportError) as error:
                     errors.append(str(error))
                     continue
                 group = hashlib.sha256(salt + row["group"].encode()).hexdigest()[:12]
-                image = {"bytes": picture, "path": None}
+                image = {"bytes": content, "path": None}
                 packed.append({"image": image, "label": row["label"], "group": group, "collection": row["collection"]})
             target = folder / "data" / f"{split}-{number:05d}-of-{len(starts):05d}.parquet"
             datasets.Dataset.from_list(packed, features=features).to_parquet(target)

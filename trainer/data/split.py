@@ -96,10 +96,10 @@ def grouped_split(rows: pd.DataFrame, members: Members, shares: dict[str, float]
     images) gets one of these groups moved there.
     """
     free = set(rows.loc[rows["split"] == "", "group"])
-    placed = {name: _most_protected(_side(key, shares, seed) for key in members[name]) for name in free}
+    sides = {name: _most_protected(_side(key, shares, seed) for key in members[name]) for name in free}
     joined = sum(len(members[name]) > 1 for name in free)
-    moved = _fill_empty(rows, placed, shares, seed)
-    rows["split"] = rows["split"].where(rows["split"] != "", rows["group"].map(placed))
+    moved = _fill_empty(rows, sides, shares, seed)
+    rows["split"] = rows["split"].where(rows["split"] != "", rows["group"].map(sides))
     notes = [f"split by group (seed {seed}): {_counts(rows)}"]
     if joined:
         where = "where their sides differed, to the most protected"
@@ -120,16 +120,16 @@ def _position(text: str) -> float:
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8]) / 2**64
 
 
-def _fill_empty(rows: pd.DataFrame, placed: dict[str, str], shares: dict[str, float], seed: int) -> int:
+def _fill_empty(rows: pd.DataFrame, sides: dict[str, str], shares: dict[str, float], seed: int) -> int:
     moved = 0
     for label, part in rows.groupby("label"):
         kept = part.loc[part["split"] != "", ["group", "split"]].drop_duplicates()["split"]
-        names = sorted(set(part["group"]) & set(placed), key=lambda name: _position(f"{seed}:{label}:{name}"))
+        names = sorted(set(part["group"]) & set(sides), key=lambda name: _position(f"{seed}:{label}:{name}"))
         for split in shares:
-            held = Counter([*kept, *(placed[name] for name in names)])
-            spare = next((name for name in names if held[placed[name]] > 1), None)
+            held = Counter([*kept, *(sides[name] for name in names)])
+            spare = next((name for name in names if held[sides[name]] > 1), None)
             if split not in held and spare is not None:
-                placed[spare] = split
+                sides[spare] = split
                 moved += 1
     return moved
 

@@ -29,11 +29,15 @@ def fit_familiarity(model: CxrForImageClassification, train: np.ndarray, validat
     count = max(1, min(MOST_COMPONENTS, (MOST_BYTES - 4 * size) // (2 * size + 4), len(train) // 4, size - 1))
     mean = train.mean(axis=0)
     _, lengths, axes = np.linalg.svd((train - mean).astype(np.float64), full_matrices=False)
-    spread = lengths[:count] / np.sqrt(len(train))
+    deviations = lengths[:count] / np.sqrt(len(train))
     outside = float((lengths[count:] ** 2).sum() / len(train))
     settings: dict[str, Any] = {"components": count, "outside": max(outside, 1e-9)}
     model.add_familiarity(settings)
-    for name, values in (("mean", mean), ("axes", axes[:count]), ("spread", spread.clip(max(1e-3 * spread[0], 1e-6)))):
+    for name, values in (
+        ("mean", mean),
+        ("axes", axes[:count]),
+        ("spread", deviations.clip(max(1e-3 * deviations[0], 1e-6))),
+    ):
         model.get_buffer(f"familiarity_{name}").copy_(torch.from_numpy(np.ascontiguousarray(values)))
     model.to(model.device)
     distances = model.mahalanobis_distance(validation.to(model.device)).cpu().numpy()

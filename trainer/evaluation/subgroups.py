@@ -117,8 +117,8 @@ def compare(inside: np.ndarray, rates: Rates) -> dict[str, dict[str, float | Non
             _least_variance(float(rate[name][0]), min(len(set(rates.groups[one & side])) for one in sets))
             for rate, side in ((here, inside), (there, ~inside))
         )
-        spread = float(np.nanstd(np.concatenate([one[name] - other[name] for one, other in draws])))
-        error = max(spread * rates.wider, float(np.sqrt(least)))
+        deviation = float(np.nanstd(np.concatenate([one[name] - other[name] for one, other in draws])))
+        error = max(deviation * rates.wider, float(np.sqrt(least)))
         interval = {"low": max(-1.0, gap - Z * error), "high": min(1.0, gap + Z * error)}
         tests[name] = {"value": gap, **interval, "p": float(2 * norm.sf(abs(gap) / error))}
     return tests
