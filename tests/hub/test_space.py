@@ -57,6 +57,7 @@ def test_a_space_without_a_model_is_refused(hub, cxr):
     assert (unknown.returncode, "Traceback" in unknown.stderr, hub.commits) == (1, False, {})
 
 
+@pytest.mark.slow  # its halves are above and in tests/test_shipped.py
 def test_the_models_that_ship_go_to_the_hub_and_are_served_from_there(hub, cxr, film, tmp_path):
     words = ["push-space", "--repo-id", "org/app"]
     for task in TASKS:

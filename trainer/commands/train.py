@@ -63,7 +63,6 @@ def train(recipe: "Recipe", data: str, output: str, options: TrainOptions | None
         _complete(run, accelerator)
         return run
     model, lesions = _build(recipe, data, labelled, backbone, accelerator)
-    samples = TrainingData.of(labelled)
     if accelerator.is_main_process:
         learned = _count_learned(backbone.run, labelled.rows, options.strict)
         facts = {**describe(options.command), **describe_training(data, labelled, accelerator)}
@@ -73,7 +72,7 @@ def train(recipe: "Recipe", data: str, output: str, options: TrainOptions | None
     accelerator.print(outline(labelled, model, accelerator, recipe.mixed_precision), flush=True)
     accelerator.wait_for_everyone()
     accelerator.init_trackers("cxr-hub", config={key: str(value) for key, value in resolved.items()})
-    feed = PixelFeed(labelled.images, processor, accelerator.device, recipe, samples)
+    feed = PixelFeed(labelled.images, processor, accelerator.device, recipe, TrainingData.of(labelled))
     if recipe.head == "whitened":
         progress = fit_whitened(accelerator, model, feed, labelled, lesions, run.checkpoints)
     else:
