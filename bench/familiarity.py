@@ -22,7 +22,7 @@ from sklearn.neighbors import NearestNeighbors
 
 from hub_cards.formatting import format_metric
 from trainer.cxr_model import read_radiograph
-from trainer.data.labelled import LabelledImages, label_indices
+from trainer.data.labelled import LabelledImages
 from trainer.data.manifest import read_manifest
 from trainer.data.pixels import decode
 from trainer.evaluation.familiarity import FALSE_ALARMS, fit_familiarity
@@ -74,9 +74,9 @@ def methods(features: np.ndarray, logits: np.ndarray, truth: np.ndarray) -> dict
 def collect(run: Run, data: str, each: int) -> tuple[Any, Splits, np.ndarray, list[str]]:
     """The run's model; familiarity, logits, means and textures side by side; labels of train; the others' kinds."""
     model, processor = run.load_model()
-    task = Task("run", model.labels, "")
+    task = Task("run", model.labels)
     rows, images, _ = decode(read_manifest(data).rows, processor)
-    labelled = LabelledImages(task, rows, label_indices(rows, task), images)
+    labelled = LabelledImages(task, rows, images)
     model = for_inference(model, processor)
     pixels = PixelBatches(images, processor, model.device)
 

@@ -277,7 +277,7 @@ def test_metrics_by_columns_of_the_csv(run, phantoms, tmp_path, capsys):
     assert re.search(r"by sex:\n  F \(n = \d+\): (.+\n)+  M \(n = \d+\): ", capsys.readouterr().out)
     for words, said in (
         ([data, "--by", "age"], "no column age; it has file, label, index, sex"),
-        ([phantoms, "--by", "sex"], "no CSV, so it has no column sex"),
+        ([phantoms, "--by", "sex"], "no table, so it has no column sex"),
     ):
         code, _, err = evaluated(capsys, run, "--split", "external", "--data", *words)
         assert code == 2

@@ -13,15 +13,12 @@ class Task:
 
     name: str
     labels: tuple[str, ...]
-    title: str
 
 
 TASKS = {
-    "tb": Task("tb", ("Normal", "Tuberculosis"), "tuberculosis"),
-    "covid": Task(
-        "covid", ("COVID", "Lung_Opacity", "Normal", "Viral Pneumonia"), "COVID-19, lung opacity, viral pneumonia"
-    ),
-    "three-class": Task("three-class", ("Covid", "Normal", "Pneumonia"), "COVID-19 or pneumonia"),
+    "tb": Task("tb", ("Normal", "Tuberculosis")),
+    "covid": Task("covid", ("COVID", "Lung_Opacity", "Normal", "Viral Pneumonia")),
+    "three-class": Task("three-class", ("Covid", "Normal", "Pneumonia")),
 }
 NEGATIVE = {"normal", "normals", "healthy", "health", "negative", "neg", "control", "controls"}
 NEGATIVE |= {"nofinding", "nofindings", "clear", "none", "unremarkable"}
@@ -73,7 +70,7 @@ def choose_labels(task: Task, classes: Iterable[str], positive: str | None = Non
         raise UsageError(f"a classifier needs at least two classes, found: {', '.join(names) or 'none'}")
     if positive is not None or len(names) == 2:
         names = _put_last(names, _positive_of(names) if positive is None else positive)
-    return Task("own", tuple(names), ", ".join(names)), {name: name for name in names}
+    return Task("own", tuple(names)), {name: name for name in names}
 
 
 def _positive_of(names: list[str]) -> str:

@@ -102,6 +102,17 @@ def test_a_patient_and_a_copy_on_two_sides_leak(clean, tmp_path, capsys):
     assert dict(zip(leak["files"], leak["splits"], strict=True)) == {str(first): "test", str(copy): "train"}
 
 
+def test_an_empty_split_cell_is_no_side(clean, tmp_path, capsys):
+    """`cxr data split` fills it as the other images of its patient have it."""
+
+    def same_patient(rows, name):
+        rows.loc[[0, 1], name] = "patient-x" if name == "group" else ["train", ""]
+
+    source = manifest(clean, tmp_path / "m.csv", group=same_patient, split=same_patient)
+    code, found = report(capsys, source, "--strict")
+    assert (code, found["leaks"]) == (0, 0)
+
+
 def test_a_mark_on_one_class_is_called_a_shortcut(clean, tmp_path, capsys):
     folder = tmp_path / "marked"
     for file in sorted(clean.rglob("*.png")):
@@ -125,6 +136,23 @@ def test_split_writes_a_manifest_that_trains_and_does_not_leak(clean, tmp_path, 
     assert set(rows["split"]) == {"train", "validation", "test"}
     code, found = report(capsys, target, "--strict")
     assert (code, found["leaks"]) == (0, 0)
+
+
+def test_split_keeps_the_other_columns_of_a_table(clean, tmp_path, capsys):
+    def sexes(rows, name):
+        rows[name] = ["F" if index % 2 else "M" for index in range(len(rows))]
+
+    def masks(rows, name):
+        rows[name] = ["left.png;right.png" if index % 2 else "" for index in range(len(rows))]
+
+    (tmp_path / "new").mkdir()
+    source = manifest(clean, tmp_path / "m.csv", sex=sexes, mask=masks)
+    assert main(["data", "split", str(source), "--output", str(tmp_path / "new/split.csv")]) == 0
+    old, new = (pd.read_csv(file, keep_default_na=False) for file in (source, tmp_path / "new/split.csv"))
+    old, new = old.set_index("file"), new.set_index("file").loc[old["file"]]
+    assert list(new["sex"]) == list(old["sex"])
+    assert set(new["mask"]) == {"", f"{tmp_path / 'left.png'};{tmp_path / 'right.png'}"}
+    assert list(new["mask"] == "") == list(old["mask"] == "")
 
 
 def test_split_fills_empty_cells_and_moves_no_filled_one(clean, tmp_path, capsys):
@@ -151,7 +179,7 @@ def test_split_fills_empty_cells_and_moves_no_filled_one(clean, tmp_path, capsys
 
 def test_each_collection_is_held_out_in_turn(clean, tmp_path, capsys):
     def two(rows, name):
-        rows[name] = ["here" if index % 2 else "there" for index in range(len(rows))]
+        rows[name] = ["here/A" if index % 2 else "there" for index in range(len(rows))]
 
     source = manifest(clean, tmp_path / "m.csv", collection=two)
     assert (
@@ -160,12 +188,12 @@ def test_each_collection_is_held_out_in_turn(clean, tmp_path, capsys):
         )
         == 0
     )
-    for name in ("here", "there"):
-        rows = pd.read_csv(tmp_path / f"out-{name}.csv")
+    for name in ("here/A", "there"):
+        rows = pd.read_csv(tmp_path / f"out-{name.replace('/', '-')}.csv")
         assert set(rows.loc[rows["split"] == "external", "collection"]) == {name}
     words = ["data", "split", str(source), "--output", str(tmp_path / "out.csv"), "--split", "leave-one-collection-out"]
     assert main([*words, "--hold-out", "nowhere"]) == 2
-    assert "here, there" in capsys.readouterr().err
+    assert "here/A, there" in capsys.readouterr().err
 
 
 def test_an_auroc_below_1_is_not_written_as_1(clean, tmp_path, monkeypatch, capsys):

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trainer.data.manifest import read_manifest
+from trainer.data.manifest import list_unlabelled, read_columns, read_manifest
 from trainer.errors import UsageError
 from trainer.hardware import available_cores
 
@@ -101,6 +101,22 @@ def test_a_csv_gives_split_group_and_collection(tmp_path, phantoms):
     assert rows["split"].tolist() == ["train", "validation", "test", "external"]
     assert rows["group"].tolist() == ["g1", "g2", "g3", "g4"]
     assert set(rows["collection"]) == {"here"}
+
+
+@pytest.mark.parametrize("kind", ["tsv", "jsonl", "parquet"])
+def test_a_table_may_be_of_other_kinds_than_csv(tmp_path, phantoms, kind):
+    table = pd.read_csv(write_csv(tmp_path, phantoms, sex=["F", "M", "F", "M"]))
+    path = phantoms.parent / tmp_path.name / f"list.{kind}"
+    if kind == "tsv":
+        table.to_csv(path, sep="\t", index=False)
+    elif kind == "jsonl":
+        table.to_json(path, orient="records", lines=True)
+    else:
+        table.to_parquet(path)
+    rows = read_manifest(path).rows
+    assert len(rows) == 4
+    assert sorted(list_unlabelled(str(path))) == sorted(rows["file"])
+    assert sorted(read_columns(str(path), rows["file"], ["sex"])["sex"]) == ["F", "F", "M", "M"]
 
 
 @given(order=st.permutations(range(8)))

@@ -170,12 +170,23 @@ def test_marks_come_from_tables_and_from_phantoms(tmp_path):
     (tmp_path / "lesion_boxes.csv").write_text("file,x0,y0,x1\na.png,0,0,1\n")
     with pytest.raises(UsageError, match="y1"):
         load_lesion_masks(str(table), rows, 10, 10)
-    (tmp_path / "lesion_boxes.csv").write_text("file,x0,y0,x1,y1\na.png,0,0,one,1\n")
-    with pytest.raises(UsageError, match="fractions"):
-        load_lesion_masks(str(table), rows, 10, 10)
+    for wrong in ("one", "nan", "", "60", "-1"):  # also pixels
+        (tmp_path / "lesion_boxes.csv").write_text(f"file,x0,y0,x1,y1\na.png,0,0,{wrong},1\n")
+        with pytest.raises(UsageError, match=r"fractions of the image, 0 to 1 \(first: a\.png\)"):
+            load_lesion_masks(str(table), rows, 10, 10)
     (tmp_path / "left.png").write_bytes(b"no image")
     with pytest.raises(UsageError, match=r"left\.png"):
         load_lung_masks(str(table), rows, 10, 10)
+
+
+def test_masks_of_a_table_written_on_windows_are_found(tmp_path):
+    (tmp_path / "Normal").mkdir()
+    for name in ("film", "lungs"):
+        Image.new("L", (20, 20), 255).save(tmp_path / "Normal" / f"{name}.png")
+    rows = pd.DataFrame({"file": [str(tmp_path / "Normal/film.png")]})
+    table = tmp_path / "list.csv"
+    table.write_text("file,label,mask\nNormal\\film.png,Normal,Normal\\lungs.png\n")
+    assert load_lung_masks(str(table), rows, 4, 4)[0].all()
 
 
 def test_marks_below_the_home_folder_are_found(tmp_path, monkeypatch):

@@ -28,7 +28,7 @@ def test_the_outline_counts_images_and_what_trains(monkeypatch):
     images = GreyImages(range(500_000), 4, 5, Path("cache") / "abc")
     model = torch.nn.Sequential(torch.nn.Linear(100, 10), torch.nn.Linear(10, 2))
     model[0].requires_grad_(False)
-    text = outline(LabelledImages(TASKS["tb"], rows, truth, images), model, Accelerator(cpu=True), "auto")
+    text = outline(LabelledImages(TASKS["tb"], rows, images), model, Accelerator(cpu=True), "auto")
     assert re.search(r"^device: cpu, .*\d threads; processes: 1$", text, re.MULTILINE)
     assert "precision: fp32 (CPU of kind avx2)" in text
     table = [line.split() for line in text.splitlines()]

@@ -166,8 +166,8 @@ def test_what_is_made_ahead_is_made_while_the_last_is_used():
 
 def test_balanced_weights_count_each_class_alike():
     truth = np.repeat([0, 1, 2], [30, 6, 14])
-    rows = pd.DataFrame({"split": ["train"] * 50})
-    labelled = LabelledImages(Task("own", ("a", "b", "c"), ""), rows, truth, images=None)
+    rows = pd.DataFrame({"split": ["train"] * 50, "label": np.array(["a", "b", "c"])[truth]})
+    labelled = LabelledImages(Task("own", ("a", "b", "c")), rows, images=None)
     weights = class_weights(replace(PLAIN, class_weights="balanced"), labelled)
     assert [weight * count for weight, count in zip(weights, (30, 6, 14), strict=True)] == pytest.approx([50 / 3] * 3)
     assert class_weights(replace(PLAIN, class_weights={"a": 1, "b": 2, "c": 0.5}), labelled) == [1, 2, 0.5]

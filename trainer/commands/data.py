@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from trainer.commands import data_check
-from trainer.commands.options import DATA_ARGUMENT, LICENCE, PRIVATE, REPO_ID, TASKS, Commands, add_command, parent
+from trainer.commands.options import DATA_ARGUMENT, LICENCE, PRIVATE, REPO_ID, Commands, add_command, parent
 from trainer.errors import UsageError, hub_errors
+from trainer.tasks import TASKS
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -22,7 +23,7 @@ source: the split of the project being reproduced; leave-one-collection-out: eac
 def split_data(
     data: str, output: str, strategy: str, task: str, collection: str | None, seed: int, anew: bool
 ) -> list[str]:
-    """Write a manifest CSV with a split, its paths relative to itself where they can be.
+    """Write a manifest CSV with a split; see `write_manifest`.
 
     Args:
         strategy: `grouped` (as `fill_splits`: filled cells stay), `source` or `leave-one-collection-out`; the last
@@ -43,7 +44,7 @@ def split_data(
     if strategy == "source":
         notes += source_split(rows, task)
         fill_groups(rows)
-        write_manifest(rows, target)
+        write_manifest(rows, target, data)
         return notes
     rows, copies = _search_copies(rows, notes, data)
     members = fill_groups(rows, copies)
@@ -51,33 +52,31 @@ def split_data(
         if anew:
             rows["split"] = rows["split"].where(rows["split"] == "external", "")
         notes += [*fill_splits(rows, members, seed), *find_leaks(rows, copies)[1], *label_conflicts(rows)]
-        write_manifest(rows, target)
+        write_manifest(rows, target, data)
         return notes
     for name in [collection] if collection else sorted(set(rows["collection"])):
         part, part_notes = hold_out(rows, members, name, seed)
-        file = target if collection else target.with_name(f"{target.stem}-{name}{target.suffix}")
-        write_manifest(part, file)
+        file = target if collection else target.with_name(f"{target.stem}-{name.replace('/', '-')}{target.suffix}")
+        write_manifest(part, file, data)
         notes += [f"{file.name}: {note}" for note in part_notes]
     return notes
 
 
 def _search_copies(rows: "pd.DataFrame", notes: list[str], data: str) -> "tuple[pd.DataFrame, list[tuple[int, int]]]":
     """The rows that can be read, and pairs of near copies among them; adds to the notes."""
-    import numpy as np
-
-    from trainer.data.check import inspect_files
+    from trainer.data.check import inspect_files, thumbnails
     from trainer.data.copies import find_copies
 
     infos = inspect_files(rows["file"])
     bad = [f"{file}: {info.error}" for file, info in zip(rows["file"], infos, strict=True) if info.error]
     if bad:
         notes.append(f"{len(bad)} files cannot be read and are left out (first: {bad[0]})")
-    readable = [info for info in infos if not info.error]
-    if not readable:
+    readable = [not info.error for info in infos]
+    if not any(readable):
         raise UsageError(f"{data}: no file can be read")
-    copies = find_copies(np.stack([info.thumbnail for info in readable]))
+    copies = find_copies(thumbnails(infos))
     notes += copies.note
-    return rows[[not info.error for info in infos]].reset_index(drop=True), copies.index_pairs
+    return rows[readable].reset_index(drop=True), copies.index_pairs
 
 
 def push_data(data: str, repo_id: str, licence: str, private: bool = False, log: Callable[[str], None] = print) -> str:

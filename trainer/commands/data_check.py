@@ -58,11 +58,10 @@ def _shortcuts(rows: "pd.DataFrame", infos: "list[FileInfo]") -> dict[str, Any]:
     from trainer.data import check
     from trainer.evaluation.probe import probe_auroc
 
-    readable = np.array([number for number, info in enumerate(infos) if not info.error])
-    if not len(readable):
+    readable = [not info.error for info in infos]
+    if not any(readable):
         return {}
-    thumbnails = check.thumbnails(infos, list(readable))
-    rows = rows.iloc[readable]
+    thumbnails, rows = check.thumbnails(infos), rows[readable]
     labels = rows["label"].to_numpy()
     groups = np.where(rows["group"] == "", rows["sha256"], rows["group"])
     parts = {"all": np.ones(len(rows), bool)}

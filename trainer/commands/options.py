@@ -9,7 +9,6 @@ from hub_cards.formatting import printable
 
 Commands = Any  # what `add_subparsers` returns: argparse names its type privately
 DISCLAIMER = "Research demonstration, not a medical device: never use it for a diagnosis."
-TASKS = ("tb", "covid", "three-class")
 
 
 def add_command(

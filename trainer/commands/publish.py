@@ -5,8 +5,9 @@ import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from trainer.commands.options import DRY_RUN, LICENCE, PRIVATE, REPO_ID, RUN_FOLDER, TASKS, Commands, add_command, log
+from trainer.commands.options import DRY_RUN, LICENCE, PRIVATE, REPO_ID, RUN_FOLDER, Commands, add_command, log
 from trainer.errors import UsageError, WorkError, hub_errors
+from trainer.tasks import TASKS
 
 if TYPE_CHECKING:
     from trainer.run import Run

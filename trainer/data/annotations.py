@@ -8,7 +8,7 @@ import pandas as pd
 from PIL import Image
 
 from trainer.cxr_model import RadiographError, read_radiograph
-from trainer.data.metadata import read_table
+from trainer.data.metadata import locate, read_table
 from trainer.data.pixels import DECODE
 from trainer.errors import UsageError
 
@@ -26,16 +26,16 @@ def load_lung_masks(data: str, rows: pd.DataFrame, height: int, width: int) -> M
     Raises:
         UsageError: a mask that is named cannot be read.
     """
-    data = os.path.expanduser(data)
-    manifest = Path(data) / "manifest.csv" if Path(data).is_dir() else Path(data)
+    root = Path(data).expanduser()
+    manifest = root / "manifest.csv" if root.is_dir() else root
     masks: Masks = {}
-    for table in (manifest, _beside(data, LUNGS)):
+    for table in (manifest, _beside(root, LUNGS)):
         if table is None or not table.is_file():
             continue
         listed = _read(table, rows, "file").reindex(columns=["mask"], fill_value="")
         for number, names in zip(listed.index, listed["mask"], strict=True):
             if names:
-                parts = [_load(_join(table, name), height, width) for name in names.split(";")]
+                parts = [_load(locate(table.parent, name), height, width) for name in names.split(";")]
                 masks[number] = np.logical_or.reduce(parts)
     return masks
 
@@ -50,20 +50,22 @@ def load_lesion_masks(data: str, rows: pd.DataFrame, height: int, width: int) ->
     Raises:
         UsageError: the table lacks a column or holds something else than fractions, or a mask cannot be read.
     """
-    data = os.path.expanduser(data)
-    table = _beside(data, LESIONS)
+    root = Path(data).expanduser()
+    table = _beside(root, LESIONS)
     if table is None:
-        root = Path(data)
         folder = root.with_name(f"{root.name}_masks")
         if not root.is_dir() or (root / "SOURCE.json").exists() or not folder.is_dir():
             return {}
         files = [folder / Path(file).relative_to(root.absolute()).with_suffix(".png") for file in rows["file"]]
         return {number: _load(str(file), height, width) for number, file in enumerate(files) if file.is_file()}
     listed = _read(table, rows, "file", *CORNERS)
-    try:
-        boxes = listed[list(CORNERS)].astype(float).to_numpy() * [width, height, width, height]
-    except ValueError as error:
-        raise UsageError(f"{table}: {', '.join(CORNERS)} must be fractions of the image ({error})") from error
+    corners = listed[list(CORNERS)].apply(pd.to_numeric, errors="coerce").to_numpy()
+    wrong = listed["file"][~((corners >= 0) & (corners <= 1)).all(axis=1)]
+    if len(wrong):
+        raise UsageError(
+            f"{table}: {', '.join(CORNERS)} must be fractions of the image, 0 to 1 (first: {wrong.iloc[0]})"
+        )
+    boxes = corners * [width, height, width, height]
     masks: Masks = {}
     for number, (left, top, right, bottom) in zip(listed.index, boxes, strict=True):
         mask = masks.setdefault(number, np.zeros((height, width), bool))
@@ -71,9 +73,9 @@ def load_lesion_masks(data: str, rows: pd.DataFrame, height: int, width: int) ->
     return masks
 
 
-def _beside(data: str, name: str) -> Path | None:
-    folder = Path(data).absolute().parent
-    return next((near / name for near in (Path(data), folder, folder.parent) if (near / name).is_file()), None)
+def _beside(root: Path, name: str) -> Path | None:
+    folder = root.absolute().parent
+    return next((near / name for near in (root, folder, folder.parent) if (near / name).is_file()), None)
 
 
 def _read(table: Path, rows: pd.DataFrame, *columns: str) -> pd.DataFrame:
@@ -82,12 +84,9 @@ def _read(table: Path, rows: pd.DataFrame, *columns: str) -> pd.DataFrame:
     if missing := [column for column in columns if column not in listed]:
         raise UsageError(f"{table}: no column {', '.join(missing)}")
     number_of = {os.path.normpath(file): number for number, file in enumerate(rows["file"])}
-    listed.index = pd.Index([number_of.get(_join(table, file), -1) for file in listed["file"]])
+    files = [os.path.normpath(locate(table.parent, file)) for file in listed["file"]]
+    listed.index = pd.Index([number_of.get(file, -1) for file in files])
     return listed[listed.index >= 0]
-
-
-def _join(table: Path, file: str) -> str:
-    return os.path.normpath(table.parent.absolute() / file)
 
 
 def _load(file: str, height: int, width: int) -> np.ndarray:

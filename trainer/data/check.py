@@ -16,7 +16,6 @@ from trainer.data.pixels import DECODE, add_comparison
 from trainer.hardware import available_cores
 
 SMALL = CxrImageProcessor(size={"height": SIDE, "width": SIDE})
-STATISTICS = ("mean", "standard deviation", "5th percentile", "median", "95th percentile", "mean gradient")
 
 
 @dataclass(frozen=True)
@@ -56,16 +55,17 @@ def find_faults(rows: pd.DataFrame, infos: list[FileInfo], others: list[str]) ->
         others: files beside the images that are not used.
     """
     readable = [number for number, info in enumerate(infos) if not info.error]
-    search = find_copies(thumbnails(infos, readable)) if readable else Copies([], True)
+    search = find_copies(thumbnails(infos)) if readable else Copies([], True)
     near = [(readable[one], readable[two], score) for one, two, score in search.pairs]
     near = [(one, two, score) for one, two, score in near if rows["sha256"][one] != rows["sha256"][two]]
     exact = [list(part.index) for _, part in rows.groupby("sha256") if len(part) > 1]
     pairs = [pair for numbers in exact for pair in pairwise(numbers)] + [(one, two) for one, two, _ in near]
     names = rows["file"].tolist()
-    copies = _differing(rows, pairs, "split")
+    placed = rows["split"] != ""  # `cxr data split` fills the others
+    copies = _differing(rows, [(one, two) for one, two in pairs if placed[one] and placed[two]], "split")
     patients = [
         {"group": group, "splits": sorted(set(part["split"])), "files": part["file"].tolist()}
-        for group, part in rows[rows["group"] != ""].groupby("group")
+        for group, part in rows[placed & (rows["group"] != "")].groupby("group")
         if part["split"].nunique() > 1
     ]
     return {
@@ -99,9 +99,9 @@ def _doubts(infos: list[FileInfo], readable: list[int]) -> Iterable[tuple[int, s
     return zip(readable, add_comparison(warnings, outlines), strict=True)
 
 
-def thumbnails(infos: list[FileInfo], numbers: list[int]) -> np.ndarray:
-    """uint8 [N, 96, 96] of those that could be read."""
-    return np.stack([infos[number].thumbnail for number in numbers])
+def thumbnails(infos: list[FileInfo]) -> np.ndarray:
+    """uint8 [N, 96, 96] of the files that can be read, at least one."""
+    return np.stack([info.thumbnail for info in infos if not info.error])
 
 
 def border_pixels(pictures: np.ndarray) -> np.ndarray:
@@ -113,7 +113,7 @@ def border_pixels(pictures: np.ndarray) -> np.ndarray:
 
 
 def global_statistics(pictures: np.ndarray) -> np.ndarray:
-    """STATISTICS of uint8 [N, 96, 96] thumbnails, [N, 6] in 0..1."""
+    """Mean, deviation, percentiles 5, 50 and 95, mean gradient of uint8 [N, 96, 96] thumbnails: [N, 6] in 0..1."""
     return np.concatenate([_statistics(pictures[start : start + 256]) for start in range(0, len(pictures), 256)])
 
 

@@ -50,8 +50,7 @@ def copies_among(images: GreyImages) -> Copies:
     kept = images.cache.with_name(f"{images.cache.name}-copies-{VERSION}.json")
     if not kept.is_file():
         write_json(kept, find_copies(_thumbnails(images))._asdict())
-    search = read_json(kept)
-    return Copies([(one, two, score) for one, two, score in search["pairs"]], search["complete"])
+    return Copies(**read_json(kept))
 
 
 def _thumbnails(images: GreyImages) -> np.ndarray:

@@ -21,7 +21,7 @@ def read_hub_dataset(reference: str) -> pd.DataFrame:
     stored.
 
     The image column is the one of type Image; the label column is `label` or `labels`, or the only one of class
-    labels. With `train` alone (as most have) the data has no split of its own.
+    labels. One split only, whatever its name, counts as none.
 
     Raises:
         UsageError: it cannot be reached, or has no such columns.

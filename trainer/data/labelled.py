@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,6 @@ from trainer.cxr_model import CxrImageProcessor
 from trainer.data.copies import copies_among
 from trainer.data.manifest import read_manifest
 from trainer.data.pixels import GreyImages, decode, doubts_note
-from trainer.data.schema import Manifest
 from trainer.data.split import fill_groups, fill_splits, find_leaks, label_conflicts
 from trainer.errors import UsageError, WorkError
 from trainer.tasks import Task, choose_labels, is_negative, normalise_label
@@ -26,9 +26,14 @@ class LabelledImages:
 
     task: Task
     rows: pd.DataFrame
-    truth: np.ndarray
     images: GreyImages
     leaks: dict[str, Any] = field(default_factory=dict)  # for a training: `split` of metrics.json
+
+    @cached_property
+    def truth(self) -> np.ndarray:
+        """The index of each row's label among the task's labels, int64 [N]."""
+        index_of = {label: index for index, label in enumerate(self.task.labels)}
+        return self.rows["label"].map(index_of).to_numpy(np.int64)
 
     def indices(self, split: str) -> np.ndarray:
         """Row numbers of a split."""
@@ -64,7 +69,7 @@ def load_for_training(
     """
     manifest = read_manifest(data)
     _log(manifest.notes, log)
-    task, notes = _match_labels(manifest, task, positive, data)
+    task, notes = _match_labels(manifest.rows, task, positive, data)
     _log(notes, log)
     rows, images, skipped = _decode(manifest.rows, processor, data, log)
     copies = copies_among(images)
@@ -74,7 +79,7 @@ def load_for_training(
     if leak and strict:
         raise WorkError(f"--strict: {leak[0]}; leave one out, or empty its split cell and let cxr data split fill it")
     leaks = {**counts, "search_complete": copies.complete}
-    labelled = LabelledImages(task, rows, label_indices(rows, task), images, leaks)
+    labelled = LabelledImages(task, rows, images, leaks)
     _check_labels(labelled, data)
     return labelled, skipped
 
@@ -150,7 +155,7 @@ def load_for_model(
     fill_groups(rows)
     rows, images, skipped = _decode(choose(rows), processor, data, log)
     counts = {"skipped": len(skipped), "left_out": left_out}
-    return LabelledImages(task, rows, label_indices(rows, task), images), counts
+    return LabelledImages(task, rows, images), counts
 
 
 def load_other_diseases(
@@ -181,8 +186,8 @@ def load_other_diseases(
         rows, _ = _leave_out_learned(rows, learned, data, OTHER_DISEASES, log)
     fill_groups(rows)
     rows, images, _ = _decode(rows.assign(split=OTHER_DISEASES), processor, data, log)
-    task = Task(OTHER_DISEASES, tuple(sorted(set(rows["label"]))), "")
-    return LabelledImages(task, rows, label_indices(rows, task), images)
+    task = Task(OTHER_DISEASES, tuple(sorted(set(rows["label"]))))
+    return LabelledImages(task, rows, images)
 
 
 def _leave_out_learned(
@@ -203,19 +208,13 @@ def _leave_out_learned(
     return rows[~known].reset_index(drop=True), int(known.sum())
 
 
-def label_indices(rows: pd.DataFrame, task: Task) -> np.ndarray:
-    """The index of each row's label among the task's labels, int64 [N]."""
-    index_of = {label: index for index, label in enumerate(task.labels)}
-    return rows["label"].map(index_of).to_numpy(np.int64)
-
-
-def _match_labels(manifest: Manifest, task: Task, positive: str | None, data: str) -> tuple[Task, list[str]]:
+def _match_labels(rows: pd.DataFrame, task: Task, positive: str | None, data: str) -> tuple[Task, list[str]]:
     """The task of the data's classes, to whose labels the rows are changed; and what the user should know of it."""
-    splits = set(manifest.rows["split"])
+    splits = set(rows["split"])
     if not {"train", ""} & splits:
         raise UsageError(f"{data}: has no train split, only {', '.join(sorted(splits))}: give images to learn from")
-    chosen, names = choose_labels(task, manifest.rows["label"], positive)
-    manifest.rows["label"] = manifest.rows["label"].map(names)
+    chosen, names = choose_labels(task, rows["label"], positive)
+    rows["label"] = rows["label"].map(names)
     if chosen is task:
         return task, []
     of_task = f"those of task {task.name} ({', '.join(task.labels)})"
@@ -236,4 +235,4 @@ def _known_labels(rows: pd.DataFrame, labels: tuple[str, ...]) -> Task:
         cure = "name them as the model does, or leave them out"
         raise UsageError(f"the model answers {', '.join(labels)}; the data has {', '.join(unknown)}: {cure}")
     rows["label"] = [known[normalise_label(name)] for name in rows["label"]]
-    return Task("run", labels, "")
+    return Task("run", labels)

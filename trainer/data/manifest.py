@@ -1,4 +1,4 @@
-"""A folder, a CSV or a Hub dataset becomes a manifest."""
+"""A folder, a table or a Hub dataset becomes a manifest."""
 
 import hashlib
 import os
@@ -15,7 +15,7 @@ from tqdm.auto import tqdm
 
 from trainer.cxr_model.dicom_cxr import is_dicom
 from trainer.data.folder import list_images, read_folder
-from trainer.data.metadata import clean_patients, patients_of_folders, read_table, unused_columns
+from trainer.data.metadata import TABLES, clean_patients, locate, patients_of_folders, read_table, unused_columns
 from trainer.data.schema import COLUMNS, Manifest
 from trainer.errors import UsageError
 from trainer.files import write_table
@@ -40,15 +40,16 @@ def read_manifest(data: str | Path) -> Manifest:
         raise UsageError(f"{os.fsencode(data)!r}: the name is not UTF-8; rename it")
     if path.is_dir():
         manifest = read_folder(path)
-    elif path.is_file() and path.suffix.lower() == ".csv":
-        manifest = _read_csv(path)
+    elif _is_table(path):
+        manifest = _read_table(path)
     elif not path.exists() and HUB_ID.fullmatch(str(data)):
         from trainer.data.hub_reading import read_hub_dataset  # heavy: folders and CSVs need none of it
 
         manifest = Manifest(read_hub_dataset(str(data)).reindex(columns=list(COLUMNS), fill_value=""))
     else:
         missing = "" if path.exists() else " (not found), or a Hub dataset org/name[@revision]"
-        raise UsageError(f"{data}: expected a folder of class folders or a manifest .csv{missing}")
+        kinds = ", ".join(sorted(TABLES))
+        raise UsageError(f"{data}: expected a folder of class folders or a manifest ({kinds}){missing}")
     _examine_files(manifest)
     if manifest.rows.empty:
         notes = "".join(f"; {note}" for note in manifest.notes)
@@ -59,11 +60,26 @@ def read_manifest(data: str | Path) -> Manifest:
     return manifest
 
 
-def write_manifest(rows: pd.DataFrame, target: Path) -> None:
-    """Write rows as a manifest CSV, their paths relative to it where they lie below its folder."""
-    root = target.absolute().parent
-    files = [os.path.relpath(file, root) if Path(file).is_relative_to(root) else file for file in rows["file"]]
-    write_table(target, rows[list(COLUMNS)].assign(file=files))
+def write_manifest(rows: pd.DataFrame, target: Path, data: str) -> None:
+    """Write rows of some data as a manifest CSV, with the other columns that a table has (sex, age, mask …); paths are
+    relative to it where they lie below its folder.
+    """
+    root, path = target.absolute().parent, Path(data).expanduser()
+
+    def relative(file: str) -> str:
+        return os.path.relpath(file, root) if Path(file).is_relative_to(root) else file
+
+    manifest = rows[list(COLUMNS)].reset_index(drop=True)
+    if _is_table(path):
+        table, names = read_table(path)
+        table.index = pd.Index([locate(path.parent, file) for file in table["file"]])
+        known = {*COLUMNS, *(taken[0] for taken in names.values())}
+        others = table.loc[rows["file"].tolist(), [column for column in table if column not in known]]
+        manifest = manifest.join(others.reset_index(drop=True))
+    if "mask" in manifest:
+        masks = [[relative(locate(path.parent, part)) for part in cell.split(";") if part] for cell in manifest["mask"]]
+        manifest["mask"] = [";".join(parts) for parts in masks]
+    write_table(target, manifest.assign(file=[relative(file) for file in manifest["file"]]))
 
 
 def list_unlabelled(data: str) -> list[str]:
@@ -75,9 +91,9 @@ def list_unlabelled(data: str) -> list[str]:
     path, files = Path(data).expanduser(), []
     if path.is_dir():
         files = list_images(path)
-    elif path.is_file() and path.suffix.lower() == ".csv":
+    elif _is_table(path):
         table, names = read_table(path)
-        files = [_locate(path.parent, file) for file in table["file"]] if "file" in names else []
+        files = [locate(path.parent, file) for file in table["file"]] if "file" in names else []
     if not files:
         raise UsageError(f"{data}: no images; expected a folder of them, or a CSV with a column file")
     return files
@@ -90,12 +106,14 @@ def read_columns(data: str, files: pd.Series, names: Sequence[str]) -> pd.DataFr
         UsageError: no CSV, no such column, or one of more values than can be told apart.
     """
     path = Path(data).expanduser()
-    if path.suffix.lower() != ".csv" or not path.is_file():
-        raise UsageError(f"{data}: no CSV, so it has no column {', '.join(names)}; give one with file,label,{names[0]}")
+    if not _is_table(path):
+        raise UsageError(
+            f"{data}: no table, so it has no column {', '.join(names)}; give one with file,label,{names[0]}"
+        )
     table, _ = read_table(path)
     if missing := [name for name in names if name not in table]:
         raise UsageError(f"{path}: no column {', '.join(missing)}; it has {', '.join(map(str, table.columns))}")
-    table.index = pd.Index([_locate(path.parent, file) for file in table["file"]])
+    table.index = pd.Index([locate(path.parent, file) for file in table["file"]])
     columns = table.loc[files.tolist(), list(names)].reset_index(drop=True)
     for name, count in columns.nunique().items():
         if count > MOST_VALUES:
@@ -103,7 +121,11 @@ def read_columns(data: str, files: pd.Series, names: Sequence[str]) -> pd.DataFr
     return columns
 
 
-def _read_csv(path: Path) -> Manifest:
+def _is_table(path: Path) -> bool:
+    return path.suffix.lower() in TABLES and path.is_file()
+
+
+def _read_table(path: Path) -> Manifest:
     table, names = read_table(path)
     if missing := [column for column in ("file", "label") if column not in names]:
         expected = "a manifest has file,label and optionally split,group (or patient_id),collection,sha256"
@@ -112,7 +134,7 @@ def _read_csv(path: Path) -> Manifest:
     rows = manifest.rows
     if not rows["label"].all():
         raise UsageError(f"{path}: {int((rows['label'] == '').sum())} rows have no label")
-    located = [_locate(path.parent, file) for file in rows["file"]]
+    located = [locate(path.parent, file) for file in rows["file"]]
     lost = [cell for cell, file in zip(rows["file"], located, strict=True) if not Path(file).is_file()]
     if lost:
         count = f"{len(lost)} of {len(rows)} files are not there"
@@ -131,11 +153,6 @@ def _read_csv(path: Path) -> Manifest:
     if columns := unused_columns(table, names):
         manifest.notes.append(f"{path}: {columns}")
     return manifest
-
-
-def _locate(folder: Path, file: str) -> str:
-    """A file's absolute path; `\\` separates where no file has it in its name."""
-    return str((folder / file if (folder / file).is_file() else folder / file.replace("\\", "/")).absolute())
 
 
 def _examine_files(manifest: Manifest) -> None:

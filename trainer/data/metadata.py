@@ -88,6 +88,11 @@ def _read_cells(path: Path) -> pd.DataFrame:
     return table[(table != "").any(axis=1)].reset_index(drop=True)
 
 
+def locate(folder: Path, file: str) -> str:
+    """The absolute path of a file that a table in a folder names; `\\` separates where no file has it in its name."""
+    return str((folder / file if (folder / file).is_file() else folder / file.replace("\\", "/")).absolute())
+
+
 def _separator(head: str) -> str:
     """What stands between the names of the columns: what makes the most of them known, else the most of them."""
 

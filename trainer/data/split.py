@@ -19,7 +19,7 @@ SHARES = {"test": 0.15, "validation": 0.15, "train": 0.70}
 SOURCE_TB = {"normal": (2240, 2800), "tuberculosis": (448, 560)}  # the last file number of train and of validation
 
 
-Members = dict[str, set[str]]
+Members = dict[str, set[str]]  # of a group: the groups that copies joined into it
 
 
 def fill_groups(rows: pd.DataFrame, copies: Iterable[tuple[int, int]] = ()) -> Members:

@@ -35,7 +35,7 @@ class PublicSet:
     layout: str
     collection: str
     kaggle: str = ""
-    urls: tuple[str, ...] = ()
+    urls: list[str] = field(default_factory=list)
     by_hand: str = ""
     labels: dict[str, str] = field(default_factory=dict)
     patient: str = ""
@@ -62,7 +62,7 @@ class PublicSet:
 
 
 PUBLIC_SETS = {
-    name: PublicSet(name, **{**facts, "urls": tuple(facts.get("urls", ()))})
+    name: PublicSet(name, **facts)
     for name, facts in tomllib.loads(Path(__file__).with_name("sets.toml").read_text(encoding="utf-8")).items()
 }
 MERGED = {"three-class": ("kermany", "covid-pa", "covid19-radiography")}
