@@ -37,8 +37,7 @@ def finish(
         processor: as in training; what is fitted on training images is added.
         model: gives the configuration; the best weights come from the checkpoint.
     """
-    history = pd.DataFrame(progress.history)
-    run.write_table("history.csv", history.astype({"epoch": int}))
+    run.write_table("history.csv", pd.DataFrame(progress.history))
     run.write_figure("curves", figures.curves(progress.history, progress.best_epoch))
     best = CxrForImageClassification(model.config)
     best.load_state_dict(Checkpoints(run.checkpoints).load_best(progress))
@@ -47,7 +46,8 @@ def finish(
     best, processor = run.load_model()
     if native := native_copy(best, processor):
         run.write_model(*native, folder="native")
-    example = _example(run, best, processor)
+    drawn = next((label for label in reversed(best.labels) if label in FINDINGS), "Normal")
+    example = write_example(run, best, processor, drawn)
     best = for_inference(best, processor)
     others = [split for split in ("test", "external") if len(labelled.indices(split))]
     parts = {"validation": validation, **{split: score(best, processor, labelled, split) for split in others}}
@@ -105,11 +105,6 @@ def fit_decisions(
     familiarity = fit_familiarity(model, train_textures.numpy(), textures)
     processor.mean_thumbnail = mean_thumbnail(labelled.images.batch(sample).numpy())
     return points, Scored(rows, truth, scores, familiarity)
-
-
-def _example(run: Run, model: CxrForImageClassification, processor: CxrImageProcessor) -> dict[str, Any]:
-    label = next((label for label in reversed(model.labels) if label in FINDINGS), "Normal")
-    return write_example(run, model, processor, label)
 
 
 def write_example(

@@ -3,11 +3,12 @@
 import json
 import tomllib
 from collections.abc import Callable
-from dataclasses import MISSING, dataclass, field, fields, replace
-from math import isfinite
+from dataclasses import asdict, dataclass, field, fields, replace
+from functools import cache
 from pathlib import Path
-from types import UnionType
-from typing import Any, get_args, get_origin
+from typing import Any
+
+from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from trainer.errors import UsageError
 
@@ -90,12 +91,12 @@ class Recipe:
     (0: never; with auroc and balanced_accuracy, of equal ones the lower loss is better); the best epoch is kept.
 
     With `views` the model finds the lungs itself and shows its backbone the film, the crop of the lungs, and that with
-    its grey levels spread, all shrunk to `level` pixels first; `strides` names the maps that are pooled (none: the
-    last). `head=whitened` fits one linear layer in closed form on frozen features, after scaling down the directions in
-    which films without findings differ, within and between collections: the more, the smaller `whitening` is; `ridge`
-    is how strongly its weights are held small. It has no epochs. Where the data
-    has boxes around lesions (lesion_boxes.csv), `lesions` adds a lesion head on the view `lungs`, heard as
-    much as that times the linear layer; 0: none. `adults`: it learns from adults, and warns of a child.
+    its grey levels stretched, all shrunk to `level` pixels first; `strides` names the maps that are pooled (none: the
+    last). With `head=whitened` nothing is trained by epochs: one linear layer is fitted in closed form on the frozen
+    features, after the directions in which films without findings differ (within and between collections) are scaled
+    down. A smaller `whitening` scales them down more; a larger `ridge` keeps the weights smaller. Where the data has
+    boxes around lesions (lesion_boxes.csv), `lesions` adds a lesion head on the view `lungs`, whose scores vary
+    `lesions` times as much as those of the linear layer; 0: none. `adults`: it learns from adults and warns of a child.
     """
 
     name: str
@@ -149,33 +150,23 @@ class Recipe:
             value = getattr(self, item.name)
             fulfilled, expected = RULES.get(item.name, (lambda value: True, ""))
             try:
-                value = _cast(value, item.type)
-            except (TypeError, OverflowError) as error:
+                value = _validators()[item.name].validate_python(value)
+            except ValidationError as error:
                 raise UsageError(f"{item.name}={value}: expected {EXPECTED.get(item.type, expected)}") from error
             if not fulfilled(value):
                 raise UsageError(f"{item.name}={value}: expected {expected}")
             object.__setattr__(self, item.name, value)
+        if self.head == "whitened" and (self.hidden_sizes or self.features != "map"):
+            raise UsageError("head=whitened: expected hidden_sizes=[] and features=map: it is one linear layer")
+        if self.strides and not self.views:
+            raise UsageError(f'strides={self.strides}: expected views, whose maps are pooled: views=["film"]')
 
 
-def _cast(value: Any, kind: Any) -> Any:
-    """A value as a field's declared type: whole numbers become floats, and floats are finite.
-
-    Raises:
-        TypeError: it is of another type, or holds something of another type.
-        OverflowError: a whole number is too large for a float.
-    """
-    if get_origin(kind) is UnionType:
-        kind = next((part for part in get_args(kind) if type(value) is (get_origin(part) or part)), None)
-    if kind is float and type(value) is int:
-        value = float(value)
-    if type(value) is not (get_origin(kind) or kind) or (kind is float and not isfinite(value)):
-        raise TypeError
-    if isinstance(value, list):
-        return [_cast(item, get_args(kind)[0]) for item in value]
-    if isinstance(value, dict):
-        names, items = get_args(kind)
-        return {_cast(name, names): _cast(item, items) for name, item in value.items()}
-    return value
+@cache
+def _validators() -> dict[str, TypeAdapter[Any]]:
+    """Of each field's declared type: whole numbers become floats, floats are finite, nothing else is converted."""
+    config = ConfigDict(strict=True, allow_inf_nan=False, arbitrary_types_allowed=True)
+    return {item.name: TypeAdapter(item.type, config=config) for item in fields(Recipe)}
 
 
 def _read_table() -> dict[str, Recipe]:
@@ -233,8 +224,7 @@ def upgrade(values: dict[str, Any]) -> dict[str, Any]:
         values = {**values, "head_batch_norm": values.get("batch_norm", False), "batch_norm": "frozen"}
     if "augmented_views" not in values:
         values = {**values, "augmented_views": values.get("views", 0), "views": []}
-    absent = {item.name: item.default for item in fields(Recipe) if item.default is not MISSING} | {"strides": []}
-    return {**{name: value for name, value in absent.items() if name not in ("source", "note")}, **values}
+    return {**asdict(Recipe("", "", "", "")), **values}  # a field that was not there yet has its default
 
 
 def _parse(text: str, kind: Any) -> Any:

@@ -75,7 +75,7 @@ class Run:
         return self.read_table("predictions.csv")
 
     def threshold_note(self) -> list[str]:
-        """A sentence where the weights are others than those whose threshold local films chose."""
+        """A warning if the weights have changed since `cxr adapt` chose the threshold; else empty."""
         adaptation = self.read_json("metrics.json").get("adaptation", {}) if self.has("metrics.json") else {}
         known = adaptation.get("weights")
         if known is None or known == self.weights_hash():

@@ -9,6 +9,7 @@ import torch
 from tests.conftest import SMALL
 from trainer.cli import main
 from trainer.cxr_model.lesions_cxr import LesionHead
+from trainer.errors import UsageError
 from trainer.recipes import get_recipe
 from trainer.run import Run
 from trainer.training.lesions import GRID, Cells, fit_cells
@@ -44,6 +45,16 @@ def test_a_lesion_is_told_by_its_look_and_place_whatever_the_collection_looks_li
     assert found[inside].mean() - found[~inside].mean() > 2 * found[~inside].std()
     assert abs(weights[9]) < np.abs(weights[:4]).min() / 3  # what tells healthy collections apart
     assert of_place.reshape(SIDE, SIDE)[: SIDE // 2].min() > of_place.reshape(SIDE, SIDE)[SIDE // 2 :].max()
+
+
+def test_boxes_too_small_to_learn_from_are_refused():
+    generator, names = np.random.default_rng(1), np.repeat("one", 20)
+    ill, masks = films(generator, 20, np.zeros(SIZE), np.ones(SIZE), ill=True)
+    healthy, _ = films(generator, 20, np.zeros(SIZE), np.ones(SIZE), ill=False)
+    masks[:] = False
+    masks[:, 50:53, 50:53] = True
+    with pytest.raises(UsageError, match=r"no box covers enough.*--set lesions=0"):
+        fit_cells(ill, masks, healthy, names, get_recipe("tb"))
 
 
 def test_cells_outside_of_the_lungs_are_the_lowest():

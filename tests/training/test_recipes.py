@@ -274,6 +274,9 @@ def test_trainings_that_differ_in_their_seed_are_tested_on_the_same_pictures(pha
         ({"head": "closed"}, "head=closed.*whitened"),
         ({"whitening": 0.0}, "whitening=0.*above 0"),
         ({"level": -1}, "level=-1.*not negative"),
+        ({"hidden_sizes": [8]}, "head=whitened.*one linear layer"),
+        ({"features": "probabilities"}, "head=whitened.*features=map"),
+        ({"views": []}, r"strides=\[16, 32\]: expected views"),
     ],
 )
 def test_views_and_heads_that_do_not_exist_are_refused(settings, sentence):

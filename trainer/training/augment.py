@@ -9,18 +9,16 @@ from trainer.recipes import Recipe
 PARAMETERS = 9  # uniform numbers in -1..1 for each image and epoch
 
 
-def draw_parameters(seed: int, epoch: int, samples: np.ndarray) -> torch.Tensor:
-    """Uniform numbers in -1..1, [B, 9]: a pure function of (seed, epoch, sample), whatever the batch or process."""
+def draw_parameters(recipe: Recipe, epoch: int, samples: np.ndarray) -> torch.Tensor:
+    """Uniform numbers in -1..1, [B, 9]: a pure function of (seed, epoch, sample), whatever the batch or process; with
+    `augmented_views`, epoch e looks as epoch e mod their number did.
+    """
+    shown = epoch % recipe.augmented_views if recipe.augmented_views else epoch
     rows = [
-        np.random.Generator(np.random.Philox(key=[seed, epoch], counter=int(sample))).random(PARAMETERS)
+        np.random.Generator(np.random.Philox(key=[recipe.seed, shown], counter=int(sample))).random(PARAMETERS)
         for sample in samples
     ]
     return torch.from_numpy(np.stack(rows).astype(np.float32)) * 2 - 1
-
-
-def parameters_for_epoch(recipe: Recipe, epoch: int, samples: np.ndarray) -> torch.Tensor:
-    """Those of an epoch: with `augmented_views`, epoch e looks as epoch e mod their number did."""
-    return draw_parameters(recipe.seed, epoch % recipe.augmented_views if recipe.augmented_views else epoch, samples)
 
 
 def augment(grey: torch.Tensor, parameters: torch.Tensor, recipe: Recipe) -> torch.Tensor:

@@ -86,10 +86,10 @@ decoded: {len(images):,} images, {len(images) * images.height * images.width / 1
 
 @contextmanager
 def timed(seconds: dict[str, float], part: str) -> Iterator[None]:
-    """Add the seconds that something takes to those of a part of the run."""
+    """Note the seconds that a part of the run takes."""
     start = time.perf_counter()
     yield
-    seconds[part] = round(seconds.get(part, 0.0) + time.perf_counter() - start, 3)
+    seconds[part] = round(time.perf_counter() - start, 3)
 
 
 def make_accelerator(

@@ -22,7 +22,7 @@ from trainer.cxr_model import CxrForImageClassification
 from trainer.files import writing_errors
 from trainer.inference import prefetch, to_device
 from trainer.recipes import Recipe
-from trainer.training.augment import PARAMETERS, draw_parameters, parameters_for_epoch
+from trainer.training.augment import PARAMETERS, draw_parameters
 from trainer.training.feed import PixelFeed
 from trainer.training.fused import fuse
 from trainer.training.split_point import activations_before, find_split_point
@@ -47,7 +47,7 @@ class FeatureCache(PixelFeed):
     def training(self, samples: np.ndarray, epoch: int) -> Tensor:
         """The view that an epoch shows of each sample."""
         if _only_flips(self.recipe):
-            view = (parameters_for_epoch(self.recipe, epoch, samples)[:, FLIP] < 0).numpy().astype(np.int64)
+            view = (draw_parameters(self.recipe, epoch, samples)[:, FLIP] < 0).numpy().astype(np.int64)
         else:
             view = np.full(len(samples), epoch % count_views(self.recipe))
         return self._rows(self.offsets[samples] + view)
@@ -164,11 +164,9 @@ def _fill(
 
 def _view_parameters(recipe: Recipe, samples: np.ndarray, view: int) -> Tensor:
     """Augmentation parameters of a view, [B, PARAMETERS]."""
-    if not _only_flips(recipe):
-        return draw_parameters(recipe.seed, view, samples)
-    parameters = torch.zeros(len(samples), PARAMETERS)
-    parameters[:, FLIP] = 1 - 2 * view
-    return parameters
+    if _only_flips(recipe):
+        return torch.full((len(samples), PARAMETERS), 1.0 - 2 * view)  # FLIP decides, the others change nothing
+    return draw_parameters(recipe, view, samples)
 
 
 def _open_files(folder: Path, key: str, shape: tuple[int, ...], dtype: torch.dtype) -> tuple[Tensor, ...]:

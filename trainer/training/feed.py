@@ -10,7 +10,7 @@ from trainer.data.labelled import LabelledImages
 from trainer.errors import UsageError
 from trainer.inference import PixelBatches, to_device
 from trainer.recipes import Recipe
-from trainer.training.augment import augment, parameters_for_epoch
+from trainer.training.augment import augment, draw_parameters
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class PixelFeed(PixelBatches):
 
     def training(self, samples: np.ndarray, epoch: int) -> torch.Tensor:
         """The samples as the recipe augments them in this epoch: a pure function of (seed, epoch, sample)."""
-        return self.augmented(samples, parameters_for_epoch(self.recipe, epoch, samples))
+        return self.augmented(samples, draw_parameters(self.recipe, epoch, samples))
 
     def augmented(self, samples: np.ndarray, parameters: torch.Tensor) -> torch.Tensor:
         """The samples with these augmentation parameters."""

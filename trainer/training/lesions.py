@@ -19,6 +19,7 @@ from trainer.cxr_model.lesions_cxr import WITHIN, LesionHead
 from trainer.cxr_model.lungs_cxr import resample
 from trainer.data.annotations import Masks, load_lesion_masks
 from trainer.data.labelled import LabelledImages
+from trainer.errors import UsageError
 from trainer.recipes import Recipe
 from trainer.training.whitening import fit_whitening
 
@@ -43,7 +44,7 @@ class Cells:
 
 
 def select_cells(model: CxrForImageClassification, output: Any) -> torch.Tensor:
-    """Of a batch of outputs, what `Cells` are made of, in a row a film."""
+    """One row per film with what `Cells.of` needs: how much of each cell is lung, the box, the cells' features."""
     of_lungs = output.maps[-1][:, model.config.views.index("lungs")]
     lung = resample(output.lungs[:, None].float(), output.box.float(), of_lungs.shape[-1])
     return torch.cat([lung.flatten(1), output.box.float(), of_lungs.float().permute(0, 2, 3, 1).flatten(1)], dim=1)
@@ -122,6 +123,9 @@ def fit_cells(
             inputs += [features[inside] - middle, features[outside] - middle]
             places += [log_odds[inside], log_odds[outside]]
             truth += [np.ones(inside.sum()), np.zeros(outside.sum())]
+    if not inputs:
+        cure = "larger boxes are needed, or none (--set lesions=0)"
+        raise UsageError(f"lesions={recipe.lesions}: no box covers enough of the lungs to learn from: {cure}")
     cells, looks = np.concatenate(inputs), healthy.features[healthy.lung]
     mean, std = looks.mean(axis=0), cells.std(axis=0) + 1e-3
     names = np.repeat(collections, healthy.lung.sum(axis=1))

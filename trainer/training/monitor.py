@@ -22,9 +22,7 @@ def validation_metrics(logits: torch.Tensor, truth: np.ndarray, monitor: str) ->
     metrics = {"validation_loss": F.cross_entropy(logits, targets).item(), "validation_accuracy": accuracy}
     if monitor == "auroc" and np.isfinite(metrics["validation_loss"]):
         scores = logits.double().softmax(dim=1).numpy()
-        metrics["validation_auroc"] = float(
-            np.mean([roc_auc_score(truth == label, scores[:, label]) for label in range(scores.shape[1])])
-        )
+        metrics["validation_auroc"] = float(roc_auc_score(np.eye(scores.shape[1])[truth], scores))
     if monitor == "balanced_accuracy":
         metrics["validation_balanced_accuracy"] = float(balanced_accuracy_score(truth, logits.argmax(1).numpy()))
     return metrics
@@ -44,8 +42,8 @@ def chance_loss(truth: np.ndarray, weights: list[float] | None, labels: int) -> 
 
 
 def chance_warning(recipe: Recipe, history: list[dict[str, float]], chance: float) -> str | None:
-    """A warning after the first two epochs in a row that learned nothing, else None: so once a training, however often
-    it was stopped.
+    """A warning if the last two epochs learned nothing and no two before them did: it is given once per training, also
+    across --resume. Else None.
     """
     stuck = [row["train_loss"] > NEAR_CHANCE * chance for row in history]
     pairs = [first and second for first, second in pairwise(stuck)]

@@ -8,7 +8,6 @@ weights, so that what ships is one linear layer. Where lesions are known, a lesi
 import time
 from collections.abc import Callable, Iterable
 from functools import partial
-from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from sklearn.linear_model import LogisticRegression
+from sklearn.utils.class_weight import compute_sample_weight
 from torch.nn import functional as F
 
 from trainer.cxr_model import CxrForImageClassification
@@ -57,8 +57,9 @@ def fit_whitened(
     if checkpoints.newest():
         return checkpoints.resume(accelerator, model)
     train, validation, recipe = feed.data.train, feed.data.validation, feed.recipe
-    compute = partial(_outputs, accelerator, model, feed)
-    features = compute(np.concatenate([train, validation]), "features", partial(_pool, model))
+    encoder = for_inference(model, feed.processor)  # its head is not fitted yet: for features and cells alone
+    compute = partial(run_model, encoder, feed.eval_batch, accelerator=accelerator)
+    features = compute(np.concatenate([train, validation]), title="features", select=partial(_pool, model))
     truth, collections = labelled.truth[train], labelled.rows["collection"].to_numpy(str)[train]
     healthy = sample_healthy(truth, collections, labelled.task.labels, recipe.seed)
     fitted = fit_views(features[: len(train)].numpy(), truth, collections, healthy, recipe, accelerator.print)
@@ -68,27 +69,14 @@ def fit_whitened(
         few = few_of_each(healthy, collections[healthy], FILMS)
         cells = partial(compute, title="cells", select=partial(select_cells, model))
         fit_lesions(model, cells, lesions, train[few], collections[few], logits[few], recipe)
-        validated = compute(validation, "validation", attrgetter("logits"))
-    row = {"epoch": 1, "train_loss": loss}
-    row |= validation_metrics(validated, labelled.truth[validation], recipe.monitor)
-    progress = Progress()
+        whole = for_inference(model, feed.processor)
+        validated = run_model(whole, feed.eval_batch, validation, accelerator, title="validation")
+    metrics = validation_metrics(validated, labelled.truth[validation], recipe.monitor)
     seconds = round(time.perf_counter() - start, 3)
-    progress.record({**row, "lr": 0.0, "seconds": seconds}, recipe.monitor)
+    progress = Progress()
+    progress.record({"epoch": 1, "train_loss": loss, **metrics, "lr": 0.0, "seconds": seconds}, recipe.monitor)
     checkpoints.save(accelerator, model, progress)
     return progress
-
-
-def _outputs(
-    accelerator: Accelerator,
-    model: CxrForImageClassification,
-    feed: PixelFeed,
-    rows: np.ndarray,
-    title: str,
-    select: Callable[[Any], torch.Tensor],
-) -> torch.Tensor:
-    """What `select` takes of the model's outputs for some rows, computed by all processes."""
-    encoder = for_inference(model, feed.processor)
-    return run_model(encoder, feed.eval_batch, rows, accelerator, title=title, select=select)
 
 
 def _pool(model: CxrForImageClassification, output: Any) -> torch.Tensor:
@@ -163,7 +151,7 @@ def fit_head(
     collections: np.ndarray,
     recipe: Recipe,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """A head on features [N, F] of one view with label indices [N], each film `counted` [N] times.
+    """A head on features [N, F] of one view with label indices [N], each film with the sample weight `counted` [N].
 
     Args:
         whitening: features of films without a finding [M, F], of `collections` [M].
@@ -182,5 +170,5 @@ def fit_head(
 
 def count_alike(truth: np.ndarray, collections: np.ndarray) -> np.ndarray:
     """How much each film counts, [N], so that each label of each collection counts alike; the mean is 1."""
-    _, cells, sizes = np.unique([collections, truth.astype(str)], axis=1, return_inverse=True, return_counts=True)
-    return len(truth) / (len(sizes) * sizes[cells.reshape(-1)])
+    cells = [f"{collection}/{label}" for collection, label in zip(collections, truth, strict=True)]
+    return np.asarray(compute_sample_weight("balanced", cells))
