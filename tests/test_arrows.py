@@ -95,7 +95,7 @@ def test_the_code_that_travels_imports_nothing_of_the_rest():
 
 def test_the_code_that_travels_stays_small():
     """Who loads a model can read what runs."""
-    assert sum(len(file.read_text().splitlines()) for file in source_files("trainer/cxr_model")) < 1930
+    assert sum(len(file.read_text().splitlines()) for file in source_files("trainer/cxr_model")) < 1910
 
 
 def test_hub_cards_writes_nothing():

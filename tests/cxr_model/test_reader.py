@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from trainer.cxr_model import CxrImageProcessor, RadiographError, dicom_cxr, read_radiograph
+from trainer.cxr_model import CxrImageProcessor, RadiographError, dicom_cxr, read_radiograph, reader_cxr
 
 GREY = np.random.default_rng(0).integers(0, 256, (48, 64)).astype(np.uint8)
 GREY[40, :20], GREY[41, :20] = 0, 255  # so much of both ends that a deep copy is stretched to the same grey levels
@@ -160,6 +160,30 @@ def test_exif_rotation_is_applied_and_exif_stays_inside():
     radiograph = read_radiograph(saved(Image.fromarray(GREY), "PNG", exif=exif))
     assert (radiograph.pixels == np.rot90(GREY, -1)).all()
     assert "Doe" not in repr(radiograph)
+
+
+def test_a_damaged_second_page_costs_nothing_and_the_page_that_a_caller_chose_is_read():
+    first, second = Image.fromarray(GREY), Image.fromarray(255 - GREY)
+    pages = saved(first, "TIFF", save_all=True, append_images=[second])
+    read = read_radiograph(pages)
+    assert (read.pixels == GREY).all()
+    assert read.warnings == ("multi-frame",)
+    offset = int.from_bytes(pages[4:8], "little")
+    entries = int.from_bytes(pages[offset : offset + 2], "little")
+    second_at = int.from_bytes(pages[offset + 2 + 12 * entries :][:4], "little")
+    damaged = pages[: second_at + 2] + b"\xff" * 60 + pages[second_at + 62 :]
+    assert (read_radiograph(damaged).pixels == GREY).all()
+    image = Image.open(io.BytesIO(pages))
+    image.seek(1)
+    assert (read_radiograph(image).pixels == 255 - GREY).all()
+    assert image.tell() == 1
+
+
+def test_a_large_picture_that_a_caller_opened_keeps_its_size(monkeypatch):
+    monkeypatch.setattr(reader_cxr, "LARGE", 1000)
+    image = Image.open(io.BytesIO(saved(Image.fromarray(GREY), "JPEG")))
+    read_radiograph(image)
+    assert image.size == (64, 48)
 
 
 def test_the_callers_picture_is_left_as_it_is():

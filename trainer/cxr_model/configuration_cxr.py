@@ -8,7 +8,9 @@ from .versions_cxr import LOWEST  # noqa: F401  checks the versions
 # isort: split
 from transformers import AutoConfig, PreTrainedConfig, __version__
 
-LARGEST, ITEMS, LIMITS = 100_000, 200, {"depths": 200, "layers": 200, "level": 2048}  # numbers, lists, by name
+LARGEST = 100_000  # of any whole number in a configuration
+ITEMS = 200  # of a list
+LIMITS = {"depths": 200, "layers": 200, "level": 2048}  # lower ones, of fields whose names end so
 CXR_VERSION = 2  # 2: views of the film
 POOLINGS = ("avg", "max", "avg+max+std")
 VIEWS = ("film", "lungs", "lungs-equalised")
@@ -34,7 +36,7 @@ class CxrConfig(PreTrainedConfig):
     level: int = 0  # pixels of a side to which views are shrunk first, so that all are equally sharp; 0: as they are
     view_mean: list[float] | None = None  # image_mean and image_std of the backbone: views are made of grey
     view_std: list[float] | None = None
-    strides: list[int] | None = None  # pool the last map of each of these strides; None: the last map alone
+    strides: list[int] | None = None  # with views: pool the last map of each of these strides; None: the last alone
     pooled_size: int = 0  # features of one view after pooling, where there are views
     lesions: dict[str, Any] | None = None  # {"label", "cells"}: looks for lesions in so many cells a side of `lungs`
     hidden_sizes: list[int] | None = None  # the head's hidden layers, with ReLU

@@ -1,5 +1,6 @@
 """BatchNorm folded into convolutions: the same function of an image with less work."""
 
+from contextlib import ExitStack
 from copy import copy, deepcopy
 from typing import Any
 
@@ -19,8 +20,7 @@ def fold_batch_norm(model: Any, pixel_values: Tensor) -> Any:
         expected, pairs = _watched(folded, pixel_values)
     for layer, reader in pairs:
         if type(layer) is nn.Conv2d and type(reader) is nn.BatchNorm2d:
-            scaled: Any = (reader.running_mean, reader.running_var, reader.eps, reader.weight, reader.bias)
-            layer.weight, layer.bias = nn.utils.fuse_conv_bn_weights(layer.weight, layer.bias, *scaled)
+            folded.set_submodule(names[layer], nn.utils.fuse_conv_bn_eval(layer, reader))
             folded.set_submodule(names[reader], nn.Identity())
         elif type(layer) is nn.BatchNorm2d and type(reader) in (nn.ReLU, nn.ReLU6):
             reader.inplace = True
@@ -63,12 +63,9 @@ def _watched(model: Any, pixel_values: Tensor) -> tuple[Any, list[tuple[Any, Any
         if id(inputs[0]) in made:
             pairs.append((made[id(inputs[0])][0], layer))
 
-    layers = [module for module in model.modules() if type(module) in (nn.Conv2d, nn.BatchNorm2d, nn.ReLU, nn.ReLU6)]
-    hooks = [
-        hook for layer in layers for hook in (layer.register_forward_pre_hook(read), layer.register_forward_hook(wrote))
-    ]
-    try:
+    with ExitStack() as hooks:
+        for layer in model.modules():
+            if type(layer) in (nn.Conv2d, nn.BatchNorm2d, nn.ReLU, nn.ReLU6):
+                hooks.enter_context(layer.register_forward_pre_hook(read))
+                hooks.enter_context(layer.register_forward_hook(wrote))
         return model(pixel_values), pairs
-    finally:
-        for hook in hooks:
-            hook.remove()

@@ -7,8 +7,8 @@ from PIL import Image
 
 MAX_PIXELS = 80_000_000  # a 43 x 43 cm film at 50 micrometres has 74 million
 BLACK, WHITE = 0.5, 99.5  # percentiles of a deep image
-PREVIEW = 768  # pixels
-SAMPLED = 2_000_000  # most pixels that they are taken of
+SAMPLED = 2_000_000  # pixels at most that the percentiles are taken of, and that are converted at a time
+PREVIEW = 768  # pixels of a side
 
 
 class RadiographError(ValueError):

@@ -80,8 +80,6 @@ class LungViews(nn.Module):
     levels of the lungs spread evenly. All are shrunk to `level` pixels a side first, so that they are equally sharp.
     """
 
-    NAMES = ("film", "lungs", "lungs-equalised")
-
     def __init__(self, names: list[str], level: int) -> None:
         super().__init__()
         self.names, self.level = names, level

@@ -95,15 +95,16 @@ class CxrForImageClassification(PreTrainedModel):
         self.register_buffer("familiarity_spread", torch.zeros(count))
 
     @classmethod
-    def from_pretrained(cls, *args: Any, **kwargs: Any) -> Any:
+    def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Any:
         """Load a run or a Hub repository, safetensors alone. OSError: weights that are missing, left over, not finite
         or of other sizes, unless `ignore_mismatched_sizes=True` asks for a new head.
         """
-        name, new_head = str(args[0] if args else ""), bool(kwargs.get("ignore_mismatched_sizes"))
+        name, new_head = str(pretrained_model_name_or_path or ""), bool(kwargs.get("ignore_mismatched_sizes"))
         wants_info = kwargs.pop("output_loading_info", False)
         if name and not new_head:
             check_amount(cls, name, **kwargs)
-        model, info = super().from_pretrained(*args, **{**kwargs, "output_loading_info": True, "use_safetensors": True})
+        kwargs |= {"output_loading_info": True, "use_safetensors": True}
+        model, info = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
         check_loaded(model, info, name, new_head)
         return (model, info) if wants_info else model
 
@@ -269,26 +270,25 @@ class CxrForImageClassification(PreTrainedModel):
         """Scores and a decision for each image of a batch: {"label", "scores", "decision", "familiarity", "warnings"}.
 
         `warnings` holds "unfamiliar" where the image is unlike the training radiographs, "no-lungs" where a model that
-        looks for lungs finds none that can be: there is no answer then. The decision
-        follows `config.operating_point`; without one it is the argmax (for two labels, a threshold of .5).
+        looks for lungs finds none that can be: whether it is shown is up to the caller. The decision follows
+        `config.operating_point`; without one it is the argmax (for two labels, a threshold of .5).
         """
-        scores = output["logits"].float().softmax(dim=-1).tolist()
-        familiarity = output.familiarity.tolist() if output.familiarity is not None else [None] * len(scores)
-        rows = [{**self._decision(row), "familiarity": known} for row, known in zip(scores, familiarity, strict=True)]
-        lungs = [True] * len(rows) if output.lungs is None else lungs_are_plausible(output.lungs).tolist()
-        for row, plausible in zip(rows, lungs, strict=True):
-            row["warnings"] = ["unfamiliar"] if row["familiarity"] is not None and row["familiarity"] < 0.5 else []
-            row["warnings"] += [] if plausible else ["no-lungs"]
+        scores, rows = output["logits"].float().softmax(dim=-1).tolist(), []
+        familiarity = [None] * len(scores) if output.familiarity is None else output.familiarity.tolist()
+        lungs = [True] * len(scores) if output.lungs is None else lungs_are_plausible(output.lungs).tolist()
+        for row, known, plausible in zip(scores, familiarity, lungs, strict=True):
+            doubts = {"unfamiliar": known is not None and known < 0.5, "no-lungs": not plausible}
+            warnings = [code for code in doubts if doubts[code]]
+            rows.append({**self._decision(row), "familiarity": known, "warnings": warnings})
         return rows
 
     def _decision(self, row: list[float]) -> dict[str, Any]:
         scores = {self.config.id2label[index]: score for index, score in enumerate(row)}
         ranked = sorted(scores, key=scores.__getitem__, reverse=True)
-        point = self.config.operating_point
-        if point is None and len(ranked) > 2:
+        if self.config.operating_point is None and len(ranked) > 2:
             decision = {"name": "argmax", "label": ranked[0], "threshold": None, "positive": True}
             return {"label": ranked[0], "scores": scores, "decision": decision}
-        point = point or {"name": "argmax", "label": self.config.id2label[1], "threshold": 0.5}
+        point = self.config.operating_point or {"name": "argmax", "label": self.config.id2label[1], "threshold": 0.5}
         positive = scores[point["label"]] >= point["threshold"]
         label = point["label"] if positive else next(label for label in ranked if label != point["label"])
         return {"label": label, "scores": scores, "decision": {**point, "positive": positive}}

@@ -7,10 +7,10 @@ Nothing that is loaded with a model starts one: `cxr` and the Space do.
 import json
 import os
 import signal
-import struct
 import subprocess
 import sys
 import threading
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -26,7 +26,6 @@ WAIT = 20.0  # seconds, that it may take in all: others may have the processor
 MEMORY = 1_200_000_000  # bytes that the process may allocate
 HEADER = 1 << 16  # bytes of a DICOM file in which its transfer syntax stands
 UNCOMPRESSED = {f"1.2.840.10008.1.2{kind}" for kind in ("", ".1", ".2", ".1.99")}  # transfer syntaxes
-PIPE = 1 << 20  # bytes, where the system lets it be chosen
 SETTINGS = {  # one thread; what is freed is kept, up to 128 MiB, in large pages: each costs a fault at first
     "OMP_NUM_THREADS": "1",
     "OPENBLAS_NUM_THREADS": "1",
@@ -165,7 +164,6 @@ def _start() -> subprocess.Popen[bytes]:
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         env={**os.environ, **SETTINGS},
-        pipesize=PIPE,
     )
     try:
         _read(process.stdout)
@@ -176,12 +174,9 @@ def _start() -> subprocess.Popen[bytes]:
 
 def _end(process: subprocess.Popen[bytes]) -> int:
     """End a process, and say how it ended."""
-    for pipe in (process.stdin, process.stdout):
-        if pipe:
-            try:
-                pipe.close()
-            except OSError:  # what was not sent yet cannot be
-                continue
+    for pipe in filter(None, (process.stdin, process.stdout)):
+        with suppress(OSError):  # what was not sent yet cannot be
+            pipe.close()
     try:
         return process.wait(timeout=1)
     except subprocess.TimeoutExpired:
@@ -190,9 +185,8 @@ def _end(process: subprocess.Popen[bytes]) -> int:
 
 
 def _write(pipe: Any, words: dict[str, Any], content: bytes | memoryview = b"") -> None:
-    """JSON, and bytes: nothing that runs where it is read."""
-    line = json.dumps({**words, "size": len(content)}).encode()
-    pipe.write(struct.pack("<I", len(line)) + line)
+    """A line of JSON, and bytes: nothing that runs where it is read."""
+    pipe.write(json.dumps({**words, "size": len(content)}).encode() + b"\n")
     pipe.write(content)
     pipe.flush()
 
@@ -203,9 +197,8 @@ def _read(pipe: Any) -> tuple[dict[str, Any], bytes]:
     Raises:
         EOFError: the other side ended.
     """
-    length = pipe.read(4)
-    line = pipe.read(*struct.unpack("<I", length)) if len(length) == 4 else b""
-    if not line:
+    line = pipe.readline()
+    if not line.endswith(b"\n"):
         raise EOFError
     words = json.loads(line)
     content = pipe.read(words["size"])

@@ -75,7 +75,10 @@ def decode_file(file: BinaryIO) -> Radiograph:
         if is_dicom(file):
             return read_dicom(file)
         check_image(file)
-        return _read_image(Image.open(file, formats=FORMATS))
+        image = Image.open(file, formats=FORMATS)
+        check_size(*image.size)  # before it is made smaller
+        _read_smaller(image)
+        return _read_image(image)
 
 
 def _name(source: Any) -> str:
@@ -120,8 +123,7 @@ def _from_base64(text: str) -> bytes:
 
 def _read_image(image: Image.Image) -> Radiograph:
     check_size(*image.size)
-    _read_smaller(image)
-    several = image.format != "MPO" and _has_second_frame(image)
+    several = image.format != "MPO" and getattr(image, "is_animated", False)
     opened, tags = image.format is not None, getattr(image, "tag_v2", {})
     kind = SAMPLES.get((image.mode, int(np.ravel(tags.get(SAMPLE_FORMAT, 1))[0]))) if tags else None
     if tags.get(PLANAR) == 2 and max(np.ravel(tags.get(DEPTH, 8))) > 8:  # Pillow takes the halves of a sample for two
@@ -155,20 +157,6 @@ def _read_smaller(image: Any) -> None:
             image.draft(None, (image.width // 2, image.height // 2))
         elif image.format == "JPEG2000":
             image.reduce = 1
-
-
-def _has_second_frame(image: Image.Image) -> bool:
-    """Whether a file holds several images, without counting them: that takes a look at each."""
-    if image.format is None:
-        return False
-    try:
-        image.seek(1)
-    except (EOFError, OSError, ValueError, SyntaxError):  # also where only the second one is damaged
-        several = False
-    else:
-        several = True
-    image.seek(0)
-    return several
 
 
 def _is_clipped(grey: np.ndarray) -> bool:
