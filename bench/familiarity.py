@@ -27,7 +27,7 @@ from trainer.data.manifest import read_manifest
 from trainer.data.pixels import decode
 from trainer.evaluation.familiarity import FALSE_ALARMS, fit_familiarity
 from trainer.evaluation.intervals import bootstrap, percentile_interval, wilson
-from trainer.evaluation.metrics import weighted_pairs
+from trainer.evaluation.metrics import weighted_auroc
 from trainer.inference import PixelBatches, for_inference, run_model
 from trainer.run import Run
 from trainer.tasks import Task
@@ -107,13 +107,8 @@ def measure(distances: Splits) -> dict[str, Any]:
     scores = np.concatenate([distances["test"], distances["others"]])
     threshold = np.quantile(distances["validation"], 1 - FALSE_ALARMS)
     beyond = {split: distances[split] > threshold for split in ("others", "test", "external") if split in distances}
-
-    def area(weights: np.ndarray) -> np.ndarray:
-        right, pairs = weighted_pairs(others, scores, weights)
-        return right / pairs
-
-    draws = bootstrap(area, np.arange(len(scores)))
-    value = float(area(np.ones((1, len(scores))))[0])
+    draws = bootstrap(lambda weights: weighted_auroc(others, scores, weights), np.arange(len(scores)))
+    value = float(weighted_auroc(others, scores, np.ones((1, len(scores))))[0])
     return {"auroc": percentile_interval(value, draws, "bootstrap", len(distances["others"])), "beyond": beyond}
 
 

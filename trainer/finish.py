@@ -13,8 +13,8 @@ from trainer.data.phantom import FINDINGS, draw_phantom
 from trainer.evaluation import figures
 from trainer.evaluation.calibration import fit_temperature
 from trainer.evaluation.familiarity import fit_familiarity, mean_thumbnail
-from trainer.evaluation.operating_points import choose_operating_points, decided, deciding_point
-from trainer.evaluation.report import Scored, assess, score
+from trainer.evaluation.operating_points import choose_operating_points, deciding_point
+from trainer.evaluation.report import Scored, assess, prediction_table, score
 from trainer.export import native_copy
 from trainer.files import atomic_write
 from trainer.inference import PixelBatches, for_inference, predict_image, run_model
@@ -59,8 +59,7 @@ def finish(
         run.write_figure(f"thresholds-{split}", thresholds)
         reliability = figures.reliability(part, best.config.calibration["temperature"], split)
         run.write_figure(f"reliability-{split}", reliability)
-    tables = [_prediction_table(part, best.labels, metrics["decision"]) for part in parts.values()]
-    run.write_table("predictions.csv", pd.concat(tables))
+    run.write_table("predictions.csv", prediction_table(parts, best.labels, metrics["decision"]))
     run.write_json("metrics.json", {**metrics, "split": labelled.leaks, "example": example})
     run.write_card()
 
@@ -116,11 +115,3 @@ def write_example(
         Image.fromarray(pixels).save(file, "PNG")
     scores = predict_image(model, processor, pixels)["scores"]
     return {"drawn": label, "seed": seed, "blur": blur, "scores": scores}
-
-
-def _prediction_table(part: Scored, labels: tuple[str, ...], decision: dict[str, Any] | None) -> pd.DataFrame:
-    """`prediction` is the highest score, `decision` what the model answers at the threshold that ships."""
-    table = part.rows[["sha256", "split", "label"]].copy()
-    table["prediction"] = np.array(labels)[part.scores.argmax(axis=1)]
-    table["decision"] = np.array(labels)[decided(part.scores, labels, decision)]
-    return table.assign(**{f"p:{label}": part.scores[:, index] for index, label in enumerate(labels)})

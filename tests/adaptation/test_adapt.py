@@ -2,8 +2,11 @@
 
 import json
 import shutil
+from pathlib import Path
 
+import jsonschema
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from PIL import Image
@@ -18,6 +21,8 @@ from trainer.adaptation.fits import local_aim
 from trainer.adaptation.selection import fit
 from trainer.cli import main
 from trainer.data.phantom import write_phantoms
+
+SCHEMA = Path(__file__).parents[2] / "trainer/evaluation/metrics.schema.json"
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -61,7 +66,11 @@ def test_it_is_a_complete_run_whose_scores_and_decision_are_the_reported_ones(ad
 def test_its_metrics_are_computed_anew_and_the_old_ones_kept(adapted, marked_run):
     run, report = adapted
     old, new = (json.loads((path / "metrics.json").read_text()) for path in (marked_run, run.path))
+    jsonschema.validate(new, json.loads(SCHEMA.read_text()))
     assert new["before"]["decision"] == old["decision"]
+    config = json.loads((run.path / "config.json").read_text())["calibration"]
+    changed = report["method"] in ("calibration", "head")
+    assert (config["temperature"] == 1) == changed  # the scores before are not those without the old temperature
     aurocs = [metrics["splits"]["test"]["metrics"]["auroc"]["value"] for metrics in (old, new)]
     assert aurocs[0] == pytest.approx(aurocs[1])
     table = run.predictions()
@@ -125,6 +134,16 @@ def test_too_few_films_and_wrong_words_are_told(normal, ill, more, said, marked_
     assert main(words) == 2
     assert said in capsys.readouterr().err
     assert not list(tmp_path.glob("*new*"))
+
+
+def test_films_of_a_label_that_are_all_of_one_patient_are_told(marked_run, hospital, tmp_path, capsys):
+    files = [file for label in ("Normal", "Tuberculosis") for file in sorted((hospital / label).glob("*.png"))[:9]]
+    rows = pd.DataFrame({"file": map(str, files), "label": [file.parent.name for file in files]})
+    rows["patient_id"] = ["somebody" if label == "Normal" else f"p{row}" for row, label in enumerate(rows["label"])]
+    rows.to_csv(tmp_path / "films.csv", index=False)
+    words = ["adapt", str(marked_run), "--data", str(tmp_path / "films.csv"), "--output", str(tmp_path / "new")]
+    assert main(words) == 2
+    assert "all films of Normal are of one group (patient)" in capsys.readouterr().err
 
 
 def test_what_cannot_be_adapted_is_told(covid_run, marked_run, hospital, tmp_path, capsys):

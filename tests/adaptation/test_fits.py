@@ -23,7 +23,7 @@ from trainer.adaptation.fits import (
 )
 from trainer.adaptation.forecast import forecast
 from trainer.adaptation.report import auroc, films_needed, gains, metrics, population, subgroups
-from trainer.adaptation.selection import choose, interval, methods, out_of_fold
+from trainer.adaptation.selection import choose, methods, out_of_fold, recall
 
 TWO = ("Normal", "Tuberculosis")
 
@@ -220,7 +220,7 @@ def test_intervals_out_of_fold_hold_what_films_to_come_have():
         test = out_of_fold(films, "threshold", aim, as_it_is(), seed)
         threshold = fit_threshold(films.positive, scores_of(films), aim)
         real = (scores_of(others)[~others.positive] < threshold).mean()
-        found = interval(test.decided[~films.positive, 0], films.groups[~films.positive], test.wider, 1.0)
+        found = recall(films, test, 0)
         inside.append(found["low"] <= real <= found["high"])
     assert np.mean(inside) >= 0.88
 

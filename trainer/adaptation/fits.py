@@ -36,8 +36,7 @@ class Films:
     @property
     def positive(self) -> np.ndarray:
         """Of two labels, which films have the second, bool [N]."""
-        positive: np.ndarray = self.truth == 1
-        return positive
+        return self.truth == 1
 
     def take(self, rows: np.ndarray) -> "Films":
         """Some of them."""
@@ -58,8 +57,7 @@ class Change:
     def scores(self, films: Films) -> np.ndarray:
         """Scores [N, C] in 0..1."""
         logits = self.slope * films.logits + self.intercepts
-        scores: np.ndarray = softmax(logits if self.head is None else logits + films.features @ self.head.T, axis=1)
-        return scores
+        return softmax(logits if self.head is None else logits + films.features @ self.head.T, axis=1)
 
     def decide(self, scores: np.ndarray) -> np.ndarray:
         """Label indices [N] of scores [N, C]."""
@@ -70,15 +68,10 @@ class Change:
         """Of two labels and the same head: what a score of the second is now; also a threshold."""
         return float(expit(self.slope * logit(np.clip(score, TINY, 1 - TINY)) + self.intercepts[1]))
 
-    def with_threshold(self, threshold: float) -> "Change":
-        """The same scores, another threshold."""
-        return replace(self, threshold=threshold)
-
 
 def to_logits(scores: np.ndarray) -> np.ndarray:
     """Logarithms of scores [N, C] in 0..1."""
-    logits: np.ndarray = np.log(np.clip(scores, TINY, 1))
-    return logits
+    return np.log(np.clip(scores, TINY, 1))
 
 
 def local_aim(sensitivity: float | None, specificity: float | None) -> Aim:
@@ -114,8 +107,7 @@ def specificity_to_come(healthy: int, below: int) -> tuple[float, float]:
 
 def move_prevalence(scores: np.ndarray, share: float, prevalence: float) -> np.ndarray:
     """Scores of the second of two labels, [N], of a mixture with a share of it as those for a prevalence."""
-    moved: np.ndarray = expit(logit(np.clip(scores, TINY, 1 - TINY)) + logit(prevalence) - logit(share))
-    return moved
+    return expit(logit(np.clip(scores, TINY, 1 - TINY)) + logit(prevalence) - logit(share))
 
 
 def fit_calibration(films: Films, prevalence: float | None = None) -> Change:

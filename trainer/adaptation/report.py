@@ -8,7 +8,7 @@ import pandas as pd
 from trainer.adaptation.fits import Films
 from trainer.adaptation.selection import OutOfFold, interval, rate, recall, statistic_interval
 from trainer.evaluation.intervals import Metric, Z, wilson
-from trainer.evaluation.metrics import Statistic, weighted_pairs
+from trainer.evaluation.metrics import Statistic, weighted_auroc
 from trainer.evaluation.subgroups import Rates, compare_subgroups
 
 RATES = ("sensitivity", "specificity")
@@ -55,13 +55,7 @@ def gains(films: Films, before: OutOfFold, after: OutOfFold, labels: tuple[str, 
 
 def auroc(films: Films, index: int, scores: np.ndarray) -> Statistic:
     """The AUROC of a label against the others, by scores [N, C]."""
-
-    def area(weights: np.ndarray) -> np.ndarray:
-        right, every = weighted_pairs(films.truth == index, scores[:, index], weights)
-        areas: np.ndarray = np.divide(right, every, out=np.full(len(every), np.nan), where=every > 0)
-        return areas
-
-    return area
+    return lambda weights: weighted_auroc(films.truth == index, scores[:, index], weights)
 
 
 def _within(statistic: Statistic, films: Films, test: OutOfFold) -> Metric:
@@ -80,8 +74,7 @@ def _balanced(films: Films, test: OutOfFold) -> Statistic:
     def mean(weights: np.ndarray) -> np.ndarray:
         with np.errstate(divide="ignore", invalid="ignore"):
             rates = np.stack([weights @ (of_label * positive) / (weights @ of_label) for of_label, positive in parts])
-        means: np.ndarray = rates.mean(axis=0)
-        return means
+        return rates.mean(axis=0)
 
     return mean
 
@@ -96,19 +89,14 @@ def subgroups(films: Films, before: OutOfFold, after: OutOfFold, columns: pd.Dat
     names = {index: RATES[1 - index] if two else f"sensitivity of label {index}" for index in labels}
 
     def measure(inside: np.ndarray) -> dict[str, Any]:
-        part, rows = films.take(np.flatnonzero(inside)), np.flatnonzero(inside)
-        present = [index for index in labels if (part.truth == index).any()]
-        of = {
-            name: {names[index]: recall(part, test.take(rows), index) for index in present}
-            for name, test in tests.items()
-        }
-        return {**of["after"], "before": of["before"]}
+        present = [index for index in labels if (films.truth[inside] == index).any()]
+        old, new = ({names[index]: recall(films, test, index, inside) for index in present} for test in (before, after))
+        return {**new, "before": old}
 
     def rates(weights: np.ndarray) -> dict[str, np.ndarray]:
         parts = {index: weights * (films.truth == index) for index in labels}
         return {names[index]: part @ after.decided[:, index] / part.sum(axis=1) for index, part in parts.items()}
 
-    tests = {"before": before, "after": after}
     among: dict[str, tuple[np.ndarray, ...]] = {names[index]: (films.truth == index,) for index in labels}
     return compare_subgroups(columns, measure, Rates(rates, among, films.groups, after.wider))
 

@@ -6,7 +6,7 @@ share films: Nadeau and Bengio, Mach. Learn. 52 (2003) 239.
 """
 
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from sklearn.model_selection import StratifiedGroupKFold
@@ -40,10 +40,6 @@ class OutOfFold:
     squares: np.ndarray
     wider: float
 
-    def take(self, rows: np.ndarray) -> "OutOfFold":
-        """Some of the films."""
-        return OutOfFold(self.scores[rows], self.decided[rows], self.losses[rows], self.squares[rows], self.wider)
-
 
 def methods(labels: int) -> list[str]:
     """What can be changed of a model with so many labels, the least first."""
@@ -62,7 +58,7 @@ def fit(films: Films, method: str, aim: Aim, known: Change, prevalence: float | 
     if method == "head":  # it knows these films: its threshold is for those it does not know
         for learned, tested in _partition(films, seed=0):
             scores[tested] = fit_head(films.take(learned), prevalence).scores(films.take(tested))
-    return change.with_threshold(fit_threshold(films.positive, scores[:, 1], aim))
+    return replace(change, threshold=fit_threshold(films.positive, scores[:, 1], aim))
 
 
 def _partition(films: Films, seed: int) -> list[tuple[np.ndarray, np.ndarray]]:
@@ -122,7 +118,10 @@ def _choose_threshold(films: Films, aim: Aim, tests: dict[str, OutOfFold]) -> tu
             "threshold",
             f"the {main} of the threshold that there is lies more than one standard error below {goal:g}",
         )
-    if difference(films, tests, other)["low"] > 0:
+    index = int(other == "sensitivity")
+    among = films.truth == index
+    gained = tests["threshold"].decided[among, index] - tests["none"].decided[among, index]
+    if interval(gained, films.groups[among], WIDER)["low"] > 0:
         return "threshold", f"another threshold has a clearly higher {other}"
     return (
         "none",
@@ -135,31 +134,18 @@ def rate(films: Films, test: OutOfFold, name: str) -> Metric:
     return recall(films, test, int(name == "sensitivity"))
 
 
-def recall(films: Films, test: OutOfFold, index: int) -> Metric:
-    """How many films of a label were found, with its interval."""
-    among = films.truth == index
-    return interval(test.decided[among, index], films.groups[among], test.wider, 1.0)
+def recall(films: Films, test: OutOfFold, index: int, inside: np.ndarray | bool = True) -> Metric:
+    """The proportion of a label's films, of those `inside` bool [N], that were found: no narrower than Wilson's."""
+    among = (films.truth == index) & inside
+    metric = interval(test.decided[among, index], films.groups[among], test.wider)
+    least = wilson(metric["value"], len(np.unique(films.groups[among])))
+    low, high = min(metric["low"], least["low"]), max(metric["high"], least["high"])
+    return {**metric, "low": max(0.0, low), "high": min(1.0, high)}
 
 
-def difference(films: Films, tests: dict[str, OutOfFold], name: str) -> Metric:
-    """How much higher a rate is at the threshold that local films choose."""
-    index = int(name == "sensitivity")
-    among = films.truth == index
-    gained = tests["threshold"].decided[among, index] - tests["none"].decided[among, index]
-    return interval(gained, films.groups[among], WIDER)
-
-
-def interval(values: np.ndarray, groups: np.ndarray, wider: float, highest: float | None = None) -> Metric:
-    """The mean of values [N] with a bootstrap interval over groups, so many times wider.
-
-    `highest`: of proportions, whose interval is no narrower than Wilson's, and ends there and at 0.
-    """
-    metric = statistic_interval(weighted_mean(values), groups, wider)
-    if highest is not None:
-        least = wilson(metric["value"], len(np.unique(groups)))
-        low, high = min(metric["low"], least["low"]), max(metric["high"], least["high"])
-        metric |= {"low": max(0.0, low), "high": min(highest, high)}
-    return metric
+def interval(values: np.ndarray, groups: np.ndarray, wider: float) -> Metric:
+    """The mean of values [N] with a bootstrap interval over groups, so many times wider."""
+    return statistic_interval(weighted_mean(values), groups, wider)
 
 
 def statistic_interval(statistic: Statistic, groups: np.ndarray, wider: float) -> Metric:

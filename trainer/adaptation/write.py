@@ -20,23 +20,24 @@ from trainer.adaptation.fits import Change, Films, to_logits
 from trainer.adaptation.selection import WIDER, OutOfFold
 from trainer.errors import UsageError
 from trainer.evaluation import figures
-from trainer.evaluation.calibration import calibration_metrics
-from trainer.evaluation.intervals import widen
-from trainer.evaluation.operating_points import decided
-from trainer.evaluation.report import PREVALENCES, Scored, operating_point_metrics, split_report
+from trainer.evaluation.intervals import widen_intervals
+from trainer.evaluation.report import Scored, calibration_change, operating_point, prediction_table, split_report
 from trainer.export import native_copy
 from trainer.run import Run
 
 LEFT = ("checkpoints", "onnx", ".*")  # not copied: another model's
 KEPT = ("metrics.json", "predictions.csv", "manifest.csv")  # of the original
 NAME = "local"  # of the operating point
+ANEW = {"method": "cxr adapt", "temperature": 1.0, "split": "local films"}  # calibration of scores that are changed
 LEARNED = {"threshold": "validation", "calibration": "validation", "head": "train"}  # what local films are in it
 
 
 class Scores(NamedTuple):
-    """Films by split as the original scored them and as the adapted model does, with what metrics.json says of them."""
+    """By split the original's scores [N, C], and the films as the adapted model scores them, with what metrics.json
+    says of them.
+    """
 
-    before: dict[str, Scored]
+    before: dict[str, np.ndarray]
     after: dict[str, Scored]
     splits: dict[str, Any]
     points: list[dict[str, Any]]  # operating points
@@ -102,10 +103,9 @@ def _of_local_films(
     """The local films out of fold, with wider intervals: a new last layer has no scores for the old ones."""
     labels, after = tuple(report["labels"]), _as_part(local, test.scores)
     tested = split_report(after, labels, decision, decisions=test.decided.argmax(axis=1))
-    point = decision and widen(_local_point(decision, {"test": after}, labels, report), WIDER)
-    before = _as_part(local, np.exp(local.films.logits))
-    points = [point] if point else []
-    return Scores({"test": before}, {"test": after}, {"test": widen(tested, test.wider)}, points)
+    point = decision and widen_intervals(_local_point(decision, {"test": after}, labels, report), WIDER)
+    points, splits = [point] if point else [], {"test": widen_intervals(tested, test.wider)}
+    return Scores({"test": np.exp(local.films.logits)}, {"test": after}, splits, points)
 
 
 def _as_part(local: LocalFilms, scores: np.ndarray) -> Scored:
@@ -140,27 +140,28 @@ def _change_model(run: Run, change: Change, decision: dict[str, Any] | None) -> 
         model.classifier.bias.add_(torch.from_numpy(bias))
         if head is not None:
             model.classifier.weight.add_(torch.from_numpy(head))
+    kept = change.slope == 1 and not change.intercepts.any() and change.head is None
+    old = original_of(run).read_json("metrics.json")["calibration"]
+    model.config.calibration = {key: old[key] for key in ANEW} if kept else ANEW  # `cxr evaluate` undoes a temperature
     model.config.operating_point = decision
     run.write_model(model, processor)
     if run.has("native") and (native := native_copy(model, processor)):
         run.write_model(*native, folder="native")
 
 
-def _score_again(original: Run, labels: tuple[str, ...], change: Change) -> tuple[dict[str, Scored], dict[str, Scored]]:
-    """The splits of the original by its own scores, and by the changed ones."""
-    predictions, manifest = original.predictions(), original.manifest()
-    assert manifest is not None
+def _score_again(
+    original: Run, labels: tuple[str, ...], change: Change
+) -> tuple[dict[str, np.ndarray], dict[str, Scored]]:
+    """The scores of each split of the original, and the splits by the changed scores."""
+    predictions, manifest = original.predictions(), original.read_table("manifest.csv")
     of_film = manifest.drop_duplicates(["sha256", "split"])[["sha256", "split", "group", "collection"]]
     rows = predictions[["sha256", "split", "label"]].merge(of_film, how="left").fillna({"group": "", "collection": ""})
     truth = rows["label"].map({label: index for index, label in enumerate(labels)}).to_numpy(np.int64)
     old = predictions[[f"p:{label}" for label in labels]].to_numpy()
     new = change.scores(Films(to_logits(old), truth, rows["group"].to_numpy(), np.zeros((len(rows), 0))))
     splits = {split: (rows["split"] == split).to_numpy() for split in dict.fromkeys(rows["split"])}
-
-    def parts(scores: np.ndarray) -> dict[str, Scored]:
-        return {name: Scored(rows[inside], truth[inside], scores[inside], None) for name, inside in splits.items()}
-
-    return parts(old), parts(new)
+    after = {name: Scored(rows[inside], truth[inside], new[inside], None) for name, inside in splits.items()}
+    return {name: old[inside] for name, inside in splits.items()}, after
 
 
 def _write_tables(
@@ -172,19 +173,11 @@ def _write_tables(
     learned: str | None,
 ) -> None:
     """predictions.csv of the scores as they are now, and manifest.csv, where the run has learned from local films."""
-    tables = []
-    for name, part in parts.items():
-        answers = decided(part.scores, labels, decision)
-        table = part.rows[["sha256", "label"]].assign(split=name)[["sha256", "split", "label"]]
-        table["prediction"], table["decision"] = np.array(labels)[part.scores.argmax(axis=1)], np.array(labels)[answers]
-        tables.append(table.assign(**{f"p:{label}": part.scores[:, index] for index, label in enumerate(labels)}))
-    run.write_table("predictions.csv", pd.concat(tables))
-    known = original_of(run).manifest()
-    assert known is not None
+    run.write_table("predictions.csv", prediction_table(parts, labels, decision))
     if learned:
+        known = original_of(run).read_table("manifest.csv")
         run.write_manifest(local.assign(split=learned))
-        added = run.manifest()
-        assert added is not None
+        added = run.read_table("manifest.csv")
         run.write_table("manifest.csv", pd.concat([added, known[~known["sha256"].isin(added["sha256"])]]))
 
 
@@ -195,10 +188,7 @@ def _write_metrics(
     old = original_of(run).read_json("metrics.json")
     if report["method"] == "head":
         old.pop("audit", None)  # it is of another head
-    calibrated = {
-        name: {"n": len(part.truth), "before": _calibration(scores.before[name]), "after": _calibration(part)}
-        for name, part in scores.after.items()
-    }
+    calibrated = {name: calibration_change(scores.before[name], part) for name, part in scores.after.items()}
     summary = {name: {key: part[key] for key in ("n", "metrics")} for name, part in old["splits"].items()}
     metrics = {
         **old,
@@ -217,10 +207,6 @@ def _write_metrics(
     run.write_json("metrics.json", metrics)
 
 
-def _calibration(part: Scored) -> dict[str, Any]:
-    return calibration_metrics(part.truth, part.scores, part.groups)
-
-
 def _moved(point: dict[str, Any], change: Change) -> dict[str, Any]:
     """An operating point of the old scores, on the scale of the new ones: it decides the same."""
     threshold = point["threshold"]
@@ -230,7 +216,7 @@ def _moved(point: dict[str, Any], change: Change) -> dict[str, Any]:
 def _local_point(
     decision: dict[str, Any], parts: dict[str, Scored], labels: tuple[str, ...], report: dict[str, Any]
 ) -> dict[str, Any]:
-    on = {name: operating_point_metrics(decision, part, labels, PREVALENCES) for name, part in parts.items()}
-    chosen = {key: on["validation"][key] if "validation" in on else None for key in ("sensitivity", "specificity")}
+    """The threshold that local films chose, as an operating point."""
     counts = {"cases": report["labels"][labels[1]], "controls": report["labels"][labels[0]], "within": [], "also": []}
-    return {"split": "local films", **chosen, **decision, "aim": f"{report['aim']}, on local films", **counts, "on": on}
+    aim = f"{report['aim']}, on local films"
+    return operating_point({"split": "local films", **decision, "aim": aim, **counts}, parts, labels)

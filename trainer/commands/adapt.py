@@ -2,6 +2,7 @@
 
 import argparse
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -96,17 +97,21 @@ def _choose(
         if specificity is None or prevalence is not None or columns is not None:
             raise UsageError(f"{data}: healthy films alone set a threshold for --specificity, nothing else")
         return *_by_healthy(local.films, local_aim(None, specificity), local.known), None
-    _check_counts(data, local.counts["labels"])
+    _check_counts(data, local)
     return _by_labels(local, local_aim(sensitivity, specificity), prevalence, columns)
 
 
-def _check_counts(data: str, labels: dict[str, int]) -> None:
-    """Refuse too few films of a label; of more labels than two some may have none."""
+def _check_counts(data: str, local: "LocalFilms") -> None:
+    """Refuse too few films of a label, or all of one group; of more labels than two some may have none."""
+    labels, films = local.counts["labels"], local.films
     counted = {label: count for label, count in labels.items() if count or len(labels) == 2}
     if fewest := [f"{count} of {label}" for label, count in counted.items() if count < FEWEST]:
         raise UsageError(f"{data}: {', '.join(fewest)}; at least {FEWEST} films of each label are needed")
     if len(counted) < 2:
         raise UsageError(f"{data}: films of {next(iter(counted))} alone; those of another label are needed, too")
+    for index, label in enumerate(labels):
+        if len(set(films.groups[films.truth == index])) == 1:
+            raise UsageError(f"{data}: all films of {label} are of one group (patient); those of another are needed")
 
 
 def _by_healthy(films: "Films", aim: "Aim", known: "Change") -> "tuple[dict[str, Any], Change]":
@@ -117,7 +122,7 @@ def _by_healthy(films: "Films", aim: "Aim", known: "Change") -> "tuple[dict[str,
         have = f"{len(set(films.groups))} healthy films"
         raise UsageError(f"{have} and no others: {FEWEST_HEALTHY} are needed, or at least {FEWEST} of each label")
     scores = known.scores(films)[:, 1]
-    change = known.with_threshold(fit_threshold(films.positive, scores, aim))
+    change = replace(known, threshold=fit_threshold(films.positive, scores, aim))
     below = int((scores < change.threshold).sum())
     low, high = specificity_to_come(len(scores), below)
     came = {"value": below / len(scores), "low": low, "high": high, "method": "Wilks, of films to come"}

@@ -121,22 +121,22 @@ def cross_validated_auroc(positive: np.ndarray, scores: np.ndarray, folds: np.nd
     method = "cluster bootstrap within folds, Nadeau and Bengio"
     metric = percentile_interval(value, bootstrap(area, groups), method, smallest)
     if metric["method"] == method:
-        widen = np.sqrt(1 + len(members) / (len(members) - 1))
-        metric |= {end: float(np.clip(value + widen * (metric[end] - value), 0, 1)) for end in ("low", "high")}
+        times = np.sqrt(1 + len(members) / (len(members) - 1))
+        metric |= {end: float(np.clip(value + times * (metric[end] - value), 0, 1)) for end in ("low", "high")}
     return metric
 
 
-def widen(report: Any, times: float) -> Any:
+def widen_intervals(report: Any, times: float) -> Any:
     """A report in which each metric of 0..1 has an interval so many times as wide, as those of folds must have."""
     if isinstance(report, list):
-        return [widen(one, times) for one in report]
+        return [widen_intervals(one, times) for one in report]
     if not isinstance(report, dict):
         return report
     if report.keys() >= {"value", "low", "high"} and report["low"] is not None:
         value, method = report["value"], f"{report['method']}, cross-validated: {times:.2g} times as wide"
         ends = {end: float(np.clip(value + times * (report[end] - value), 0, 1)) for end in ("low", "high")}
         return {**report, **ends, "method": method}
-    return {key: widen(one, times) for key, one in report.items()}
+    return {key: widen_intervals(one, times) for key, one in report.items()}
 
 
 def wilson(value: float, trials: int, method: str = "Wilson") -> Metric:

@@ -39,9 +39,8 @@ def weighted_metrics(
     cells = np.eye(classes**2)[truth * classes + decisions]
     confusion = (weights @ cells).reshape(-1, classes, classes)
     metrics = confusion_rates(confusion)
-    pairs = [weighted_pairs(truth == label, scores[:, label], weights) for label in range(classes)]
-    with np.errstate(divide="ignore", invalid="ignore"):
-        metrics["auroc"] = np.stack([right / every for right, every in pairs], axis=1)
+    areas = [weighted_auroc(truth == label, scores[:, label], weights) for label in range(classes)]
+    metrics["auroc"] = np.stack(areas, axis=1)
     metrics["accuracy"] = weighted_mean(truth == scores.argmax(axis=1))(weights)
     metrics["balanced_accuracy"] = metrics["sensitivity"].mean(axis=1)
     metrics |= {f"macro_{name}": metrics[name].mean(axis=1) for name in ("f1", "auroc")}
@@ -70,6 +69,12 @@ def weighted_pairs(positive: np.ndarray, scores: np.ndarray, weights: np.ndarray
     controls = np.add.reduceat(weights * ~positive, starts, axis=1)
     below = np.cumsum(controls, axis=1) - controls
     return (cases * (below + controls / 2)).sum(axis=1), cases.sum(axis=1) * controls.sum(axis=1)
+
+
+def weighted_auroc(positive: np.ndarray, scores: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """The AUROC for each row of `weights` [R, N]."""
+    right, every = weighted_pairs(positive, scores, weights)
+    return np.divide(right, every, out=np.full(len(every), np.nan), where=every > 0)
 
 
 def weighted_mean(values: np.ndarray) -> Statistic:

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
-from sklearn.model_selection import StratifiedGroupKFold
+from sklearn.model_selection import StratifiedGroupKFold, cross_val_predict
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
@@ -40,15 +40,12 @@ def probe_auroc(features: np.ndarray, labels: np.ndarray, groups: np.ndarray) ->
 
 
 def _out_of_fold_scores(features: np.ndarray, truth: np.ndarray, groups: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The score [N] of each image by a model of the other folds, 0 where these hold one class; and its fold [N]."""
-    scores, folds = np.zeros(len(truth)), np.zeros(len(truth), int)
-    splitter = StratifiedGroupKFold(FOLDS, shuffle=True, random_state=0)
-    for fold, (train, test) in enumerate(splitter.split(truth, truth, groups)):
+    """The score [N] of each image by a model of the other folds, and its fold [N]."""
+    splits = list(StratifiedGroupKFold(FOLDS, shuffle=True, random_state=0).split(truth, truth, groups))
+    folds = np.zeros(len(truth), int)
+    for fold, (_, test) in enumerate(splits):
         folds[test] = fold
-        if 0 < truth[train].sum() < len(train):
-            regression = LogisticRegression(class_weight="balanced", solver="newton-cholesky")
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", ConvergenceWarning)
-                model = make_pipeline(StandardScaler(), regression).fit(features[train], truth[train])
-            scores[test] = model.decision_function(features[test])
-    return scores, folds
+    model = make_pipeline(StandardScaler(), LogisticRegression(class_weight="balanced", solver="newton-cholesky"))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        return cross_val_predict(model, features, truth, cv=splits, method="decision_function"), folds

@@ -66,9 +66,10 @@ def assess(
     splits = {name: split_report(part, model.labels, decision, trained) for name, part in parts.items()}
     report: dict[str, Any] = {"schema": 1, "decision": decision, "splits": splits}
     if calibration:
-        calibrated = {name: _calibration(part, calibration["temperature"]) for name, part in parts.items()}
+        before = {name: undo_temperature(part.scores, calibration["temperature"]) for name, part in parts.items()}
+        calibrated = {name: calibration_change(before[name], part) for name, part in parts.items()}
         report["calibration"] = {**calibration, "splits": calibrated}
-    report["operating_points"] = [_operating_point(point, parts, model.labels, prevalences) for point in points]
+    report["operating_points"] = [operating_point(point, parts, model.labels, prevalences) for point in points]
     flagged = {}
     for name, part in parts.items():
         if part.familiarity is not None:
@@ -137,14 +138,31 @@ def report_other_diseases(
     return report
 
 
-def _calibration(part: Scored, temperature: float) -> dict[str, Any]:
-    """Calibration metrics before and after temperature scaling; the scores have the temperature in them."""
-    before = calibration_metrics(part.truth, undo_temperature(part.scores, temperature), part.groups)
-    return {"n": len(part.truth), "before": before, "after": calibration_metrics(part.truth, part.scores, part.groups)}
+def calibration_change(before: np.ndarray, part: Scored) -> dict[str, Any]:
+    """Calibration metrics of a split by the scores [N, C] `before` a change, and by those that it has now."""
+    metrics = [calibration_metrics(part.truth, scores, part.groups) for scores in (before, part.scores)]
+    return {"n": len(part.truth), "before": metrics[0], "after": metrics[1]}
 
 
-def _operating_point(
-    point: dict[str, Any], parts: dict[str, Scored], labels: tuple[str, ...], prevalences: tuple[float, ...]
+def prediction_table(
+    parts: dict[str, Scored], labels: tuple[str, ...], decision: dict[str, Any] | None
+) -> pd.DataFrame:
+    """predictions.csv: `prediction` is the highest score, `decision` what the model answers at the point that ships."""
+    tables = []
+    for split, part in parts.items():
+        table = part.rows[["sha256", "label"]].copy()
+        table.insert(1, "split", split)
+        table["prediction"] = np.array(labels)[part.scores.argmax(axis=1)]
+        table["decision"] = np.array(labels)[decided(part.scores, labels, decision)]
+        tables.append(table.assign(**{f"p:{label}": part.scores[:, index] for index, label in enumerate(labels)}))
+    return pd.concat(tables)
+
+
+def operating_point(
+    point: dict[str, Any],
+    parts: dict[str, Scored],
+    labels: tuple[str, ...],
+    prevalences: tuple[float, ...] = PREVALENCES,
 ) -> dict[str, Any]:
     """An operating point with its metrics on validation and, under `on`, on each split; without where it has none."""
     known = parts if point["threshold"] is not None else {}

@@ -51,8 +51,7 @@ def report_subgroups(
     decisions = decided(scores, labels, decision)
 
     def measure(inside: np.ndarray) -> dict[str, Any]:
-        metrics: dict[str, Any] = intervals(truth[inside], decisions[inside], scores[inside], groups[inside])["metrics"]
-        return metrics
+        return intervals(truth[inside], decisions[inside], scores[inside], groups[inside])["metrics"]
 
     return compare_subgroups(columns, measure, _rates(truth, decisions, scores, groups))
 
@@ -132,8 +131,6 @@ def _least_variance(rate: float, trials: int) -> float:
 
 def holm(p: list[float]) -> list[float]:
     """P values corrected for their number."""
-    corrected, highest = [0.0] * len(p), 0.0
-    for rank, index in enumerate(np.argsort(p)):
-        highest = max(highest, min(1.0, (len(p) - rank) * p[index]))
-        corrected[index] = highest
-    return corrected
+    order, corrected = np.argsort(p), np.zeros(len(p))
+    corrected[order] = np.maximum.accumulate(np.asarray(p)[order] * np.arange(len(p), 0, -1)).clip(max=1)
+    return corrected.tolist()
