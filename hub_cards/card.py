@@ -57,7 +57,7 @@ def render_card(run: Path, repo_id: str = "THIS_REPOSITORY") -> str:
         labels=recipe["labels"],
         question=QUESTIONS.get(recipe["task"], f"Which of {labels} does this chest radiograph show?"),
         splits={name: splits[name] for name in ("external", "test", "validation") if name in splits},
-        weights=_sha256(run / "model.safetensors"),
+        weights=sha256((run / "model.safetensors").read_bytes()).hexdigest(),
         figures=sorted(path.name for path in (run / "figures").glob("*.png") if path.stem != "example"),
     )
 
@@ -103,10 +103,6 @@ def _check_facts(run: Path, facts: dict[str, Any]) -> None:
             raise ValueError(f"{run / name}.json does not say {rest}: a model card without it is worth nothing")
 
 
-def _sha256(file: Path) -> str | None:
-    return sha256(file.read_bytes()).hexdigest() if file.is_file() else None
-
-
 def _read_table(file: Path) -> pd.DataFrame:
     return pd.read_csv(file, dtype=str, keep_default_na=False)
 
@@ -147,7 +143,6 @@ def _front_matter(facts: dict[str, Any]) -> ModelCardData:
     recipe, metrics = facts["recipe"], facts["metrics"]
     base = recipe["backbone"] if recipe["pretrained"] and "/" in recipe["backbone"] else None
     dataset = facts["environment"].get("dataset")
-    optional: dict[str, Any] = {"base_model_relation": "finetune"} if base else {}
     return ModelCardData(
         language="en",
         license=recipe.get("licence"),
@@ -159,7 +154,7 @@ def _front_matter(facts: dict[str, Any]) -> ModelCardData:
         metrics=["accuracy", "roc_auc"],
         model_name=f"cxr-{recipe['name']}",
         eval_results=_eval_results(recipe["task"], metrics["splits"]["test"]["metrics"]),
-        **optional,
+        base_model_relation="finetune" if base else None,
     )
 
 

@@ -8,17 +8,17 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-HEADLINE = (("auroc", "sensitivity", "specificity", "accuracy"), ("macro_auroc", "balanced_accuracy", "accuracy"))
+TWO_LABELS = ("auroc", "sensitivity", "specificity", "accuracy")
+MORE_LABELS = ("macro_auroc", "balanced_accuracy", "accuracy")
 NAMES = {
     "accuracy": "accuracy (argmax)",
     "macro_auroc": "mean AUROC",
     "auroc": "AUROC",
     "f1": "F1",
     "macro_f1": "mean F1",
+    "hits": "highest point in the finding",
+    "inside": "proportion of the map in it",
 }
-NAMES |= {"hits": "highest point in the finding", "inside": "proportion of the map in it"}
-
-
 # What a terminal obeys and nobody sees: control characters, marks that turn the direction, halves of characters.
 UNPRINTABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 MARKUP = re.compile(r"[\\`*\[\]|~&$]|(?<!\w)_|_(?!\w)")
@@ -30,7 +30,7 @@ class Markdown(str):
 
 def headline(metrics: Iterable[str]) -> tuple[str, ...]:
     """The metrics that speak for a model: its AUROC, what it does at the threshold that ships, and its accuracy."""
-    return HEADLINE["auroc" not in metrics]
+    return TWO_LABELS if "auroc" in metrics else MORE_LABELS
 
 
 def figure_name(key: str) -> str:

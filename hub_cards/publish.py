@@ -73,7 +73,7 @@ def check_card(card: str, repo_type: str) -> None:
 
 
 def contract_files(run: Path) -> list[str]:
-    """The files of a run that are published besides its card, by their place in the repository."""
+    """Paths within the run of all files that are published, except its card: the same as in the repository."""
     return sorted(
         {path.relative_to(run).as_posix() for pattern in CONTRACT for path in run.glob(pattern) if path.is_file()}
     )

@@ -5,6 +5,7 @@ import os
 import re
 import signal
 import sys
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -39,29 +40,25 @@ def main() -> int:
     os.environ.update(SETTINGS)
     sys.stderr = Log(sys.stderr)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # so that what visitors sent is deleted
-    models = None
     try:
         sources = read_sources(Path(__file__).parent / "models.toml", os.environ)
         ensure_writable_cache(sources)
         from worker import Models
 
-        models = Models(sources)
-        gc.disable()  # nothing that is imported is garbage
-        from page import serve  # it takes as long as the models: both at the same time
+        with closing(Models(sources)) as models:
+            gc.disable()  # nothing that is imported is garbage
+            from page import serve  # it takes as long as the models: both at the same time
 
-        gc.enable()
-        predictors, failed = models.load()
-        if not predictors:
-            raise ModelError(
-                "no model can be loaded; name a complete run, or org/name@revision, in models.toml or CXR_<TASK>"
-            )
-        serve(predictors, failed)
+            gc.enable()
+            predictors, failed = models.load()
+            if not predictors:
+                raise ModelError(
+                    "no model can be loaded; name a complete run, or org/name@revision, in models.toml or CXR_<TASK>"
+                )
+            serve(predictors, failed)
     except ModelError as error:
         print(f"The Space does not start: {error}", file=sys.stderr)
         return 2
-    finally:
-        if models:
-            models.close()
     return 0
 
 

@@ -30,7 +30,7 @@ FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")  # what a spreadsheet would run
 
 @dataclass
 class Entry:
-    """An upload, or a member of an archive that was uploaded; or why there is none."""
+    """A file to classify: an upload at `path`, or a `member` of the archive there; with `error`, why it is not read."""
 
     name: str
     path: str
@@ -89,7 +89,9 @@ def _escape_formula(cell: Any) -> Any:
 
 def _predict(predictor: Served, entry: Entry) -> dict[str, Any]:
     try:
-        source = entry.path if not (entry.member or entry.error) else _read_member(entry)
+        if entry.error:
+            raise ValueError(entry.error)
+        source = _read_member(entry.path, entry.member) if entry.member else entry.path
     except ValueError as error:
         return {"file": entry.name, "error": str(error)}
     except DAMAGED:
@@ -148,15 +150,12 @@ def _is_litter(info: zipfile.ZipInfo) -> bool:
     return not parts or parts[-1].startswith(".") or not LITTER.isdisjoint(part.lower() for part in parts)
 
 
-def _read_member(entry: Entry) -> bytes:
-    info = entry.member
-    if info is None:
-        raise ValueError(entry.error)
+def _read_member(path: str, info: zipfile.ZipInfo) -> bytes:
     if info.flag_bits & 1:
         raise ValueError("this file is encrypted")
     if info.file_size > MOST_BYTES or info.file_size > MAX_EXPANSION_RATIO * max(info.compress_size, 1024):
         raise ValueError(f"this file is too large when unpacked ({info.file_size / 2**20:.0f} MB)")
-    with zipfile.ZipFile(entry.path) as archive, archive.open(info) as stream:
+    with zipfile.ZipFile(path) as archive, archive.open(info) as stream:
         content = stream.read(MOST_BYTES + 1)
     if len(content) > MOST_BYTES:
         raise ValueError("this file is larger than its archive says")

@@ -11,14 +11,21 @@ from huggingface_hub.errors import EntryNotFoundError
 
 
 def read_facts(source: ModelSource) -> dict[str, Any]:
-    """metrics.json, environment.json and recipe.json of a model, by their stem; what it does not carry is absent."""
-    files = {name: _file(source, f"{name}.json") for name in ("metrics", "environment", "recipe")}
-    return {name: json.loads(file.read_text(encoding="utf-8")) for name, file in files.items() if file}
+    """metrics.json, environment.json and recipe.json of a model, by their stem; what it does not carry is absent.
+
+    Raises:
+        ValueError: one of them is damaged.
+    """
+    files = {name: find_file(source, f"{name}.json") for name in ("metrics", "environment", "recipe")}
+    facts = {name: json.loads(file.read_text(encoding="utf-8")) for name, file in files.items() if file}
+    if damaged := [name for name, content in facts.items() if not isinstance(content, dict)]:
+        raise ValueError(f"its {damaged[0]}.json holds no JSON object")
+    return facts
 
 
 def read_figure(source: ModelSource, name: str) -> bytes | None:
     """An image of the model's figures folder, PNG; None where it has none of that name."""
-    file = _file(source, f"figures/{name}.png")
+    file = find_file(source, f"figures/{name}.png")
     return file.read_bytes() if file else None
 
 
@@ -91,7 +98,8 @@ def number_text(value: float) -> str:
     return f"{value:.{digits}f}".removeprefix("0")
 
 
-def _file(source: ModelSource, name: str) -> Path | None:
+def find_file(source: ModelSource, name: str) -> Path | None:
+    """A file of a model, from its folder or the Hub; None where there is none of that name."""
     if not source.revision:
         return file if (file := Path(source.model, name)).is_file() else None
     try:

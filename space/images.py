@@ -22,7 +22,7 @@ PALETTE = np.stack([*COLOURS, OPACITY], axis=1).astype(np.uint8).tobytes()  # RG
 def film_address(answer: Answer) -> str:
     """The film as the model's reader sees it."""
     assert answer.film is not None
-    return _png_address(Image.fromarray(answer.film))
+    return _image_address(Image.fromarray(answer.film))
 
 
 def window_addresses(answer: Answer) -> dict[str, str]:
@@ -34,9 +34,7 @@ def window_addresses(answer: Answer) -> dict[str, str]:
     for name, limits in WINDOWS.items():
         low, high = np.percentile(inside if inside.size else answer.deep, limits)
         grey = np.rint((255 / max(high - low, 1) * (answer.deep - low)).clip(0, 255)).astype(np.uint8)
-        buffer = io.BytesIO()
-        Image.fromarray(grey).save(buffer, format="JPEG", quality=90)
-        addresses[name] = data_address(buffer.getvalue(), "image/jpeg")
+        addresses[name] = _image_address(Image.fromarray(grey), "jpeg")
     return addresses
 
 
@@ -54,7 +52,7 @@ def heat_address(answer: Answer, within_lungs: bool = False) -> str:
         heat = heat * _resized(answer.lungs, width, height) / 255
     image = Image.fromarray((255 * heat).clip(0, 255).astype(np.uint8))
     image.putpalette(PALETTE, "RGBA")
-    return _png_address(image)
+    return _image_address(image)
 
 
 def proportion_within(answer: Answer) -> float | None:
@@ -77,7 +75,7 @@ def outline_address(answer: Answer) -> str:
     line = np.asarray(inside) - np.asarray(inside.filter(ImageFilter.MinFilter(5)))
     image = Image.fromarray(line).convert("P")
     image.putpalette(np.array([[0, 0, 0, 0], *[LINE] * 255], np.uint8).tobytes(), "RGBA")
-    return _png_address(image)
+    return _image_address(image)
 
 
 def data_address(content: bytes, kind: str = "image/png") -> str:
@@ -89,7 +87,7 @@ def _resized(values: np.ndarray, width: int, height: int) -> np.ndarray:
     return np.asarray(Image.fromarray(values).resize((width, height), Image.Resampling.BICUBIC))
 
 
-def _png_address(image: Image.Image) -> str:
+def _image_address(image: Image.Image, kind: str = "png") -> str:
     buffer = io.BytesIO()
-    image.save(buffer, format="PNG", compress_level=1)  # to wait costs more than a few bytes
-    return data_address(buffer.getvalue())
+    image.save(buffer, kind, compress_level=1, quality=90)  # of PNG, where waiting costs more than bytes; of JPEG
+    return data_address(buffer.getvalue(), f"image/{kind}")

@@ -10,7 +10,6 @@ from uploads import OFFERED, UPLOADS, name_uploads_apart
 # isort: split
 import gradio as gr
 import view
-from answer import Answer
 from batch import MOST_FILES, count_litter, predict_files, to_csv
 from config import TASKS
 from gradio import processing_utils
@@ -102,12 +101,10 @@ def _film_tab(predictors: list[Served], examples: list[bytes]) -> None:
         if not path:
             return [""] * (1 + len(predictors))
         with UPLOADS.use([path]):
-            return render([predictor(path, film=True) for predictor in predictors])
+            return ask(path)
 
-    def show_example(drawn: bytes) -> list[str]:
-        return render([predictor(drawn, "a drawn phantom", film=True) for predictor in predictors])
-
-    def render(each: list[Answer]) -> list[str]:
+    def ask(source: str | bytes, name: str = "") -> list[str]:
+        each = [predictor(source, name, film=True) for predictor in predictors]
         titles = [predictor.title if len(predictors) > 1 else "" for predictor in predictors]
         parts = zip(each, predictors, titles, strict=True)
         return [view.film_html(each[0]), *(view.answer_html(one, by.facts, title) for one, by, title in parts)]
@@ -115,7 +112,7 @@ def _film_tab(predictors: list[Served], examples: list[bytes]) -> None:
     outputs: list[Any] = [film, *answers]
     upload.change(show, upload, outputs, api_visibility="private", concurrency_limit=MAX_IN_FLIGHT)
     for button, drawn in zip(buttons, examples, strict=False):
-        draw = partial(show_example, drawn)
+        draw = partial(ask, drawn, "a drawn phantom")
         button.click(draw, None, outputs, api_visibility="private", concurrency_limit=MAX_IN_FLIGHT)
 
 

@@ -6,7 +6,6 @@ import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from config import ZERO_GPU, ModelError, ModelSource
@@ -16,9 +15,9 @@ if ZERO_GPU:
 import numpy as np
 import torch
 from answer import SHOWN, Answer
+from facts import find_file, read_facts
 from PIL import Image
 from transformers import AutoImageProcessor, AutoModelForImageClassification
-from transformers.utils import cached_file
 
 MAX_CONFIGURATION = 2**20  # bytes
 MAX_LABELS = 1000
@@ -81,7 +80,7 @@ class Predictor:
         options: dict[str, Any] = {"revision": source.revision, "trust_remote_code": True}
         try:
             _check_configuration(source)
-            trained = _trained_labels(source)
+            trained = read_facts(source).get("recipe", {}).get("labels")
             self.processor = AutoImageProcessor.from_pretrained(source.model, **options)
             model, info = AutoModelForImageClassification.from_pretrained(
                 source.model, output_loading_info=True, **options
@@ -95,7 +94,7 @@ class Predictor:
         except Exception as error:  # whatever a damaged or tampered file makes of it
             raise ModelError(f"{named} cannot be loaded: {str(error)[:300] or type(error).__name__}") from error
         self._read = self.processor.read
-        if hasattr(self.processor, "reader_process"):  # nor has it this one
+        if hasattr(self.processor, "reader_process"):  # absent from the code of older models
             decode = self.processor.reader_process()
             decode.previews = True
             decode.start()
@@ -138,7 +137,9 @@ class Predictor:
         image = Image.fromarray(radiograph.pixels)
         scale = min(1.0, SHOWN / max(image.size))
         size = max(1, round(scale * image.width)), max(1, round(scale * image.height))
-        deep = radiograph.preview() if film and hasattr(radiograph, "preview") else None  # nor have they this one
+        deep = (
+            radiograph.preview() if film and hasattr(radiograph, "preview") else None
+        )  # absent from the code of older models
         return Answer(prediction, size, heat, np.asarray(image.resize(size)) if film else None, lungs, deep)
 
     def _pass(self, grey: torch.Tensor) -> Classified:
@@ -160,22 +161,14 @@ def _check_configuration(source: ModelSource) -> None:
         return one
 
     for file in ("config.json", "preprocessor_config.json", "processor_config.json"):
-        path = cached_file(source.model, file, revision=source.revision, _raise_exceptions_for_missing_entries=False)
+        path = find_file(source, file)
         if path is None:
             continue
-        if Path(path).stat().st_size > MAX_CONFIGURATION:
+        if path.stat().st_size > MAX_CONFIGURATION:
             raise ValueError(f"its {file} is larger than any configuration")
-        json.loads(Path(path).read_text(encoding="utf-8"), object_hook=note)
+        json.loads(path.read_text(encoding="utf-8"), object_hook=note)
     if "--" in json.dumps(named):
         raise ValueError("its configuration names code of another repository")
-
-
-def _trained_labels(source: ModelSource) -> list[str] | None:
-    """The labels of a model's recipe, in order; None where it carries no recipe."""
-    path = cached_file(
-        source.model, "recipe.json", revision=source.revision, _raise_exceptions_for_missing_entries=False
-    )
-    return json.loads(Path(path).read_text(encoding="utf-8")).get("labels") if path else None
 
 
 LOADED: dict[str, Predictor] = {}
@@ -188,8 +181,7 @@ def _classify(task: str, grey: torch.Tensor) -> list[Classified]:
     with torch.inference_mode():
         output = predictor.model(values.contiguous(memory_format=torch.channels_last))
     decided = predictor.model.decide(output)
-    asked = [(one.get("decision") or one)["label"] for one in decided]  # older models give no decision
-    chosen = torch.tensor([predictor.labels.index(label) for label in asked], device=DEVICE)
+    chosen = torch.tensor([predictor.labels.index(one["decision"]["label"]) for one in decided], device=DEVICE)
     heat = predictor.model.heatmap(output, chosen).cpu().numpy()
     lungs = output.get("lungs")
     fields = [None] * len(decided) if lungs is None else (255 * lungs).byte().cpu().numpy()

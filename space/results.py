@@ -46,16 +46,17 @@ def facts_html(model: Served) -> str:
 
 def results_html(model: Served) -> str:
     """Which recipe it is, its facts, its audit in a sentence and its figures."""
-    recipe, metrics = model.facts.get("recipe", {}), model.facts.get("metrics", {})
+    recipe, metrics, splits = model.facts.get("recipe", {}), model.facts.get("metrics", {}), _splits(model)
+    labels = recipe.get("labels", [])
     figures = [(title, read_figure(model.source, name)) for name, title in FIGURES.items()]
     return render(
         "results.html",
         name=", ".join(recipe[key] for key in ("name", "backbone") if recipe.get(key)) or model.task,
         facts=facts_html(model),
         audit=metrics.get("audit", {}).get("verdict", {}).get("text"),
-        rows=_plot_rows(_splits(model)),
-        labels=recipe.get("labels", []),
-        confusions=[_confusion(name, part, recipe["labels"]) for name, part in _splits(model).items()],
+        rows=_plot_rows(splits),
+        labels=labels,
+        confusions=[_confusion(name, part, labels) for name, part in splits.items() if labels],
         ticks=[{"x": _place(value / 4), "text": number_text(value / 4)[:3]} for value in range(5)],
         figures=[{"title": title, "address": data_address(content)} for title, content in figures if content],
     )
@@ -99,9 +100,7 @@ def _plot_rows(splits: dict[str, Any]) -> list[dict[str, Any]]:
         for split, part in splits.items():
             metric = part["metrics"].get(name)
             if metric and metric["value"] is not None and metric["low"] is not None:
-                places = {
-                    key: _place(metric[value]) for key, value in (("x", "value"), ("low", "low"), ("high", "high"))
-                }
+                places = {key: _place(metric[key]) for key in ("value", "low", "high")}
                 text = f"{METRICS[name]}, {split}: {metric_text(metric)}"
                 marks.append({"split": split, "y": 16 + 14 * SPLITS.index(split), "text": text, **places})
         rows.append({"name": METRICS[name], "marks": marks})

@@ -67,7 +67,7 @@ def answer_html(answer: Answer, facts: dict[str, Any], title: str = "") -> str:
         "heat": None,
     }
     if known:
-        decision = prediction["decision"] or {"label": prediction["label"], "threshold": None}  # none: of older models
+        decision = prediction["decision"]
         values |= {
             "label": prediction["label"],
             "score": score_text(prediction["scores"][prediction["label"]]),

@@ -171,7 +171,7 @@ def load_predictors(sources: list[ModelSource]) -> Loaded:
         except ModelError as error:
             failed[source.task] = str(error)
             print(error, file=sys.stderr)
-    for predictor in list(LOADED.values())[:1]:
+    for predictor in list(LOADED.values())[: 0 if ZERO_GPU else 1]:  # a GPU is lent to requests only
         predictor.warm()
     return {task: predictor.labels for task, predictor in LOADED.items()}, failed
 

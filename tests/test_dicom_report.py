@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from trainer.cli import main
+from trainer.commands.dicom_report import RESEARCH, draw_heat_map
 from trainer.commands.predict import predict
 from trainer.run import Run
 
@@ -61,6 +62,15 @@ def test_a_report_says_what_the_command_says(film, run, tmp_path):
     assert image.StudyInstanceUID == UIDS["StudyInstanceUID"]
     assert image.pixel_array.shape[2] == 3
     assert Run(run).weights_hash() in image.ImageComments
+
+
+@pytest.mark.parametrize("width", [190, 300, 500, 1000])
+def test_the_disclaimer_fits_into_the_image_of_a_narrow_film(width):
+    black = np.zeros((400, width), np.uint8)
+    image = draw_heat_map(black, np.zeros((7, 7), np.float32), f"{RESEARCH}.")
+    written = np.flatnonzero((image > 200).any(axis=(0, 2)))
+    assert len(written) > 40
+    assert written.max() < width - 2
 
 
 def test_warnings_stand_in_the_report(film, run, tmp_path):

@@ -249,6 +249,26 @@ def test_a_classifier_of_own_classes_has_a_tab_of_its_own_name(parts, run, tmp_p
     assert Served(ModelSource("tb", str(tmp_path / "own")), ["Cat", "Dog"], None).title == "Cat, Dog"
 
 
+@pytest.mark.parametrize("content", ["{", "[]", "3"])
+def test_a_model_with_a_damaged_file_is_refused_alone(parts, run, tmp_path, monkeypatch, content):
+    from config import ModelError, ModelSource
+    from predictor import Predictor
+
+    copy = tmp_path / "run"
+    shutil.copytree(run, copy, ignore=shutil.ignore_patterns("checkpoints"))
+    (copy / "metrics.json").write_text(content)
+    with pytest.raises(ModelError, match=r"the tb model .* cannot be loaded"):
+        Predictor(ModelSource("tb", str(copy)))
+
+
+def test_results_of_a_model_without_a_recipe_are_shown(parts, run, tmp_path):
+    facts, results = parts
+    copy = tmp_path / "run"
+    shutil.copytree(run, copy, ignore=shutil.ignore_patterns("checkpoints"))
+    (copy / "recipe.json").unlink()
+    assert "AUROC" in results.results_html(served(facts, copy))
+
+
 def test_a_tab_tells_figures_licence_and_citation(parts, run, tmp_path):
     facts, results = parts
     copy = tmp_path / "run"

@@ -122,7 +122,7 @@ def test_what_was_shown_is_forgotten_with_the_next_question(uploads, film):
                 "file": name,
                 "label": "Normal",
                 "scores": {"Normal": 0.9, "Tuberculosis": 0.1},
-                "decision": None,
+                "decision": {"name": "argmax", "label": "Tuberculosis", "threshold": 0.5, "positive": False},
                 "warnings": [],
             }
             return Answer(prediction, (8, 8), np.ones((2, 2), np.float32), np.ones((8, 8), np.uint8))

@@ -24,8 +24,8 @@ TINY = 1e-12  # scores are no nearer to 0 and 1
 
 @dataclass(frozen=True)
 class Films:
-    """Local films as the model sees them: log scores [N, C], label indices [N], what must stay together [N], and what
-    its last layer is given, [N, F].
+    """Local films as the model sees them: log scores [N, C], label indices [N], groups (patients) [N], which stay on
+    one side of a fold, and what its last layer is given, [N, F].
     """
 
     logits: np.ndarray
@@ -122,7 +122,8 @@ def fit_calibration(films: Films, prevalence: float | None = None) -> Change:
 def fit_head(films: Films, prevalence: float | None = None) -> Change:
     """Slope and intercepts, and a change of the last layer, fitted together on standardised features.
 
-    A deviation within labels is measured on the films, half of it the median feature's, as they are few.
+    Features are divided by their standard deviation within a label. Few films measure that badly, so each variance is
+    averaged with the median feature's.
     """
     centre, variance = films.features.mean(axis=0), np.zeros(films.features.shape[1])
     for label in np.unique(films.truth):

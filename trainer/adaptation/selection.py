@@ -64,7 +64,7 @@ def fit(films: Films, method: str, aim: Aim, known: Change, prevalence: float | 
 def _partition(films: Films, seed: int) -> list[tuple[np.ndarray, np.ndarray]]:
     """FOLDS times the rows to learn from and those to test, groups together."""
     splitter = StratifiedGroupKFold(FOLDS, shuffle=True, random_state=seed)
-    with warnings.catch_warnings():  # of fewer groups of a label than folds: every fit has both labels all the same
+    with warnings.catch_warnings():  # of fewer groups of a label than folds: with two of them every fit learns both
         warnings.simplefilter("ignore", UserWarning)
         return list(splitter.split(films.logits, films.truth, films.groups))
 

@@ -70,7 +70,9 @@ def _changed(name: str, before: str, after: str) -> str:
 
 
 def _lines_of_scores(report: dict[str, Any]) -> list[str]:
-    """What films of several labels tell besides."""
+    """Lines on the scores: how many films of each label they expect, the mixture they assume, the forecast, and how
+    many films an interval takes.
+    """
     lines = []
     for label, count in report["labels"].items():
         expected = _changed("", *(f"{report[when]['expected'][label]:.1f}" for when in ("before", "after"))).strip()

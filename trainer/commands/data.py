@@ -1,7 +1,6 @@
 """`cxr data`: fetch, check, split and publish data, draw phantoms."""
 
 import argparse
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -79,7 +78,7 @@ def _search_copies(rows: "pd.DataFrame", notes: list[str], data: str) -> "tuple[
     return rows[readable].reset_index(drop=True), copies.index_pairs
 
 
-def push_data(data: str, repo_id: str, licence: str, private: bool = False, log: Callable[[str], None] = print) -> str:
+def push_data(data: str, repo_id: str, licence: str, private: bool = False) -> str:
     """Publish a folder or manifest as a Hub dataset, in one commit; gives its address.
 
     Images go as 8-bit grey PNG without headers or names, groups under salted names.
@@ -111,7 +110,7 @@ def push_data(data: str, repo_id: str, licence: str, private: bool = False, log:
     with tempfile.TemporaryDirectory(prefix="cxr-push-") as folder:
         splits, classes, errors = write_parquet(rows, Path(folder), secrets.token_bytes(16))
         if errors:
-            log(f"note: {len(errors)} files cannot be read and are left out (first: {errors[0]})")
+            print(f"note: {len(errors)} files cannot be read and are left out (first: {errors[0]})")
         with hub_errors(f"--repo-id {repo_id}"):
             facts |= {"splits": splits, "classes": classes}
             return publish_dataset(Path(folder), repo_id, licence, private, facts)

@@ -5,19 +5,20 @@ Both go into the film's study, with its patient as the film names them: they are
 
 from hashlib import sha256
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import highdicom as hd
 import numpy as np
+import pydicom
+from matplotlib import colormaps
 from PIL import Image, ImageDraw
+from pydicom import Dataset
+from pydicom.errors import InvalidDicomError
+from pydicom.sr.codedict import codes
 
 from trainer.commands.options import DISCLAIMER
-from trainer.errors import UsageError
 from trainer.files import atomic_write
-
-if TYPE_CHECKING:
-    from pydicom import Dataset
-
-    from trainer.run import Run
+from trainer.run import Run
 
 KEEP = ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID")  # without which none refers to a film
 EMPTY = (  # may be empty, must be there
@@ -26,6 +27,7 @@ EMPTY = (  # may be empty, must be there
 )
 MAKER, SCHEME = "cxr-hub", "99CXRHUB"  # who makes the files, and who defines their codes
 RESEARCH = DISCLAIMER.partition(":")[0]  # as it fits into a header
+REPORT_SERIES, HEAT_MAP_SERIES = 9001, 9002  # numbers of the two series in the film's study
 LARGEST = 1024  # pixels of the longer side of the secondary capture
 STRONGEST = 0.55  # opacity of the heat map at its highest
 
@@ -33,12 +35,7 @@ STRONGEST = 0.55  # opacity of the heat map at its highest
 class DicomReports:
     """Writes the answers of one model into a folder."""
 
-    def __init__(self, folder: str, run: "Run", model: Any) -> None:
-        """UsageError: the extra [dicom-out] is not installed."""
-        try:
-            import highdicom  # noqa: F401
-        except ImportError as error:
-            raise UsageError('--dicom-out needs highdicom: pip install "cxr-hub[dicom-out]"') from error
+    def __init__(self, folder: str, run: Run, model: Any) -> None:
         self._folder, self._labels = Path(folder), model.labels
         self._name, self._weights = f"{MAKER} {run.read_json('recipe.json')['name']}", run.weights_hash()
 
@@ -68,11 +65,8 @@ class DicomReports:
                 dataset.save_as(target)
         return [self._folder / f"{name}-{part}.dcm" for part in parts]
 
-    def _report(self, film: "Dataset", prediction: dict[str, Any]) -> "Dataset":
+    def _report(self, film: Dataset, prediction: dict[str, Any]) -> Dataset:
         """Scores, threshold, decision and warnings as a measurement report (DICOM PS3.16, TID 1500)."""
-        import highdicom as hd
-        from pydicom.sr.codedict import codes
-
         parameters = [f"decision: {prediction['decision']['name']}", DISCLAIMER]
         device = hd.sr.DeviceObserverIdentifyingAttributes(uid=hd.UID(), name=self._name, manufacturer_name=MAKER)
         observer = hd.sr.ObserverContext(codes.DCM.Device, device)
@@ -88,13 +82,10 @@ class DicomReports:
             procedure_reported=codes.SCT.ChestImaging,
             imaging_measurements=[group],
         )
-        return hd.sr.ComprehensiveSR([film], content, **_series(9001), manufacturer=MAKER)
+        return hd.sr.ComprehensiveSR([film], content, **_series(REPORT_SERIES), manufacturer=MAKER)
 
     def _measurements(self, prediction: dict[str, Any]) -> list[Any]:
         """The score of each label, the threshold and the familiarity, where there are any."""
-        import highdicom as hd
-        from pydicom.sr.codedict import codes
-
         decision = prediction["decision"]
         numbers = [
             (f"score-{index}", f"Score: {label}", prediction["scores"][label])
@@ -110,22 +101,25 @@ class DicomReports:
 
     def _evaluations(self, prediction: dict[str, Any]) -> list[Any]:
         """The answer, and a warning each."""
-        import highdicom as hd
-
         label = prediction["label"]
         said = [(_code("answer", "Answer of the model"), _code(f"label-{self._labels.index(label)}", label))]
         said += [(_code("warning", "Warning"), _code(warning[:16], warning)) for warning in prediction["warnings"]]
         return [hd.sr.QualitativeEvaluation(name, value) for name, value in said]
 
-    def _capture(self, film: "Dataset", prediction: dict[str, Any], pixels: np.ndarray, heat: np.ndarray) -> "Dataset":
+    def _capture(self, film: Dataset, prediction: dict[str, Any], pixels: np.ndarray, heat: np.ndarray) -> Dataset:
         """The film with the heat map over it; what it is stands in the image."""
-        import highdicom as hd
-
         what = f"what speaks for {prediction['decision']['label']}; answer: {prediction['label']}"
-        image = draw_heat_map(pixels, heat, f"{what}. {RESEARCH}.")
+        image = draw_heat_map(pixels, heat, f"{RESEARCH}.\n{what}.")
         orientation = tuple(film.get("PatientOrientation") or ("L", "F"))
         capture = hd.sc.SCImage.from_ref_dataset(
-            film, image, "RGB", 8, "PATIENT", **_series(9002), manufacturer=MAKER, patient_orientation=orientation
+            film,
+            image,
+            "RGB",
+            8,
+            "PATIENT",
+            **_series(HEAT_MAP_SERIES),
+            manufacturer=MAKER,
+            patient_orientation=orientation,
         )
         capture.BurnedInAnnotation = "YES"
         capture.ImageComments = f"Heat map of {self._name}, {self._weights}: {what}. {DISCLAIMER}"
@@ -133,9 +127,9 @@ class DicomReports:
 
 
 def draw_heat_map(pixels: np.ndarray, heat: np.ndarray, text: str) -> np.ndarray:
-    """The image uint8 [H, W] with the heat map in colour over it and a line of text: uint8 [h, w, 3], at most 1024."""
-    from matplotlib import colormaps
-
+    """The image uint8 [H, W] with the heat map in colour over it and two lines of text, as large as fits:
+    uint8 [h, w, 3], at most 1024.
+    """
     film = Image.fromarray(pixels)
     film.thumbnail((LARGEST, LARGEST))
     strength = np.asarray(Image.fromarray(heat.astype(np.float32)).resize(film.size, Image.Resampling.BICUBIC)).clip(
@@ -144,15 +138,13 @@ def draw_heat_map(pixels: np.ndarray, heat: np.ndarray, text: str) -> np.ndarray
     opacity = STRONGEST * strength[..., None]
     colour = 255 * colormaps["inferno"](strength)[..., :3]
     image = Image.fromarray(np.rint((1 - opacity) * np.asarray(film)[..., None] + opacity * colour).astype(np.uint8))
-    ImageDraw.Draw(image).text((8, 8), text, font_size=18, fill="white", stroke_fill="black", stroke_width=2)
+    size = max(8, min(18, image.width // 30))  # of the letters: the longer line is 27 times as wide, or less
+    ImageDraw.Draw(image).text((8, 8), text, font_size=size, fill="white", stroke_fill="black", stroke_width=2)
     return np.asarray(image)
 
 
-def _header(file: str) -> "Dataset":
+def _header(file: str) -> Dataset:
     """What a report needs of a film that was read already, without its pixels."""
-    import pydicom
-    from pydicom.errors import InvalidDicomError
-
     try:
         film = pydicom.dcmread(file, stop_before_pixels=True)
     except InvalidDicomError:
@@ -167,14 +159,10 @@ def _header(file: str) -> "Dataset":
 
 def _code(value: str, meaning: str) -> Any:
     """A code of our own; a value has at most 16 characters, a meaning 64."""
-    import highdicom as hd
-
     return hd.sr.CodedConcept(value, SCHEME, meaning[:64])
 
 
 def _series(number: int) -> dict[str, Any]:
-    import highdicom as hd
-
     return {
         "series_instance_uid": hd.UID(),
         "series_number": number,

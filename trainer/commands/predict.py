@@ -4,11 +4,13 @@ import argparse
 import json
 import os
 from collections.abc import Iterable, Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hub_cards.formatting import format_number
 from trainer.commands.options import JSON, RUN, Commands, add_command, log
+from trainer.errors import UsageError
 
 if TYPE_CHECKING:
     from trainer.run import Run
@@ -37,6 +39,8 @@ def predict(run: "Run", files: Iterable[str], dicom_out: str | None = None) -> I
 
     reports = None
     if dicom_out:
+        if find_spec("highdicom") is None:
+            raise UsageError('--dicom-out needs highdicom: pip install "cxr-hub[dicom-out]"')
         from trainer.commands.dicom_report import DicomReports
 
         reports = DicomReports(dicom_out, run, model)

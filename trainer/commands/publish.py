@@ -2,7 +2,6 @@
 
 import argparse
 import re
-from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from trainer.commands.options import DRY_RUN, LICENCE, PRIVATE, REPO_ID, RUN_FOLDER, Commands, add_command, log
@@ -47,7 +46,6 @@ def push(
     private: bool = False,
     revision: str | None = None,
     dry_run: bool = False,
-    log: Callable[[str], None] = print,
 ) -> None:
     """Publish a run as a model repository in one commit.
 
@@ -55,7 +53,7 @@ def push(
         licence: under which the model may be used; kept in the run, so that a later push needs none.
         private: refused where the repository is public.
         revision: a branch other than `main`.
-        dry_run: log what would be published, and send nothing.
+        dry_run: print what would be published, and send nothing.
 
     Raises:
         UsageError: the run is not finished, cannot be loaded or lacks what its card must say, or see `check_target`.
@@ -76,23 +74,17 @@ def push(
     except (FileNotFoundError, ValueError) as error:
         raise UsageError(f"no card can be written, so nothing is published: {error}") from error
     for name in ["README.md", *contract_files(run.path)]:
-        log(f"  {(run.path / name).stat().st_size:>12,}  {name}")
+        print(f"  {(run.path / name).stat().st_size:>12,}  {name}")
     if dry_run:
-        log(f"nothing was sent: this is what {repo_id} would hold")
+        print(f"nothing was sent: this is what {repo_id} would hold")
         return
     with hub_errors(f"--repo-id {repo_id}"):
         published = publish_run(run.path, repo_id, private, revision)
     unchanged = "" if published.changed else "   (held this already: no commit was made)"
-    log(f"{published.url}\n{published.commit}{unchanged}")
+    print(f"{published.url}\n{published.commit}{unchanged}")
 
 
-def push_space(
-    repo_id: str,
-    models: dict[str, str],
-    private: bool = False,
-    dry_run: bool = False,
-    log: Callable[[str], None] = print,
-) -> None:
+def push_space(repo_id: str, models: dict[str, str], private: bool = False, dry_run: bool = False) -> None:
     """Deploy the app as a Space that serves these models, `org/name[@revision]` by task.
 
     Raises:
@@ -116,17 +108,17 @@ def push_space(
     except FileNotFoundError as error:
         raise UsageError(str(error)) from error
     for name, content in files.items():
-        log(f"  {len(content):>12,}  {name}")
+        print(f"  {len(content):>12,}  {name}")
     for info in infos.values():
         if state := needs_token(info):
             cure = "give the Space a secret HF_TOKEN of an account that may (its Settings > Variables and secrets)"
-            log(f"note: {info.id} is {state}, and the Space cannot read it by itself: {cure}")
+            print(f"note: {info.id} is {state}, and the Space cannot read it by itself: {cure}")
     if dry_run:
-        log(files["models.toml"].decode() + f"nothing was sent: this is what {repo_id} would hold")
+        print(files["models.toml"].decode() + f"nothing was sent: this is what {repo_id} would hold")
         return
     with hub_errors(f"--repo-id {repo_id}"):
         published = publish_files(repo_id, "space", files, private, "The Space of cxr-hub")
-    log(f"{published.url}\n{published.commit}")
+    print(f"{published.url}\n{published.commit}")
 
 
 def add_parser(commands: Commands) -> None:
