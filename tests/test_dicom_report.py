@@ -68,8 +68,8 @@ def test_a_report_says_what_the_command_says(film, run, tmp_path):
 def test_the_disclaimer_fits_into_the_image_of_a_narrow_film(width):
     black = np.zeros((400, width), np.uint8)
     image = draw_heat_map(black, np.zeros((7, 7), np.float32), f"{RESEARCH}.")
-    written = np.flatnonzero((image > 200).any(axis=(0, 2)))
-    assert len(written) > 40
+    written = np.flatnonzero((image > 100).any(axis=(0, 2)))
+    assert written.max() - written.min() > 140
     assert written.max() < width - 2
 
 
