@@ -133,6 +133,19 @@ def test_good_png_and_jpeg_and_uncompressed_dicom_start_nothing(process):
     assert child_of(process)
 
 
+def test_a_user_with_many_pipes_is_served_all_the_same(process, monkeypatch):
+    """Beyond 64 MiB of pipes Linux gives a user no larger ones: with as many processes as a large machine has cores."""
+    fcntl = pytest.importorskip("fcntl")
+
+    def refuse(*_: object) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(fcntl, "fcntl", refuse)
+    name = next(name for name in sorted(VALID) if "tif" in name.lower())
+    assert read_radiograph(VALID[name](), process).pixels.size
+    assert child_of(process)
+
+
 def test_a_model_s_own_processor_starts_nothing(monkeypatch):
     monkeypatch.setattr(process_cxr, "_start", lambda: pytest.fail("a process was started"))
     for name in ("tiff", "jpeg2000", "dicom-jpeg2000"):

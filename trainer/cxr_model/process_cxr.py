@@ -26,6 +26,7 @@ WAIT = 20.0  # seconds, that it may take in all: others may have the processor
 MEMORY = 1_200_000_000  # bytes that the process may allocate
 HEADER = 1 << 16  # bytes of a DICOM file in which its transfer syntax stands
 UNCOMPRESSED = {f"1.2.840.10008.1.2{kind}" for kind in ("", ".1", ".2", ".1.99")}  # transfer syntaxes
+PIPE = 1 << 20  # bytes for pixels on their way: fewer waits
 SETTINGS = {  # one thread; what is freed is kept, up to 128 MiB, in large pages: each costs a fault at first
     "OMP_NUM_THREADS": "1",
     "OPENBLAS_NUM_THREADS": "1",
@@ -165,6 +166,10 @@ def _start() -> subprocess.Popen[bytes]:
         stderr=subprocess.DEVNULL,
         env={**os.environ, **SETTINGS},
     )
+    with suppress(ImportError, AttributeError, OSError):  # Linux alone has it, for so many of a user's pipes
+        import fcntl
+
+        fcntl.fcntl(process.stdout, fcntl.F_SETPIPE_SZ, PIPE)  # type: ignore[arg-type]
     try:
         _read(process.stdout)
     except EOFError:
