@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 class TrainOptions(NamedTuple):
     """How a training is run, besides its recipe and its data."""
 
-    backbone: str | None = None  # another backbone than the recipe's: a Hub id or a folder
+    backbone: str | None = None  # another than the recipe's: a Hub id, a folder, a run, a model that ships
     pretrained: bool = True  # False starts from random weights
     positive: str | None = None  # with two classes of one's own, the positive one
     strict: bool = False  # stop where a patient or a copy of an image stands on two sides of the split
@@ -103,7 +103,14 @@ def _load(
     accelerator: "Accelerator",
     seconds: dict[str, float],
 ) -> tuple[dict[str, Any], "Backbone", "CxrImageProcessor", "LabelledImages", "pd.DataFrame"]:
-    """recipe.json, backbone, processor, data, unreadable files; refuses to resume with another recipe or data."""
+    """Load what a training needs; `seconds` gets the time that decoding took.
+
+    Returns:
+        The content of recipe.json, the backbone, the processor, the data, and a table of files that cannot be read.
+
+    Raises:
+        UsageError: the run in the output folder was started with another recipe or other data.
+    """
     from dataclasses import asdict
 
     from trainer.data.labelled import load_for_training
