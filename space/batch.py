@@ -91,6 +91,8 @@ def _predict(predictor: Served, entry: Entry) -> dict[str, Any]:
     try:
         if entry.error:
             raise ValueError(entry.error)
+        if entry.member is None and _is_cut_archive(entry.path):
+            raise ValueError("this archive is incomplete: send it again")
         source = _read_member(entry.path, entry.member) if entry.member else entry.path
     except ValueError as error:
         return {"file": entry.name, "error": str(error)}
@@ -129,6 +131,12 @@ def _members(path: str, prefix: str) -> Iterator[Entry]:
         yield Entry(prefix + "/".join(parts), path, info)
     if not films:
         yield Entry(Path(path).name, path, error="this archive holds no file")
+
+
+def _is_cut_archive(path: str) -> bool:
+    """Whether a file begins as a ZIP archive does, whose end, which lists its members, is not there."""
+    with open(path, "rb") as stream:
+        return stream.read(4) == b"PK\x03\x04"
 
 
 def count_litter(paths: list[str]) -> int:

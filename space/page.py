@@ -160,14 +160,11 @@ def _add_endpoint(predictor: Served) -> None:
     Research demonstration, not a medical device.
 
     Args:
-        path: the radiograph, PNG, JPEG, TIFF (8 or 16 bit) or DICOM: a data address (data:image/png;base64,...), or a
-            file that was uploaded here (its path or address).
-        heat_map: also give where the image spoke for decision["label"]: a PNG data address, to be stretched over the
-            film.
+        path: a PNG, JPEG, TIFF or DICOM, as data address (data:image/png;base64,...) or as file uploaded here
+        heat_map: also give where the image speaks for decision["label"], a PNG data address in the film's shape
 
     Returns:
-        file, label, scores (0 to 1 for each label), decision (name, label, threshold, positive), familiarity (0 to 1;
-        below .5 the image is unlike the training radiographs: do not trust the answer), warnings; or file and error.
+        file, label, scores, decision, familiarity (below .5 do not trust the answer), warnings; or file and error
     """
     predict.__name__ = name = f"predict_{predictor.task.replace('-', '_')}"
     gr.api(predict, api_name=name, concurrency_limit=MAX_IN_FLIGHT)
@@ -186,13 +183,11 @@ def _add_batch_endpoint(by_title: dict[str, Served]) -> None:
     predict_batch.__doc__ = f"""Classify many frontal chest radiographs. Research demonstration, not a medical device.
 
     Args:
-        title: the question: {"; ".join(by_title)}.
-        paths: radiographs, or ZIP archives of them, as data addresses (data:image/png;base64,...), or as files that
-            were uploaded here (their path or address); no more than {MOST_FILES} films.
+        title: the question: {"; ".join(by_title)}
+        paths: at most {MOST_FILES} films or ZIP archives of them, as data addresses or as files uploaded here
 
     Returns:
-        For each file what /predict_... gives for it; one that cannot be read has an error and stops none of the others.
-        A film of an archive is named by its path within it; hidden files, and what macOS or Windows left, are not read.
+        for each film what predict_... gives for it; of an archive, films are named by their path within it
     """
     gr.api(predict_batch, api_name="predict_batch")
 

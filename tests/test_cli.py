@@ -19,7 +19,7 @@ from PIL import Image
 
 import trainer
 from tests.conftest import QUICK
-from trainer import load_run
+from trainer import evaluate, load_run, predict
 from trainer.cli import build_parser, main
 from trainer.cxr_model import CxrImageProcessor
 from trainer.data.labelled import load_for_training
@@ -193,7 +193,33 @@ def test_predict_answers_every_image_below_a_folder(run, film, tmp_path, capsys)
     assert main(["predict", str(run), str(tmp_path / "films"), str(tmp_path / "empty"), "--json"]) == 1
     first, second, third = map(json.loads, capsys.readouterr().out.splitlines())
     assert [first["file"], second["file"]] == [str(tmp_path / "films/a.png"), str(tmp_path / "films/deep/b.png")]
-    assert "empty: a folder" in third["error"]
+    assert "empty: no image in this folder" in third["error"]
+
+
+def test_a_result_takes_the_place_of_no_table_and_of_no_folder(run, tmp_path, capsys):
+    table = tmp_path / "films.csv"
+    table.write_text("file,label\n")
+    for output in (table, tmp_path):
+        with pytest.raises(SystemExit) as ended:
+            main(["evaluate", str(run), "--data", str(table), "--output", str(output)])
+        assert ended.value.code == 2
+    assert table.read_text() == "file,label\n"
+    assert "is no .json file" in capsys.readouterr().err
+
+
+def test_a_look_at_films_without_labels_takes_no_aim(run, phantoms, capsys):
+    words = ["adapt", str(run), "--data", str(phantoms), "--report-only", "--sensitivity", ".9", "--by", "sex"]
+    assert main(words) == 2
+    assert "it takes no --by, --sensitivity" in capsys.readouterr().err
+
+
+def test_python_takes_paths_and_one_file(run, film):
+    (one,) = predict(load_run(Path(run)), str(film))
+    (other,) = predict(load_run(str(run)), [Path(film)])
+    assert one == other
+    assert one["file"] == str(film)
+    with pytest.raises(UsageError, match="split 'tset': expected one of"):
+        evaluate(load_run(run), str(film.parents[1]), split="tset")
 
 
 def test_names_that_are_no_utf_8_are_printed_and_a_run_has_none(run, film, tmp_path, capsys, monkeypatch):

@@ -10,7 +10,7 @@ from contextlib import redirect_stdout
 from hub_cards.formatting import printable
 from trainer import __version__
 from trainer.commands import adapt, audit, compare, data, evaluate, export, predict, publish, recipes, train
-from trainer.commands.options import DISCLAIMER
+from trainer.commands.options import DISCLAIMER, check_words
 from trainer.commands.tables import Terminal
 from trainer.errors import UsageError, WorkError
 from trainer.hardware import keep_freed_memory
@@ -38,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     keep_freed_memory()
     try:
-        _check_words(words, options.name)
+        check_words(words, options.name)
         command: Callable[[argparse.Namespace], int] = options.main
         with redirect_stdout(Terminal(sys.stdout)):
             code = command(options)
@@ -55,17 +55,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(printable(f"cxr: {error}"), file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("cxr: stopped; a training goes on with the same command and --resume", file=sys.stderr)
+        resume = "; the same command with --resume goes on" if options.name == "train" else ""
+        print(f"cxr: stopped{resume}", file=sys.stderr)
         return 130
-
-
-def _check_words(words: list[str], command: str) -> None:
-    """Refuse words that are empty, and names that no run can hold; films of `predict` may have any name."""
-    for before, word in zip(["cxr", *words], words, strict=False):
-        if not word.strip():
-            raise UsageError(f"an empty word after {before}: is a variable of the shell not set?")
-        if command != "predict" and word.encode("utf-8", "replace").decode() != word:
-            raise UsageError(f"{os.fsencode(word)!r}: the name is not UTF-8; rename it")
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -194,7 +194,7 @@ def _smallest(weights: dict[str, Any]) -> dict[str, Any]:
     return {name: smaller(tensor) for name, tensor in weights.items()}
 
 
-def load_run(reference: str, hub: bool = True) -> Run:
+def load_run(reference: str | Path, hub: bool = True) -> Run:
     """A run by its folder, by the name of a model that ships (`tb`), or by its Hub id `org/name[@revision]`: the last
     two are read from a cache. Without `hub` nothing is looked for there.
 
@@ -202,6 +202,7 @@ def load_run(reference: str, hub: bool = True) -> Run:
         UsageError: there is no such folder, and no such repository that this account may read.
         WorkError: the Hub cannot be reached, or went away half-way; or the cache cannot be written.
     """
+    reference = str(reference)
     if Path(reference).is_dir():
         return Run(reference)
     if folder := unpack_shipped(reference):

@@ -227,8 +227,10 @@ def test_intervals_out_of_fold_hold_what_films_to_come_have():
 
 def test_a_population_adds_up():
     films = draw(np.random.default_rng(6), 100)
-    rows = population(films.positive, scores_of(films), 0.5, 0.02)
-    assert sum(row["chosen"] for row in rows) == 1
+    rates = {"threshold": 0.5, "sensitivity": 0.8, "specificity": 0.6}
+    rows = population(films.positive, scores_of(films), rates, 0.02)
+    (chosen,) = (row for row in rows if row["chosen"])
+    assert (chosen["found"], chosen["false_alarms"]) == (pytest.approx(16), pytest.approx(980 * 0.4))
     assert all(row["found"] + row["missed"] == pytest.approx(20) for row in rows)
     assert rows[-1]["sensitivity"] == 1
     assert films_needed(0.9, 0.5) == {"0.05": 277, "0.10": 70}

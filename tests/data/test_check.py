@@ -196,6 +196,26 @@ def test_each_collection_is_held_out_in_turn(clean, tmp_path, capsys):
     assert "here/A, there" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--output", "out.parquet"], "ends in .csv"),
+        (["--output", "out.csv", "--hold-out", "drawn"], "--hold-out is for"),
+        (["--output", "out.csv", "--split", "source", "--anew"], "--anew is for"),
+        (["--output", "out.csv", "--split", "leave-one-collection-out"], "two collections would have one file"),
+    ],
+)
+def test_what_split_cannot_do_is_told_before_anything_is_written(clean, tmp_path, monkeypatch, capsys, words, said):
+    def alike(rows, name):
+        rows[name] = ["a/b" if index % 2 else "a-b" for index in range(len(rows))]
+
+    source = manifest(clean, tmp_path / "m.csv", collection=alike)
+    monkeypatch.chdir(tmp_path)
+    assert main(["data", "split", str(source), *words]) == 2
+    assert said in capsys.readouterr().err
+    assert not list(tmp_path.glob("out*"))
+
+
 def test_an_auroc_below_1_is_not_written_as_1(clean, tmp_path, monkeypatch, capsys):
     row = {"label": "Tuberculosis", "n": 48, "auroc": 0.99985, "low": 0.9, "high": 0.99999, "shortcut": True}
     monkeypatch.setattr("trainer.evaluation.probe.probe_auroc", lambda *_: [row])

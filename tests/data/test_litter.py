@@ -9,13 +9,14 @@ import numpy as np
 import pandas as pd
 import pydicom
 import pytest
-from PIL import Image
+from PIL import Image, PngImagePlugin
 from pydicom.dataset import FileMetaDataset
 
 from trainer.commands.data_check import check_data, to_text
 from trainer.cxr_model import CxrImageProcessor, read_radiograph
 from trainer.cxr_model.reader_cxr import FORMATS
 from trainer.data.copies import Copies
+from trainer.data.folder import list_images
 from trainer.data.labelled import load_for_model, load_for_training
 from trainer.data.manifest import read_manifest
 from trainer.data.pixels import add_comparison, decode, doubts_note
@@ -308,3 +309,21 @@ def test_masks_are_no_films_whatever_their_folder_is_called(folder, data):
 def test_classes_of_people_who_wear_masks_are_classes(data):
     (data / "Normal").rename(data / "Unmasked")
     assert set(read_manifest(data).rows["label"]) == {"Unmasked", "Tuberculosis"}
+
+
+def test_a_png_without_suffix_whose_text_is_too_long_is_named_where_it_is_read(data, tmp_path):
+    text = PngImagePlugin.PngInfo()
+    text.add_text("comment", "x" * 3_000_000, zip=True)
+    Image.new("L", (64, 64)).save(data / "Normal" / "film", "PNG", pnginfo=text)
+    images, _ = list_images(data)
+    assert str(data / "Normal" / "film") in images
+    assert len(read_manifest(data).rows) == 13
+
+
+def test_what_a_folder_of_films_to_classify_holds_besides_is_said(data):
+    (data / "Normal" / "chest_mask.png").write_bytes(b"a mask")
+    (data / "gone.png").symlink_to(data / "nowhere.png")
+    images, (note,) = list_images(data)
+    assert len(images) == 12
+    assert "1 masks" in note
+    assert "1 links that lead nowhere" in note

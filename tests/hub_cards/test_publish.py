@@ -304,9 +304,13 @@ def test_a_command_that_is_kept_offline_says_so():
 
 
 def test_the_licence_is_kept_for_the_next_push(hub, finished):
-    assert main(["push", finished, *TO_TB, "--licence", "MIT", "--dry-run"]) == 0
-    assert json.loads((load_run(finished).path / "recipe.json").read_text())["licence"] == "mit"
+    path = load_run(finished).path
+    before = [(path / name).read_bytes() for name in ("recipe.json", "README.md")]
+    assert main(["push", finished, *TO_TB, "--licence", "apache-2.0", "--dry-run"]) == 0
+    assert [(path / name).read_bytes() for name in ("recipe.json", "README.md")] == before
     assert hub.commits == {}
+    assert main(["push", finished, *TO_TB, "--licence", "MIT"]) == 0
+    assert json.loads((path / "recipe.json").read_text())["licence"] == "mit"
 
 
 def test_a_backbone_that_is_gated_private_or_missing_is_told_with_the_cure(hub):

@@ -90,7 +90,9 @@ def test_the_documented_ways_to_ask_a_space(space, films, run, tmp_path):
     words = [sys.executable, "-c", python.replace("org/app", space)]
     done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert eval(done.stdout.strip().splitlines()[-1])["scores"] == pytest.approx(ours["scores"], abs=1e-4)
+    one, many = map(ast.literal_eval, done.stdout.strip().splitlines()[-2:])
+    for answer in (one, *many):
+        assert answer["scores"] == pytest.approx(ours["scores"], abs=1e-4)
     if shutil.which("curl"):
         environment = {**os.environ, "SPACE": space}
         done = subprocess.run(

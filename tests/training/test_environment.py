@@ -11,11 +11,13 @@ import torch
 from accelerate import Accelerator
 
 from trainer import hardware
-from trainer.commands.train import _begin_run
+from trainer.commands.train import TrainOptions, _begin_run, _open
 from trainer.data.labelled import LabelledImages
 from trainer.data.pixels import GreyImages
+from trainer.recipes import get_recipe
 from trainer.run import Run
 from trainer.tasks import TASKS
+from trainer.training import environment
 from trainer.training.environment import describe, outline
 
 
@@ -48,6 +50,16 @@ def test_a_finished_run_knows_what_took_how_long(run):
     assert list(seconds) == ["decode", "cache", "epochs", "evaluation"]
     assert min(seconds.values()) >= 0
     assert seconds["epochs"] == pytest.approx(pd.read_csv(run / "history.csv")["seconds"].sum(), abs=0.1)
+
+
+def test_a_resumed_training_keeps_the_precision_that_it_began_with(tmp_path, monkeypatch):
+    """`auto` measures, and may come to another answer on a busy machine."""
+    Run(tmp_path).write_json("recipe.json", {})
+    Run(tmp_path).write_json("environment.json", {"precision": "no"})
+    measured = {"auto": ("bf16", "measured")}
+    monkeypatch.setattr(environment, "choose_precision", lambda asked: measured.get(asked, (asked, "asked for")))
+    _, accelerator = _open(get_recipe("tb-finetuned"), str(tmp_path), TrainOptions(resume=True))
+    assert accelerator.mixed_precision == "no"
 
 
 def test_a_resumed_training_adds_its_seconds(tmp_path):

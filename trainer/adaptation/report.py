@@ -101,22 +101,32 @@ def subgroups(films: Films, before: OutOfFold, after: OutOfFold, columns: pd.Dat
     return compare_subgroups(columns, measure, Rates(rates, among, films.groups, after.wider))
 
 
-def population(positive: np.ndarray, scores: np.ndarray, chosen: float, prevalence: float) -> list[dict[str, Any]]:
+def population(
+    positive: np.ndarray, scores: np.ndarray, chosen: dict[str, float], prevalence: float
+) -> list[dict[str, Any]]:
     """Of 1,000 screened: found, missed and false alarms, and confirmatory tests for each case found.
 
-    By films that are `positive` bool [N] with `scores` [N], at thresholds that reach a sensitivity and the one chosen.
+    By films that are `positive` bool [N] with `scores` [N] out of fold, at thresholds that reach a sensitivity, and at
+    the one chosen: its `threshold`, and the `sensitivity` and `specificity` that it has out of fold.
     """
     ordered = np.sort(scores[positive])[::-1]
     steps = {float(ordered[int(np.ceil(goal * len(ordered) - 1e-9)) - 1]) for goal in SENSITIVITIES}
+    points = [{**chosen, "chosen": True}]
+    for threshold in steps:
+        if not np.isclose(threshold, chosen["threshold"], rtol=0.05):
+            rates = {
+                "sensitivity": (scores[positive] >= threshold).mean(),
+                "specificity": (scores[~positive] < threshold).mean(),
+            }
+            points.append(
+                {"threshold": threshold, **{name: float(rate) for name, rate in rates.items()}, "chosen": False}
+            )
     rows = []
-    for threshold in sorted({*steps, chosen}, reverse=True):
-        sensitivity = float((scores[positive] >= threshold).mean())
-        specificity = float((scores[~positive] < threshold).mean())
+    for point in sorted(points, key=lambda point: -point["threshold"]):
         ill = SCREENED * prevalence
-        found, alarms = ill * sensitivity, (SCREENED - ill) * (1 - specificity)
-        row: dict[str, Any] = {"threshold": threshold, "chosen": threshold == chosen}
-        row |= {"sensitivity": sensitivity, "specificity": specificity, "found": found, "missed": ill - found}
-        rows.append({**row, "false_alarms": alarms, "tests_per_case": (found + alarms) / found if found else None})
+        found, alarms = ill * point["sensitivity"], (SCREENED - ill) * (1 - point["specificity"])
+        row: dict[str, Any] = {**point, "found": found, "missed": ill - found, "false_alarms": alarms}
+        rows.append({**row, "tests_per_case": (found + alarms) / found if found else None})
     return rows
 
 

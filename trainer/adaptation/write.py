@@ -18,11 +18,13 @@ from safetensors.torch import save_file
 from trainer.adaptation.films import LocalFilms, load_original, original_of
 from trainer.adaptation.fits import Change, Films, to_logits
 from trainer.adaptation.selection import WIDER, OutOfFold
+from trainer.data.phantom import draw_phantom
 from trainer.errors import UsageError
 from trainer.evaluation import figures
 from trainer.evaluation.intervals import widen_intervals
 from trainer.evaluation.report import Scored, calibration_change, operating_point, prediction_table, split_report
 from trainer.export import native_copy
+from trainer.inference import predict_image
 from trainer.run import Run
 
 LEFT = ("checkpoints", "onnx", ".*")  # not copied: another model's
@@ -164,6 +166,14 @@ def _score_again(
     return {name: old[inside] for name, inside in splits.items()}, after
 
 
+def _example(run: Run) -> dict[str, Any]:
+    """The phantom of the card, and the adapted model's scores for it."""
+    example = original_of(run).read_json("metrics.json")["example"]
+    rng = np.random.default_rng(example["seed"])
+    pixels = draw_phantom(example["drawn"], rng, example.get("blur", 0)).pixels
+    return {**example, "scores": predict_image(*run.load_model(), pixels)["scores"]}
+
+
 def _write_tables(
     run: Run,
     labels: tuple[str, ...],
@@ -197,6 +207,7 @@ def _write_metrics(
         "operating_points": scores.points,
         "calibration": {**old["calibration"], "splits": calibrated},
         "adaptation": {**report, "weights": run.weights_hash()},
+        "example": _example(run),
         "before": {"decision": old["decision"], "splits": summary},
     }
     for stale in run.path.glob("figures/*-*.png"):

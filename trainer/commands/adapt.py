@@ -157,10 +157,11 @@ def _by_labels(
     if len(labels) == 2:
         report["films_needed"] = films_needed(after["sensitivity"]["value"], float(films.positive.mean()))
     if prevalence:
-        share, scores = float(films.positive.mean()), change.scores(films)[:, 1]
-        if method == "head":  # it knows these films
-            scores = move_prevalence(test.scores[:, 1], share, prevalence)
-        report["population"] = population(films.positive, scores, float(change.threshold or 0), prevalence)
+        scores = move_prevalence(test.scores[:, 1], float(films.positive.mean()), prevalence)
+        rates = {name: after[name]["value"] for name in ("sensitivity", "specificity")}
+        report["population"] = population(
+            films.positive, scores, {"threshold": change.threshold or 0.0, **rates}, prevalence
+        )
     if curve := forecast(films):
         report["forecast"] = curve
     if columns is not None:
@@ -207,6 +208,9 @@ def main(options: argparse.Namespace) -> int:
 
     run = load_run(options.model)
     if options.report_only:
+        unused = ("by", "sensitivity", "specificity", "prevalence")
+        if given := [f"--{name}" for name in unused if getattr(options, name)]:
+            raise UsageError(f"--report-only looks at films without labels: it takes no {', '.join(given)}")
         return _look(run, options)
     aims = options.sensitivity, options.specificity, options.prevalence
     adapted, report = adapt(run, options.data, options.output, *aims, options.by)

@@ -57,6 +57,8 @@ def to_text(report: dict[str, Any]) -> str:
         lines.append(f"  AUROC of {label} rises by {interval}, on the same films")
     if "expected" in after:
         lines += _lines_of_scores(report)
+    else:
+        lines.append("  after: on these films, which chose the threshold; the interval is of films to come")
     for row in report.get("population", []):
         chosen = " (chosen)" if row["chosen"] else ""
         counts = f"found {row['found']:.1f}, missed {row['missed']:.1f}, false alarms {row['false_alarms']:.0f}"

@@ -12,6 +12,8 @@ from trainer.tasks import TASKS
 if TYPE_CHECKING:
     import pandas as pd
 
+    from trainer.data.split import Members
+
 TASK = parent("--task", choices=TASKS, default="tb", help="default: tb")
 SEED = parent("--seed", type=int, default=0, metavar="S", help="another seed gives another result (default 0)")
 SPLIT_HELP = """grouped (default): patients and near copies together, 70/15/15; a split cell that is filled stays, so
@@ -36,9 +38,16 @@ def split_data(
         UsageError: no such data, or data that the strategy does not fit.
     """
     from trainer.data.manifest import read_manifest, write_manifest
-    from trainer.data.split import fill_groups, fill_splits, find_leaks, hold_out, label_conflicts, source_split
+    from trainer.data.split import fill_groups, fill_splits, find_leaks, label_conflicts, source_split
 
-    manifest, target = read_manifest(data), Path(output)
+    target = Path(output)
+    if target.suffix.lower() != ".csv" or target.is_dir():
+        raise UsageError(f"--output {output}: expected the name of a file that ends in .csv")
+    if collection and strategy != "leave-one-collection-out":
+        raise UsageError("--hold-out is for --split leave-one-collection-out")
+    if anew and strategy != "grouped":
+        raise UsageError("--anew is for --split grouped")
+    manifest = read_manifest(data)
     rows, notes = manifest.rows, manifest.notes
     if strategy == "source":
         notes += source_split(rows, task)
@@ -53,9 +62,24 @@ def split_data(
         notes += [*fill_splits(rows, members, seed), *find_leaks(rows, copies)[1], *label_conflicts(rows)]
         write_manifest(rows, target, data)
         return notes
-    for name in [collection] if collection else sorted(set(rows["collection"])):
+    return notes + _hold_out_each(rows, members, collection, target, data, seed)
+
+
+def _hold_out_each(
+    rows: "pd.DataFrame", members: "Members", collection: str | None, target: Path, data: str, seed: int
+) -> list[str]:
+    """Write a manifest for each collection that is held out, or for the one that is named; notes on each."""
+    from trainer.data.manifest import write_manifest
+    from trainer.data.split import hold_out
+
+    names, notes = [collection] if collection else sorted(set(rows["collection"])), []
+    files = [
+        target if collection else target.with_name(f"{target.stem}-{name.replace('/', '-')}.csv") for name in names
+    ]
+    if len(set(files)) < len(files):
+        raise UsageError(f"{data}: two collections would have one file; rename one of {', '.join(names)}")
+    for name, file in zip(names, files, strict=True):
         part, part_notes = hold_out(rows, members, name, seed)
-        file = target if collection else target.with_name(f"{target.stem}-{name.replace('/', '-')}{target.suffix}")
         write_manifest(part, file, data)
         notes += [f"{file.name}: {note}" for note in part_notes]
     return notes

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trainer.commands.options import DATA_ARGUMENT, JSON, Commands, add_command
+from trainer.errors import UsageError
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -40,6 +41,8 @@ def check_data(data: str, output: str | None = None) -> dict[str, Any]:
     from trainer.data.manifest import read_manifest
     from trainer.files import write_json, write_text
 
+    if output and Path(output).is_file():
+        raise UsageError(f"--output {output}: is a file; name a folder")
     manifest = read_manifest(data)
     rows = manifest.rows
     infos = check.inspect_files(rows["file"])

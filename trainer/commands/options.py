@@ -1,11 +1,13 @@
 """Options that several commands share, as argparse parents."""
 
 import argparse
+import os
 import sys
 from pathlib import Path
 from typing import Any
 
 from hub_cards.formatting import printable
+from trainer.errors import UsageError
 
 Commands = Any  # what `add_subparsers` returns: argparse names its type privately
 DISCLAIMER = "Research demonstration, not a medical device: never use it for a diagnosis."
@@ -33,6 +35,15 @@ def log(message: str) -> None:
     print(printable(message), file=sys.stderr)
 
 
+def check_words(words: list[str], command: str) -> None:
+    """Refuse words that are empty, and names that no run can hold; films of `predict` may have any name."""
+    for before, word in zip(["cxr", *words], words, strict=False):
+        if not word.strip():
+            raise UsageError(f"an empty word after {before}: is a variable of the shell not set?")
+        if command != "predict" and word.encode("utf-8", "replace").decode() != word:
+            raise UsageError(f"{os.fsencode(word)!r}: the name is not UTF-8; rename it")
+
+
 def parent(*names: str, **settings: Any) -> argparse.ArgumentParser:
     """A parser of one argument, to be given to others as a parent."""
     parser = argparse.ArgumentParser(add_help=False)
@@ -43,6 +54,16 @@ def parent(*names: str, **settings: Any) -> argparse.ArgumentParser:
 def split(*choices: str) -> argparse.ArgumentParser:
     """--split with these choices."""
     return parent("--split", choices=choices, default="test", help="default: test; data without splits is used whole")
+
+
+def _result_file(text: str) -> Path:
+    """A file for a result, which takes the place of none but another result."""
+    file = Path(text)
+    if file.is_dir():
+        raise argparse.ArgumentTypeError(f"{text} is a folder: name a file, as {text}/result.json")
+    if file.exists() and file.suffix != ".json":
+        raise argparse.ArgumentTypeError(f"{text} is there and is no .json file: name another")
+    return file
 
 
 DATA_HELP = """DIR/<class>/*.png, DIR/{train,validation,test}/<class>/*.png, a CSV with
@@ -58,7 +79,7 @@ RUN_FOLDER = parent("model", metavar="RUN", help=RUN_FOLDER_HELP)
 DATA = parent("--data", required=True, help=DATA_HELP)
 DATA_ARGUMENT = parent("data", metavar="DATA", help="a folder or a manifest, as for cxr train")
 JSON = parent("--json", action="store_true", help="print JSON instead of text")
-OUTPUT_FILE = parent("--output", metavar="FILE", type=Path, help=OUTPUT_HELP)
+OUTPUT_FILE = parent("--output", metavar="FILE", type=_result_file, help=OUTPUT_HELP)
 LICENCE = parent("--licence", "--license", default="", help=LICENCE_HELP)
 PRIVATE = parent("--private", action="store_true", help=PRIVATE_HELP)
 OTHERS = parent("--other-diseases", metavar="DATA", help="say what the run calls films of diseases it does not answer")

@@ -13,10 +13,13 @@ from trainer.commands.options import JSON, RUN, Commands, add_command, log
 from trainer.errors import UsageError
 
 if TYPE_CHECKING:
+    from trainer.commands.dicom_report import DicomReports
     from trainer.run import Run
 
 
-def predict(run: "Run", files: Iterable[str], dicom_out: str | None = None) -> Iterator[dict[str, Any]]:
+def predict(
+    run: "Run", files: Iterable[str | os.PathLike[str]], dicom_out: str | None = None
+) -> Iterator[dict[str, Any]]:
     """Classify files one by one. Research demonstration, not a medical device.
 
     Args:
@@ -45,8 +48,10 @@ def predict(run: "Run", files: Iterable[str], dicom_out: str | None = None) -> I
 
         reports = DicomReports(dicom_out, run, model)
     model = for_inference(model, processor)
-    for file in _in_folders(files):
+    for file in _in_folders([files] if isinstance(files, str | os.PathLike) else files):
         try:
+            if os.path.isdir(file):
+                raise RadiographError(f"{file}: no image in this folder")
             radiograph = processor.read(file, DECODE)
         except (RadiographError, ImportError) as error:
             yield {"file": file, "error": str(error)}
@@ -55,19 +60,26 @@ def predict(run: "Run", files: Iterable[str], dicom_out: str | None = None) -> I
         prediction = {"file": file, **answer, "warnings": [*radiograph.warnings, *answer["warnings"]]}
         if reports:
             heat = heat_map_of(model, processor, radiograph.pixels, prediction["decision"]["label"])
-            try:
-                reports.write(file, prediction, radiograph.pixels, heat)
-            except ValueError as error:
-                log(f"{file}: no report was written: {error}")
+            _write_report(reports, prediction, radiograph.pixels, heat)
         yield prediction
 
 
-def _in_folders(files: Iterable[str]) -> Iterator[str]:
+def _write_report(reports: "DicomReports", prediction: dict[str, Any], pixels: Any, heat: Any) -> None:
+    try:
+        reports.write(prediction["file"], prediction, pixels, heat)
+    except ValueError as error:
+        log(f"{prediction['file']}: no report was written: {error}")
+
+
+def _in_folders(files: Iterable[str | os.PathLike[str]]) -> Iterator[str]:
     """The files, of a folder every image below it."""
     from trainer.data.folder import list_images
 
-    for file in files:
-        yield from (list_images(Path(file)) or [file]) if os.path.isdir(file) else [file]
+    for file in [os.fspath(file) for file in files]:
+        images, notes = list_images(Path(file)) if os.path.isdir(file) else ([file], [])
+        for note in notes:
+            log(f"note: {file}: {note}")
+        yield from images or [file]
 
 
 def add_parser(commands: Commands) -> None:
@@ -99,7 +111,11 @@ def to_text(prediction: dict[str, Any]) -> str:
         return _one_line(f"error: {prediction['error']}")
     scores = "  ".join(f"{label} {format_number(score)}" for label, score in prediction["scores"].items())
     warnings = f"  [{', '.join(prediction['warnings'])}]" if prediction["warnings"] else ""
-    return _one_line(f"{prediction['file']}: {prediction['label']}  ({scores}){warnings}")
+    decision = prediction["decision"]
+    point = (
+        "" if decision["threshold"] is None else f", {decision['label']} from {format_number(decision['threshold'])}"
+    )
+    return _one_line(f"{prediction['file']}: {prediction['label']}  ({scores}{point}){warnings}")
 
 
 def _one_line(text: str) -> str:

@@ -2,6 +2,8 @@
 
 import argparse
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING
 
 from trainer.commands.options import DRY_RUN, LICENCE, PRIVATE, REPO_ID, RUN_FOLDER, Commands, add_command, log
@@ -62,19 +64,21 @@ def push(
     from hub_cards.publish import contract_files, publish_run
 
     if not run.finished:
-        raise UsageError(f"{run.path}: not a finished run's folder; finish it with cxr train … --resume")
+        cures = "cxr train … --resume finishes one, hf download ID --local-dir RUN fetches one"
+        raise UsageError(f"{run.path}: not a finished run's folder; {cures}")
     if revision and not re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)*", revision):
         raise UsageError(f"--revision {revision}: not the name of a branch; letters, digits, . _ - and / make one")
     recipe = run.read_json("recipe.json")
     licence = check_target(repo_id, licence.strip() or recipe.get("licence") or "", private, send=not dry_run)
     run.load_model()  # what cannot be loaded is not published
-    run.write_json("recipe.json", {**recipe, "licence": licence})
-    try:
-        run.write_card()
-    except (FileNotFoundError, ValueError) as error:
-        raise UsageError(f"no card can be written, so nothing is published: {error}") from error
-    for name in ["README.md", *contract_files(run.path)]:
-        print(f"  {(run.path / name).stat().st_size:>12,}  {name}")
+    with _left_as_it_is(run) if dry_run else nullcontext():
+        run.write_json("recipe.json", {**recipe, "licence": licence})
+        try:
+            run.write_card()
+        except (FileNotFoundError, ValueError) as error:
+            raise UsageError(f"no card can be written, so nothing is published: {error}") from error
+        for name in ["README.md", *contract_files(run.path)]:
+            print(f"  {(run.path / name).stat().st_size:>12,}  {name}")
     if dry_run:
         print(f"nothing was sent: this is what {repo_id} would hold")
         return
@@ -82,6 +86,20 @@ def push(
         published = publish_run(run.path, repo_id, private, revision)
     unchanged = "" if published.changed else "   (held this already: no commit was made)"
     print(f"{published.url}\n{published.commit}{unchanged}")
+
+
+@contextmanager
+def _left_as_it_is(run: "Run") -> Iterator[None]:
+    """Put back the files of a run that the block may change."""
+    from trainer.files import write_bytes
+
+    files = [run.path / name for name in ("recipe.json", "README.md") if run.has(name)]
+    kept = {file: file.read_bytes() for file in files}
+    try:
+        yield
+    finally:
+        for file, content in kept.items():
+            write_bytes(file, content)
 
 
 def push_space(repo_id: str, models: dict[str, str], private: bool = False, dry_run: bool = False) -> None:

@@ -90,7 +90,9 @@ def _open(recipe: "Recipe", output: str, options: TrainOptions) -> "tuple[Run, A
 
     run = Run(output)
     _check_output(run, options.resume)
-    accelerator = make_accelerator(recipe.mixed_precision, run.checkpoints, options.report_to, options.compile)
+    begun = run.read_json("environment.json") if run.has("environment.json") else {}
+    wanted = recipe.mixed_precision if recipe.mixed_precision != "auto" else begun.get("precision", "auto")
+    accelerator = make_accelerator(wanted, run.checkpoints, options.report_to, options.compile)
     accelerator.wait_for_everyone()  # nobody writes before everybody has looked at the output folder
     return run, accelerator
 

@@ -70,9 +70,11 @@ def read_folder(root: Path) -> Manifest:
     return manifest
 
 
-def list_images(root: Path) -> list[str]:
-    """All images below a folder, whatever its folders mean."""
-    return sorted(str(file) for file in _files_below(root, Manifest(pd.DataFrame()), set()) if _is_image(file))
+def list_images(root: Path) -> tuple[list[str], list[str]]:
+    """All images below a folder, whatever its folders mean, and a note of what was left out."""
+    manifest = Manifest(pd.DataFrame())
+    images = sorted(str(file) for file in _files_below(root, manifest, set()) if _is_image(file))
+    return images, manifest.left_out_note
 
 
 def _is_sheet(file: Path) -> bool:
@@ -157,6 +159,6 @@ def _is_image(file: Path) -> bool:
                 return True
     except UnidentifiedImageError:
         return False
-    except (OSError, Image.DecompressionBombError):
+    except (OSError, ValueError, Image.DecompressionBombError):
         return True  # to be named where it is read
     return False

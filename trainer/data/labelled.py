@@ -12,6 +12,7 @@ from trainer.cxr_model import CxrImageProcessor
 from trainer.data.copies import copies_among
 from trainer.data.manifest import read_manifest
 from trainer.data.pixels import GreyImages, decode, doubts_note
+from trainer.data.schema import SPLITS
 from trainer.data.split import fill_groups, fill_splits, find_leaks, label_conflicts
 from trainer.errors import UsageError, WorkError
 from trainer.tasks import Task, choose_labels, is_negative, normalise_label
@@ -139,23 +140,30 @@ def load_for_model(
     """
     manifest = read_manifest(data)
     _log(manifest.notes, log)
-    rows = manifest.rows
-    if split is None or (rows["split"] == "").all():
-        split = split or "external"
-        rows["split"] = split
-    rows = rows[rows["split"] == split].reset_index(drop=True)
-    if rows.empty:
-        raise UsageError(f"{data}: has no {split} split")
+    rows, split = _of_split(manifest.rows, split, data)
     if learned is None:
         _log(["the run has no manifest.csv: whether the model learned from these films cannot be told"], log)
         left_out = None
     else:
         rows, left_out = _leave_out_learned(rows, learned, data, split, log)
-    task = _known_labels(rows, labels)
+    task = _known_labels(rows, labels, data)
     fill_groups(rows)
     rows, images, skipped = _decode(choose(rows), processor, data, log)
     counts = {"skipped": len(skipped), "left_out": left_out}
     return LabelledImages(task, rows, images), counts
+
+
+def _of_split(rows: pd.DataFrame, split: str | None, data: str) -> tuple[pd.DataFrame, str]:
+    """The rows of a split, and its name; all of them where the data has no splits or None is asked for."""
+    if split not in (None, *SPLITS):
+        raise UsageError(f"split {split!r}: expected one of {', '.join(SPLITS)}")
+    if split is None or (rows["split"] == "").all():
+        split = split or "external"
+        rows["split"] = split
+    if split not in set(rows["split"]):
+        there = sorted(set(rows["split"]) - {""})
+        raise UsageError(f"{data}: has no {split} split, only {', '.join(there)}: give --split {there[0]}")
+    return rows[rows["split"] == split].reset_index(drop=True), split
 
 
 def load_other_diseases(
@@ -181,7 +189,7 @@ def load_other_diseases(
         np.array(labels_are_other) & manifest.rows["split"].isin(("", "test", "external"))
     ].reset_index(drop=True)
     if rows.empty:
-        raise UsageError(f"{data}: no film of another disease in test or external, only {', '.join(labels)}")
+        raise UsageError(f"{data}: no film of another disease than {', '.join(labels)} that is in no train split")
     if learned is not None:
         rows, _ = _leave_out_learned(rows, learned, data, OTHER_DISEASES, log)
     fill_groups(rows)
@@ -227,12 +235,12 @@ def _match_labels(rows: pd.DataFrame, task: Task, positive: str | None, data: st
     return chosen, notes
 
 
-def _known_labels(rows: pd.DataFrame, labels: tuple[str, ...]) -> Task:
+def _known_labels(rows: pd.DataFrame, labels: tuple[str, ...], data: str) -> Task:
     """Match data to a trained model's labels; some of them may be absent from it."""
     known = {normalise_label(label): label for label in labels}
     unknown = sorted({name for name in rows["label"] if normalise_label(name) not in known})
     if unknown:
         cure = "name them as the model does, or leave them out"
-        raise UsageError(f"the model answers {', '.join(labels)}; the data has {', '.join(unknown)}: {cure}")
+        raise UsageError(f"{data}: the model answers {', '.join(labels)}; the data has {', '.join(unknown)}: {cure}")
     rows["label"] = [known[normalise_label(name)] for name in rows["label"]]
     return Task("run", labels)

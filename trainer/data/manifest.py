@@ -88,9 +88,10 @@ def list_unlabelled(data: str) -> list[str]:
     Raises:
         UsageError: there is no such folder or CSV, or no image in it.
     """
-    path, files = Path(data).expanduser(), []
+    path = Path(data).expanduser()
+    files: list[str] = []
     if path.is_dir():
-        files = list_images(path)
+        files, _ = list_images(path)
     elif _is_table(path):
         table, names = read_table(path)
         files = [locate(path.parent, file) for file in table["file"]] if "file" in names else []
@@ -129,7 +130,10 @@ def _read_table(path: Path) -> Manifest:
     table, names = read_table(path)
     if missing := [column for column in ("file", "label") if column not in names]:
         expected = "a manifest has file,label and optionally split,group (or patient_id),collection,sha256"
-        raise UsageError(f"{path}: no column {', '.join(missing)}; {expected}")
+        look = "; films without labels: cxr adapt RUN --report-only" if missing == ["label"] else ""
+        raise UsageError(f"{path}: no column {', '.join(missing)}; {expected}{look}")
+    if table.empty:
+        raise UsageError(f"{path}: has no rows")
     manifest = Manifest(table.reindex(columns=list(COLUMNS), fill_value=""))
     rows = manifest.rows
     if not rows["label"].all():

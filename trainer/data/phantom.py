@@ -15,6 +15,7 @@ from scipy.ndimage import gaussian_filter
 from tqdm.auto import tqdm
 
 from trainer.errors import UsageError
+from trainer.files import atomic_write
 from trainer.hardware import available_cores
 from trainer.tasks import TASKS
 
@@ -71,6 +72,8 @@ def write_phantoms(output: Path, task: str, count: int, seed: int) -> dict[str, 
     labels = TASKS[task].labels
     if count < len(labels):
         raise UsageError(f"--count {count}: task {task} has {len(labels)} labels, so at least {len(labels)} images")
+    if seed < 0:
+        raise UsageError(f"--seed {seed}: expected a number that is not negative")
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise UsageError(f"{output}: holds something already; give a new folder")
     jobs = [(output, task, labels[index % len(labels)], index // len(labels), seed) for index in range(count)]
@@ -86,11 +89,12 @@ def _write_one(job: tuple[Path, str, str, int, int]) -> None:
     key = (seed, list(TASKS).index(task), TASKS[task].labels.index(label), number)
     phantom = draw_phantom(label, np.random.default_rng(key))
     name = f"phantom-{number:05d}.png"
-    Image.fromarray(phantom.pixels).save(output / label / name)
+    images = {output / label / name: phantom.pixels}
     if phantom.mask.any():
-        masks = output.with_name(f"{output.name}_masks") / label
-        masks.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(phantom.mask.astype(np.uint8) * 255).save(masks / name)
+        images[output.with_name(f"{output.name}_masks") / label / name] = phantom.mask.astype(np.uint8) * 255
+    for target, pixels in images.items():
+        with atomic_write(target) as file:
+            Image.fromarray(pixels).save(file, "PNG")
 
 
 def _soft_step(value: Array, softness: float) -> Array:

@@ -68,6 +68,8 @@ def outline(labelled: LabelledImages, model: torch.nn.Module, accelerator: Accel
         precision: the recipe's `mixed_precision`.
     """
     device, (name, reason) = accelerator.device, choose_precision(precision)
+    if name != accelerator.mixed_precision:
+        name, reason = accelerator.mixed_precision, "as this training began"
     machine = f"{device.type}, {processor_name()}, {torch.get_num_threads()} threads"
     if device.type == "cuda":
         machine = f"{device}, {torch.cuda.get_device_name(device)}"
