@@ -91,7 +91,7 @@ def _predict(predictor: Served, entry: Entry) -> dict[str, Any]:
     try:
         if entry.error:
             raise ValueError(entry.error)
-        if entry.member is None and _is_cut_archive(entry.path):
+        if entry.member is None and Path(entry.path).exists() and _is_cut_archive(entry.path):
             raise ValueError("this archive is incomplete: send it again")
         source = _read_member(entry.path, entry.member) if entry.member else entry.path
     except ValueError as error:

@@ -223,3 +223,13 @@ def test_names_within_archives_show_what_they_are(parts, tmp_path):
             archive.writestr(name, b"film")
     answers = parts[0].predict_files(Echo(), [str(tmp_path / "films.zip")])
     assert [row["file"] for row in answers] == ["a[2Jgnp.exe.png", "a[2Jgnp.exe.png (2)", "twolines.png"]
+
+
+def test_a_cut_off_archive_is_called_incomplete(parts, tmp_path, film):
+    batch, _ = parts
+    whole, cut = tmp_path / "whole.zip", tmp_path / "cut.zip"
+    with zipfile.ZipFile(whole, "w") as archive:
+        archive.write(film, "film.png")
+    cut.write_bytes(whole.read_bytes()[:-60])
+    (answer,) = batch.predict_files(None, [str(cut)])
+    assert answer == {"file": "cut.zip", "error": "this archive is incomplete: send it again"}
