@@ -91,8 +91,6 @@ def _predict(predictor: Served, entry: Entry) -> dict[str, Any]:
     try:
         if entry.error:
             raise ValueError(entry.error)
-        if entry.member is None and Path(entry.path).exists() and _is_cut_archive(entry.path):
-            raise ValueError("this archive is incomplete: send it again")
         source = _read_member(entry.path, entry.member) if entry.member else entry.path
     except ValueError as error:
         return {"file": entry.name, "error": str(error)}
@@ -105,7 +103,7 @@ def _predict(predictor: Served, entry: Entry) -> dict[str, Any]:
 
 def _entries(paths: list[str]) -> Iterator[Entry]:
     """All images, each with a name of its own."""
-    archives = [path for path in paths if zipfile.is_zipfile(path)]
+    archives = [path for path in paths if _is_archive(path)]
     names: set[str] = set()
     for path in paths:
         prefix = f"{Path(path).name}/" if len(archives) > 1 else ""
@@ -124,7 +122,7 @@ def _members(path: str, prefix: str) -> Iterator[Entry]:
         with zipfile.ZipFile(path) as archive:
             members = [info for info in archive.infolist() if not info.is_dir()]
     except (*DAMAGED, ValueError):
-        yield Entry(Path(path).name, path, error="this archive is damaged")
+        yield Entry(Path(path).name, path, error="this archive is damaged or incomplete: send it again")
         return
     films = {info: _parts(info) for info in members if not _is_litter(info)}
     for info, parts in films.items():
@@ -133,10 +131,11 @@ def _members(path: str, prefix: str) -> Iterator[Entry]:
         yield Entry(Path(path).name, path, error="this archive holds no file")
 
 
-def _is_cut_archive(path: str) -> bool:
-    """Whether a file begins as a ZIP archive does, whose end, which lists its members, is not there."""
-    with open(path, "rb") as stream:
-        return stream.read(4) == b"PK\x03\x04"
+def _is_archive(path: str) -> bool:
+    """Whether a file ends as a ZIP archive does, with the list of its members, or begins so and was cut off."""
+    with suppress(OSError), open(path, "rb") as stream:
+        return stream.read(4) == b"PK\x03\x04" or zipfile.is_zipfile(stream)
+    return False
 
 
 def count_litter(paths: list[str]) -> int:

@@ -34,9 +34,10 @@ def sensitivity_text(facts: dict[str, Any], decision: dict[str, Any]) -> str:
     for point in facts.get("metrics", {}).get("operating_points", []):
         if (point["name"], point["label"]) == (decision["name"], decision["label"]) and "validation" in point["on"]:
             value = point["on"]["validation"]["sensitivity"]["value"]
-            where = f" ({', '.join(point['within'])} decided)" if point.get("within") else ""
-            text = f"which caught {number_text(value or 0)} of {decision['label']} in validation{where}"
-            return "" if value is None else text
+            if value is None:
+                return ""
+            where = f" (it was chosen within {', '.join(point['within'])})" if point.get("within") else ""
+            return f"which caught {number_text(value)} of {decision['label']} in validation{where}"
     return ""
 
 

@@ -232,4 +232,4 @@ def test_a_cut_off_archive_is_called_incomplete(parts, tmp_path, film):
         archive.write(film, "film.png")
     cut.write_bytes(whole.read_bytes()[:-60])
     (answer,) = batch.predict_files(None, [str(cut)])
-    assert answer == {"file": "cut.zip", "error": "this archive is incomplete: send it again"}
+    assert answer == {"file": "cut.zip", "error": "this archive is damaged or incomplete: send it again"}

@@ -111,17 +111,11 @@ def population(
     """
     ordered = np.sort(scores[positive])[::-1]
     steps = {float(ordered[int(np.ceil(goal * len(ordered) - 1e-9)) - 1]) for goal in SENSITIVITIES}
-    points = [{**chosen, "chosen": True}]
+    points, rows = [{**chosen, "chosen": True}], []
     for threshold in steps:
         if not np.isclose(threshold, chosen["threshold"], rtol=0.05):
-            rates = {
-                "sensitivity": (scores[positive] >= threshold).mean(),
-                "specificity": (scores[~positive] < threshold).mean(),
-            }
-            points.append(
-                {"threshold": threshold, **{name: float(rate) for name, rate in rates.items()}, "chosen": False}
-            )
-    rows = []
+            found, spared = float((scores[positive] >= threshold).mean()), float((scores[~positive] < threshold).mean())
+            points.append({"threshold": threshold, "sensitivity": found, "specificity": spared, "chosen": False})
     for point in sorted(points, key=lambda point: -point["threshold"]):
         ill = SCREENED * prevalence
         found, alarms = ill * point["sensitivity"], (SCREENED - ill) * (1 - point["specificity"])

@@ -30,7 +30,7 @@ from trainer.run import Run
 LEFT = ("checkpoints", "onnx", ".*")  # not copied: another model's
 KEPT = ("metrics.json", "predictions.csv", "manifest.csv")  # of the original
 NAME = "local"  # of the operating point
-ANEW = {"method": "cxr adapt", "temperature": 1.0, "split": "local films"}  # calibration of scores that are changed
+ADAPTED_CALIBRATION = {"method": "cxr adapt", "temperature": 1.0, "split": "local films"}  # of scores that are changed
 LEARNED = {"threshold": "validation", "calibration": "validation", "head": "train"}  # what local films are in it
 
 
@@ -144,7 +144,8 @@ def _change_model(run: Run, change: Change, decision: dict[str, Any] | None) -> 
             model.classifier.weight.add_(torch.from_numpy(head))
     kept = change.slope == 1 and not change.intercepts.any() and change.head is None
     old = original_of(run).read_json("metrics.json")["calibration"]
-    model.config.calibration = {key: old[key] for key in ANEW} if kept else ANEW  # `cxr evaluate` undoes a temperature
+    known = {key: old[key] for key in ADAPTED_CALIBRATION}
+    model.config.calibration = known if kept else ADAPTED_CALIBRATION  # `cxr evaluate` undoes its temperature
     model.config.operating_point = decision
     run.write_model(model, processor)
     if run.has("native") and (native := native_copy(model, processor)):
@@ -166,9 +167,8 @@ def _score_again(
     return {name: old[inside] for name, inside in splits.items()}, after
 
 
-def _example(run: Run) -> dict[str, Any]:
+def _example(run: Run, example: dict[str, Any]) -> dict[str, Any]:
     """The phantom of the card, and the adapted model's scores for it."""
-    example = original_of(run).read_json("metrics.json")["example"]
     rng = np.random.default_rng(example["seed"])
     pixels = draw_phantom(example["drawn"], rng, example.get("blur", 0)).pixels
     return {**example, "scores": predict_image(*run.load_model(), pixels)["scores"]}
@@ -207,7 +207,7 @@ def _write_metrics(
         "operating_points": scores.points,
         "calibration": {**old["calibration"], "splits": calibrated},
         "adaptation": {**report, "weights": run.weights_hash()},
-        "example": _example(run),
+        **({"example": _example(run, old["example"])} if "example" in old else {}),  # runs of before have none
         "before": {"decision": old["decision"], "splits": summary},
     }
     for stale in run.path.glob("figures/*-*.png"):

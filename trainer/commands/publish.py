@@ -2,8 +2,6 @@
 
 import argparse
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING
 
 from trainer.commands.options import DRY_RUN, LICENCE, PRIVATE, REPO_ID, RUN_FOLDER, Commands, add_command, log
@@ -71,35 +69,28 @@ def push(
     recipe = run.read_json("recipe.json")
     licence = check_target(repo_id, licence.strip() or recipe.get("licence") or "", private, send=not dry_run)
     run.load_model()  # what cannot be loaded is not published
-    with _left_as_it_is(run) if dry_run else nullcontext():
-        run.write_json("recipe.json", {**recipe, "licence": licence})
-        try:
-            run.write_card()
-        except (FileNotFoundError, ValueError) as error:
-            raise UsageError(f"no card can be written, so nothing is published: {error}") from error
-        for name in ["README.md", *contract_files(run.path)]:
-            print(f"  {(run.path / name).stat().st_size:>12,}  {name}")
+    print(f"  {len(_card(run, repo_id).encode()):>12,}  README.md")
+    for name in contract_files(run.path):
+        print(f"  {(run.path / name).stat().st_size:>12,}  {name}")
     if dry_run:
         print(f"nothing was sent: this is what {repo_id} would hold")
         return
+    run.write_json("recipe.json", {**recipe, "licence": licence})
+    run.write_card()
     with hub_errors(f"--repo-id {repo_id}"):
         published = publish_run(run.path, repo_id, private, revision)
     unchanged = "" if published.changed else "   (held this already: no commit was made)"
     print(f"{published.url}\n{published.commit}{unchanged}")
 
 
-@contextmanager
-def _left_as_it_is(run: "Run") -> Iterator[None]:
-    """Put back the files of a run that the block may change."""
-    from trainer.files import write_bytes
+def _card(run: "Run", repo_id: str) -> str:
+    """The card as it would be published; UsageError where it cannot be written."""
+    from hub_cards.card import render_card
 
-    files = [run.path / name for name in ("recipe.json", "README.md") if run.has(name)]
-    kept = {file: file.read_bytes() for file in files}
     try:
-        yield
-    finally:
-        for file, content in kept.items():
-            write_bytes(file, content)
+        return render_card(run.path, repo_id)
+    except (FileNotFoundError, ValueError) as error:
+        raise UsageError(f"no card can be written, so nothing is published: {error}") from error
 
 
 def push_space(repo_id: str, models: dict[str, str], private: bool = False, dry_run: bool = False) -> None:

@@ -31,7 +31,8 @@ class Radiograph:
         """
         if self.deep is None:
             return None
-        image = Image.fromarray(self.deep.astype(np.float32))
+        stride = max(1, max(self.deep.shape) // (4 * PREVIEW))  # of a film so large that a copy of it costs much
+        image = Image.fromarray(self.deep[::stride, ::stride].astype(np.float32))
         values = np.asarray(image.reduce(1 + (max(image.size) - 1) // PREVIEW))
         low, high = float(values.min()), float(values.max())
         if not 256 <= high - low < np.inf:

@@ -159,7 +159,7 @@ def _set_clock(seconds: float) -> None:
 
 def _start() -> subprocess.Popen[bytes]:
     words = [sys.executable, "-P", "-c", CHILD, str(Path(__file__).parent)]
-    process = subprocess.Popen(
+    process: Any = subprocess.Popen(
         words,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
@@ -169,7 +169,7 @@ def _start() -> subprocess.Popen[bytes]:
     with suppress(ImportError, AttributeError, OSError):  # Linux alone has it, for so many of a user's pipes
         import fcntl
 
-        fcntl.fcntl(process.stdout, fcntl.F_SETPIPE_SZ, PIPE)  # type: ignore[arg-type]
+        fcntl.fcntl(process.stdout, fcntl.F_SETPIPE_SZ, PIPE)
     try:
         _read(process.stdout)
     except EOFError:
